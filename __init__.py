@@ -1,0 +1,3 @@
+"""Trimtab: a reinforcement-learning scheduling agent for fleets of LLM replicas."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Policies: heuristics as knob settings, tuning, the learned policy, and their evaluation."""

@@ -1,0 +1,1 @@
+"""The fleet as a Markov decision process: hardware, latency, simulator, environment."""

@@ -1,0 +1,1 @@
+"""The compiled event-driven simulator of a fleet of LLM replicas."""

@@ -1,0 +1,1 @@
+"""What happened: requests as columns, from import to statistics."""

@@ -1,0 +1,1 @@
+"""Trace slices that ship with Trimtab, with their licences."""
