@@ -1,0 +1,368 @@
+"""The dispatch kernel: which replica takes a request, as a sum of named, weighted terms.
+
+The simulator and the live gateway call this very code. It is pure: it reads what a gateway can
+see (`VIEW_DTYPE`), the request, and the knobs, and returns a placement or a refusal.
+
+Does not know: true output lengths, true speeds, hidden slow-downs, or how the view is kept.
+Source: the analytic scorer follows the project's prototype study; the heuristics' terms follow
+the routers that `agents/heuristics.py` names.
+"""
+
+import numpy as np
+from numba import njit
+
+from .latency import base_time_s, context_time_s
+
+# What a gateway knows of one replica. "Own" counts are kept by the gateway at every dispatch,
+# first token and finish; "scraped" ones are as old as the last metrics page.
+VIEW_DTYPE = np.dtype(
+    [
+        ("is_available", np.int64),
+        ("outstanding_requests", np.int64),  # own
+        ("outstanding_tokens", np.float64),  # own: prompt + half the expected output
+        ("pending_tokens", np.float64),  # own: uncached prompt tokens without a first token
+        ("progress_at_s", np.float64),  # own: last first token, or start of the backlog
+        ("ttft_log_ratio", np.float64),  # own: EWMA of log(observed / predicted TTFT)
+        ("scraped_at_s", np.float64),
+        ("running_requests", np.float64),  # scraped
+        ("waiting_requests", np.float64),  # scraped
+        ("kv_usage_frac", np.float64),  # scraped
+        ("cached_frac", np.float64),  # scraped: prefix-cache tokens over KV capacity
+        ("iteration_log_ratio", np.float64),  # scraped: EWMA of log(measured / nominal time)
+        ("prefill_frac", np.float64),  # scraped: EWMA of the share of time spent on prefill
+        ("decode_base_s", np.float64),  # nominal decode iteration at the scraped batch, no context
+        ("slow_factor", np.float64),  # exp of the weighted log ratios
+        ("kv_capacity_tokens", np.float64),  # static
+        ("prefill_token_s", np.float64),  # static: nominal seconds a token of a full chunk
+    ]
+)
+
+# What a gateway knows of one request.
+QUERY_DTYPE = np.dtype(
+    [
+        ("input_tokens", np.int64),
+        ("expected_output_tokens", np.float64),
+        ("priority", np.int64),
+        ("session_hash", np.uint64),
+        ("ttft_slo_s", np.float64),
+        ("tpot_slo_s", np.float64),
+    ]
+)
+
+TERM_NAMES = (
+    "random",
+    "round_robin",
+    "session_hash",
+    "outstanding_requests",
+    "outstanding_tokens",
+    "pending_tokens",
+    "running",
+    "waiting",
+    "waiting_share",
+    "kv_usage",
+    "cached_tokens",
+    "prefix_miss",
+    "predicted_ttft",
+    "tpot_hinge",
+    "kv_hinge",
+    "batch",
+    "prefix_hit",
+    "externality",
+    "replica_bias",
+)
+NUM_TERMS = len(TERM_NAMES)
+
+# KV usage above which placing more work is penalised: vLLM starts to preempt near full.
+KV_HINGE_FRAC = 0.8
+# Batch size that the batch term is counted in.
+BATCH_UNIT = 64.0
+# Largest share of time that prefill is taken to use when TPOT is predicted.
+MAX_PREFILL_FRAC = 0.9
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_A = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_B = np.uint64(0x94D049BB133111EB)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def mix64(x):
+    """Return a well-mixed 64-bit hash of a 64-bit number (splitmix64)."""
+    x = (x ^ (x >> np.uint64(30))) * _MIX_A
+    x = (x ^ (x >> np.uint64(27))) * _MIX_B
+    return x ^ (x >> np.uint64(31))
+
+
+@njit(cache=True, nogil=True, inline="always")
+def next_uniform(random_state):
+    """Advance a splitmix64 state of shape [1] and return a float in [0, 1)."""
+    random_state[0] += _GOLDEN
+    return (mix64(random_state[0]) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def session_score(session_hash, replica):
+    """Return the rendezvous hash of a session on a replica, in [0, 1)."""
+    mixed = mix64(session_hash + _GOLDEN * np.uint64(replica + 1))
+    return (mixed >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def decode_iteration_s(view, coefficients, extra_seqs, extra_tokens):
+    """Nominal decode iteration of a replica with some sequences more, as the gateway guesses it."""
+    return (
+        view.decode_base_s
+        + coefficients.request_s * extra_seqs
+        + (view.outstanding_tokens + extra_tokens) * coefficients.decode_context_s
+    )
+
+
+@njit(cache=True, nogil=True, inline="always")
+def predicted_ttft_s(view, coefficients, knobs, uncached_tokens, now_s):
+    """Predicted TTFT of a request on a replica: backlog, own prefill, iteration in progress."""
+    backlog_s = (
+        knobs.backlog * view.pending_tokens * view.prefill_token_s
+        - knobs.elapsed * (now_s - view.progress_at_s)
+    )
+    own_s = uncached_tokens * view.prefill_token_s
+    step_s = decode_iteration_s(view, coefficients, 0.0, 0.0)
+    return view.slow_factor * (max(0.0, backlog_s) + own_s + knobs.iteration * step_s)
+
+
+@njit(cache=True, nogil=True)
+def _heuristic_terms(view, query, knobs, uncached_tokens, replica, scale, random_state, terms):
+    """Fill the terms of the usual heuristics. `scale` holds cursor, replicas, waiting min, span."""
+    cursor, num_replicas, waiting_min, waiting_span = scale
+    v = view[replica]
+    if knobs.random_weight != 0.0:
+        terms[0] = knobs.random_weight * next_uniform(random_state)
+    if knobs.round_robin_weight != 0.0:
+        distance = (replica - cursor) % num_replicas
+        terms[1] = knobs.round_robin_weight * distance / num_replicas
+    if knobs.session_hash_weight != 0.0:
+        terms[2] = knobs.session_hash_weight * session_score(query.session_hash, replica)
+    terms[3] = knobs.outstanding_requests_weight * v.outstanding_requests
+    terms[4] = knobs.outstanding_tokens_weight * v.outstanding_tokens
+    terms[5] = knobs.pending_tokens_weight * (v.pending_tokens + uncached_tokens)
+    terms[6] = knobs.running_weight * v.running_requests
+    terms[7] = knobs.waiting_weight * v.waiting_requests
+    if waiting_span > 0.0:
+        share = (v.waiting_requests - waiting_min) / waiting_span
+        terms[8] = knobs.waiting_share_weight * share
+    terms[9] = knobs.kv_usage_weight * v.kv_usage_frac
+    terms[10] = knobs.cached_tokens_weight * v.cached_frac
+    terms[11] = knobs.prefix_miss_weight * uncached_tokens / query.input_tokens
+
+
+@njit(cache=True, nogil=True)
+def _scorer_terms(v, coefficients, query, knobs, uncached_tokens, now_s, terms):
+    """Fill the terms of the analytic scorer."""
+    ttft_s = predicted_ttft_s(v, coefficients, knobs, uncached_tokens, now_s)
+    terms[12] = ttft_s / query.ttft_slo_s
+    batch_tokens = query.input_tokens + 0.5 * query.expected_output_tokens
+    tpot_s = v.slow_factor * decode_iteration_s(v, coefficients, 1.0, batch_tokens)
+    tpot_s /= 1.0 - min(v.prefill_frac, MAX_PREFILL_FRAC)
+    over = tpot_s / query.tpot_slo_s - knobs.tpot_hinge_ratio
+    terms[13] = knobs.tpot_hinge_weight * max(0.0, over)
+    terms[14] = knobs.kv_hinge_weight * max(0.0, v.kv_usage_frac - KV_HINGE_FRAC)
+    weight_share = (coefficients.weight_s + coefficients.expert_s) / query.tpot_slo_s
+    terms[15] = knobs.batch_weight * v.outstanding_requests / BATCH_UNIT * weight_share
+    terms[16] = -knobs.hit_weight * (1.0 - uncached_tokens / query.input_tokens)
+    if query.priority == 0:
+        externality = knobs.externality_interactive
+    else:
+        externality = knobs.externality_batch
+    own_s = v.slow_factor * uncached_tokens * v.prefill_token_s
+    terms[17] = externality * own_s / query.ttft_slo_s
+
+
+@njit(cache=True, nogil=True)
+def score_replica(
+    view, nominal, query, hit_tokens, knobs, bias, now_s, replica, scale, random_state, terms
+):
+    """Return the cost of placing the request on one replica and leave its parts in `terms`.
+
+    Shapes: `view`, `nominal`, `hit_tokens` [R]; `bias` [R] or [0]; `terms` [NUM_TERMS].
+    """
+    terms[:] = 0.0
+    uncached_tokens = query.input_tokens - hit_tokens[replica]
+    _heuristic_terms(view, query, knobs, uncached_tokens, replica, scale, random_state, terms)
+    if knobs.scorer_weight != 0.0:
+        v, coefficients = view[replica], nominal[replica]
+        _scorer_terms(v, coefficients, query, knobs, uncached_tokens, now_s, terms)
+    if bias.size > replica:
+        terms[18] = bias[replica]
+    total = 0.0
+    for term in terms:
+        total += term
+    return total
+
+
+@njit(cache=True, nogil=True)
+def can_take(view, query, replica):
+    """Whether a replica is up and could hold the request in its KV cache at all."""
+    v = view[replica]
+    fits = query.input_tokens + query.expected_output_tokens <= v.kv_capacity_tokens
+    return v.is_available != 0 and fits
+
+
+@njit(cache=True, nogil=True)
+def _waiting_span(view, query):
+    """Return minimum and span of the waiting requests over the replicas that can take it."""
+    lowest, highest = np.inf, -np.inf
+    for r in range(view.size):
+        if can_take(view, query, r):
+            lowest = min(lowest, view[r].waiting_requests)
+            highest = max(highest, view[r].waiting_requests)
+    return lowest, highest - lowest
+
+
+@njit(cache=True, nogil=True)
+def _cache_aware_stage(view, query, hit_tokens, knobs):
+    """Return which rule of the cache-aware gate applies: shortest queue, best match, free cache.
+
+    Source: SGLang router, policy cache_aware.
+    """
+    fewest, most, best_hit = np.inf, 0.0, 0
+    for r in range(view.size):
+        if can_take(view, query, r):
+            outstanding = float(view[r].outstanding_requests)
+            fewest, most = min(fewest, outstanding), max(most, outstanding)
+            best_hit = max(best_hit, hit_tokens[r])
+    is_imbalanced = (
+        most - fewest > knobs.balance_abs_requests and most > knobs.balance_ratio * fewest
+    )
+    if is_imbalanced:
+        return 0
+    if best_hit > knobs.hit_threshold_frac * query.input_tokens:
+        return 1
+    return 2
+
+
+@njit(cache=True, nogil=True)
+def _cache_aware_cost(stage, view, query, hit_tokens, replica):
+    outstanding = float(view[replica].outstanding_requests)
+    if stage == 0:
+        return outstanding
+    # Ties go to the shorter queue; one request is worth less than any share of the prompt.
+    if stage == 1:
+        return (query.input_tokens - hit_tokens[replica]) / query.input_tokens + 1e-9 * outstanding
+    return view[replica].cached_frac + 1e-9 * outstanding
+
+
+@njit(cache=True, nogil=True)
+def choose_replica(
+    view, nominal, query, hit_tokens, knobs, bias, now_s, cursor, random_state, terms
+):
+    """Return (whether a replica can take the request, which one is cheapest).
+
+    Ties go to the lowest index, except that `num_choices` draws its candidates at random.
+    """
+    num_replicas = view.size
+    waiting_min, waiting_span = 0.0, 0.0
+    if knobs.waiting_share_weight != 0.0:
+        waiting_min, waiting_span = _waiting_span(view, query)
+    scale = (cursor, num_replicas, waiting_min, waiting_span)
+    is_gated = knobs.hit_threshold_frac > 0.0
+    stage = _cache_aware_stage(view, query, hit_tokens, knobs) if is_gated else 0
+    is_found, best, best_cost = False, 0, np.inf
+    num_draws = int(knobs.num_choices)
+    first = int(next_uniform(random_state) * num_replicas) if num_draws > 0 else 0
+    for i in range(num_draws if num_draws > 0 else num_replicas):
+        r = i
+        if num_draws > 0:
+            # Later draws differ from the first, so two choices are two replicas.
+            offset = 1 + int(next_uniform(random_state) * (num_replicas - 1)) if i > 0 else 0
+            r = (first + offset) % num_replicas
+        if not can_take(view, query, r):
+            continue
+        if is_gated:
+            cost = _cache_aware_cost(stage, view, query, hit_tokens, r)
+        else:
+            cost = score_replica(
+                view, nominal, query, hit_tokens, knobs, bias, now_s, r, scale, random_state, terms
+            )
+        if cost < best_cost:
+            is_found, best, best_cost = True, r, cost
+    if not is_found and num_draws > 0:
+        for r in range(num_replicas):
+            if can_take(view, query, r):
+                return True, r
+    return is_found, best
+
+
+@njit(cache=True, nogil=True)
+def is_shed(view, nominal, query, hit_tokens, knobs, now_s, replica):
+    """Whether the request should be refused: its predicted TTFT is too far over its limit."""
+    if knobs.shed_enabled == 0.0:
+        return False
+    uncached_tokens = query.input_tokens - hit_tokens[replica]
+    ttft_s = predicted_ttft_s(view[replica], nominal[replica], knobs, uncached_tokens, now_s)
+    limit = knobs.shed_interactive if query.priority == 0 else knobs.shed_batch
+    return ttft_s > limit * query.ttft_slo_s
+
+
+@njit(cache=True, nogil=True)
+def refresh_slow_factor(view, knobs, replica):
+    """Recompute a replica's predicted slow-down from its two measured ratios."""
+    v = view[replica]
+    v.slow_factor = np.exp(
+        knobs.ttft_drift * v.ttft_log_ratio + knobs.iteration_drift * v.iteration_log_ratio
+    )
+
+
+@njit(cache=True, nogil=True)
+def refresh_decode_base(view, nominal, replica, decode_seqs):
+    """Recompute a replica's nominal decode iteration time at a batch size."""
+    c = nominal[replica]
+    seqs = max(1.0, decode_seqs)
+    view[replica].decode_base_s = base_time_s(c, 0.0, 0.0, seqs)
+
+
+@njit(cache=True, nogil=True)
+def full_chunk_token_s(coefficients, chunk_tokens):
+    """Nominal seconds a prefill token when whole chunks are processed alone."""
+    positions = chunk_tokens * (chunk_tokens + 1.0) / 2.0
+    return base_time_s(coefficients, chunk_tokens, positions, 0.0) / chunk_tokens
+
+
+def explain(
+    view: np.ndarray,
+    nominal: np.ndarray,
+    query: np.ndarray,
+    hit_tokens: np.ndarray,
+    knobs: np.ndarray,
+    bias: np.ndarray,
+    now_s: float,
+) -> list[dict[str, float]]:
+    """Return, for each replica, the named parts of its cost (random and cursor terms are 0)."""
+    parts = []
+    scale = (0, view.size, *_waiting_span(view, query[0]))
+    random_state = np.zeros(1, dtype=np.uint64)
+    for replica in range(view.size):
+        terms = np.zeros(NUM_TERMS)
+        score_replica(
+            view, nominal, query[0], hit_tokens, knobs[0], bias, now_s, replica, scale,
+            random_state, terms,
+        )  # fmt: skip
+        parts.append({name: float(t) for name, t in zip(TERM_NAMES, terms, strict=True) if t})
+    return parts
+
+
+__all__ = [
+    "NUM_TERMS",
+    "QUERY_DTYPE",
+    "TERM_NAMES",
+    "VIEW_DTYPE",
+    "can_take",
+    "choose_replica",
+    "context_time_s",
+    "explain",
+    "full_chunk_token_s",
+    "is_shed",
+    "mix64",
+    "next_uniform",
+    "predicted_ttft_s",
+    "refresh_decode_base",
+    "refresh_slow_factor",
+    "session_score",
+]

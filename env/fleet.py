@@ -1,0 +1,59 @@
+"""The fleet as every controller sees it: one protocol for the simulator and the live runtime.
+
+Does not know: Gymnasium, policies, or how a fleet is implemented.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from .cluster import ClusterSpec
+from .knobs import Knobs
+from .state import ClusterState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowOutcome:
+    """What happened in one window. Counts are of events inside it."""
+
+    start_s: float
+    end_s: float
+    num_arrived: int
+    num_finished: int
+    num_shed: int
+    num_failed: int
+    arrived_weight: float
+    """Summed weight of the requests that arrived."""
+    credit: float
+    """Summed weight of the requests that finished in the window within both limits."""
+    energy_j: float
+
+
+class Fleet(Protocol):
+    """A fleet of LLM replicas behind one gateway."""
+
+    @property
+    def cluster(self) -> ClusterSpec:
+        """What the fleet is made of."""
+        ...
+
+    def reset(self, *, seed: int) -> ClusterState:
+        """Begin anew and return the first state; the same seed gives the same run."""
+        ...
+
+    def apply(self, knobs: Knobs) -> None:
+        """Set the knobs from here on."""
+        ...
+
+    def advance(self, span_s: float) -> WindowOutcome:
+        """Let some time pass and return what happened in it."""
+        ...
+
+    def state(self) -> ClusterState:
+        """Return what can be seen at this moment."""
+        ...
+
+    def credit_by_window(self, window_s: float, num_windows: int) -> np.ndarray:
+        """Return the weight of met requests by the window in which they arrived."""
+        ...

@@ -1,0 +1,265 @@
+"""Knobs: the one set of numbers through which every scheduler steers the fleet.
+
+A heuristic is a constant setting of the knobs, the tuned scorer another, and the learned policy
+one that moves every window. `KNOB_SPECS` is the only place where a knob's bounds, default and
+meaning are written; the record that the compiled kernel reads is made from it.
+
+Does not know: how the knobs are used (`dispatch.py`) or who sets them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnobSpec:
+    """Name, bounds and meaning of one knob."""
+
+    name: str
+    default: float
+    low: float
+    high: float
+    description: str
+    residual_scale: float = 0.0
+    """How far action 1 of the learned policy moves it: a log factor if positive, else a shift."""
+    is_tunable: bool = False
+
+    @property
+    def is_log(self) -> bool:
+        """Whether tuning and residuals work on the logarithm: true where the low bound is > 0."""
+        return self.low > 0.0
+
+
+def _weight(name: str, description: str, high: float = 1e3) -> KnobSpec:
+    return KnobSpec(name=name, default=0.0, low=-high, high=high, description=description)
+
+
+def _tunable(
+    name: str,
+    bounds: tuple[float, float, float],
+    residual_scale: float,
+    description: str,
+) -> KnobSpec:
+    low, default, high = bounds
+    return KnobSpec(
+        name=name,
+        default=default,
+        low=low,
+        high=high,
+        description=description,
+        residual_scale=residual_scale,
+        is_tunable=True,
+    )
+
+
+KNOB_SPECS: tuple[KnobSpec, ...] = (
+    # Terms that the usual heuristics are made of; all off by default.
+    _weight("random_weight", "uniform noise in [0, 1) per candidate"),
+    _weight("round_robin_weight", "distance from the round-robin cursor, in [0, 1)"),
+    _weight("session_hash_weight", "rendezvous hash of session and replica, in [0, 1)"),
+    _weight("outstanding_requests_weight", "requests sent and not finished, counted by the gateway"),
+    _weight("outstanding_tokens_weight", "their prompt plus half their expected output, tokens"),
+    _weight("pending_tokens_weight", "uncached prompt tokens without a first token, own included"),
+    _weight("running_weight", "running requests on the last scraped metrics page"),
+    _weight("waiting_weight", "waiting requests on the last scraped metrics page"),
+    _weight("waiting_share_weight", "waiting requests, scaled over the candidates to [0, 1]"),
+    _weight("kv_usage_weight", "share of KV pages in use on the last scraped page"),
+    _weight("cached_tokens_weight", "tokens in the replica's prefix cache over its KV capacity"),
+    _weight("prefix_miss_weight", "share of the prompt not in the replica's prefix cache"),
+    # The analytic scorer. `scorer_weight` 0 switches the whole group off.
+    KnobSpec(
+        name="scorer_weight",
+        default=0.0,
+        low=0.0,
+        high=1.0,
+        description="predicted TTFT over its limit; 0 or 1",
+    ),
+    _tunable("backlog", (0.05, 1.0, 4.0), 0.5, "prefill work ahead, per nominal second of it"),
+    _tunable("elapsed", (0.01, 0.5, 2.0), 0.5, "backlog written off per second since progress"),
+    _tunable("iteration", (0.01, 0.5, 4.0), 0.5, "predicted decode iteration time in the TTFT"),
+    _tunable("tpot_hinge_weight", (0.01, 2.0, 20.0), 0.5, "predicted TPOT over its threshold"),
+    _tunable("tpot_hinge_ratio", (0.2, 0.8, 3.0), 0.3, "threshold of that hinge, in TPOT limits"),
+    _tunable("kv_hinge_weight", (0.01, 2.0, 20.0), 0.5, "KV usage above 0.8"),
+    _tunable("batch_weight", (0.01, 2.0, 50.0), 0.5, "running requests / 64 x weight time / TPOT"),
+    _tunable("hit_weight", (0.01, 0.5, 8.0), 0.5, "prompt share found in the prefix cache"),
+    _tunable("externality_interactive", (-4.0, 0.0, 4.0), 0.5, "own prefill time, class 0"),
+    _tunable("externality_batch", (-4.0, 0.0, 4.0), 0.5, "own prefill time, class 1"),
+    _tunable("ttft_drift", (0.01, 0.5, 3.0), 0.4, "exponent of observed over predicted TTFT"),
+    _tunable("iteration_drift", (0.01, 1.0, 3.0), 0.4, "exponent of measured iteration time ratio"),
+    _tunable("shed_interactive", (0.1, 2.0, 50.0), 0.4, "shed above this predicted TTFT / limit"),
+    _tunable("shed_batch", (0.1, 2.0, 50.0), 0.4, "the same for class 1"),
+    # Gates and limits.
+    KnobSpec(
+        name="shed_enabled",
+        default=0.0,
+        low=0.0,
+        high=1.0,
+        description="whether the shed thresholds are obeyed; 0 or 1",
+    ),
+    KnobSpec(
+        name="num_choices",
+        default=0.0,
+        low=0.0,
+        high=1024.0,
+        description="candidates drawn at random per request; 0 means all",
+    ),
+    KnobSpec(
+        name="balance_abs_requests",
+        default=0.0,
+        low=0.0,
+        high=1e6,
+        description="cache-aware gate: imbalance in requests that switches to shortest queue",
+    ),
+    KnobSpec(
+        name="balance_ratio",
+        default=0.0,
+        low=0.0,
+        high=1e3,
+        description="cache-aware gate: imbalance ratio that is needed as well",
+    ),
+    KnobSpec(
+        name="hit_threshold_frac",
+        default=0.0,
+        low=0.0,
+        high=1.0,
+        description="cache-aware gate: matched share above which the best match is taken; 0 is off",
+    ),
+    KnobSpec(
+        name="batch_tokens_scale",
+        default=1.0,
+        low=0.125,
+        high=4.0,
+        description="factor on each replica's token budget per iteration",
+    ),
+    KnobSpec(
+        name="max_num_seqs_frac",
+        default=1.0,
+        low=0.05,
+        high=1.0,
+        description="share of each replica's sequence slots that may be used",
+    ),
+)
+
+KNOB_NAMES: tuple[str, ...] = tuple(spec.name for spec in KNOB_SPECS)
+KNOB_INDEX: dict[str, int] = {name: i for i, name in enumerate(KNOB_NAMES)}
+KNOBS_DTYPE = np.dtype([(name, np.float64) for name in KNOB_NAMES])
+TUNABLE_KNOBS: tuple[str, ...] = tuple(spec.name for spec in KNOB_SPECS if spec.is_tunable)
+
+DEFAULT_VALUES: FloatArray = np.array([spec.default for spec in KNOB_SPECS])
+LOW_VALUES: FloatArray = np.array([spec.low for spec in KNOB_SPECS])
+HIGH_VALUES: FloatArray = np.array([spec.high for spec in KNOB_SPECS])
+BIAS_LIMIT = 2.0
+"""Largest per-replica bias, in units of the score (predicted TTFT over its limit)."""
+
+
+def _unknown_knob(name: str) -> ValueError:
+    near = get_close_matches(name, KNOB_NAMES, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return ValueError(f"unknown knob '{name}'{hint}; known knobs: {', '.join(KNOB_NAMES)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Knobs:
+    """One setting of every knob, with an optional additive bias for each replica.
+
+    Shapes: `values` [len(KNOB_SPECS)], `replica_bias` [num_replicas] or [0] for none.
+
+    Raises:
+        ValueError: a value is not finite or outside its bounds.
+    """
+
+    values: FloatArray = field(default_factory=DEFAULT_VALUES.copy)
+    replica_bias: FloatArray = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        if self.values.shape != (len(KNOB_SPECS),):
+            msg = f"knob vector must have shape ({len(KNOB_SPECS)},), got {self.values.shape}"
+            raise ValueError(msg)
+        is_bad = ~((self.values >= LOW_VALUES) & (self.values <= HIGH_VALUES))
+        if is_bad.any():
+            spec = KNOB_SPECS[int(np.argmax(is_bad))]
+            msg = (
+                f"knob '{spec.name}' must be in [{spec.low:g}, {spec.high:g}], "
+                f"got {self.values[KNOB_INDEX[spec.name]]:g}"
+            )
+            raise ValueError(msg)
+        if not np.all(np.abs(self.replica_bias) <= BIAS_LIMIT):
+            msg = f"replica_bias must be within +-{BIAS_LIMIT:g}, got {self.replica_bias}"
+            raise ValueError(msg)
+
+    @classmethod
+    def of(cls, **values: float) -> "Knobs":
+        """Make knobs from names; what is not named keeps its default."""
+        return cls().replace(values)
+
+    def replace(self, values: Mapping[str, float]) -> "Knobs":
+        """Return a copy with the named knobs changed."""
+        changed = self.values.copy()
+        for name, value in values.items():
+            if name not in KNOB_INDEX:
+                raise _unknown_knob(name)
+            changed[KNOB_INDEX[name]] = value
+        return Knobs(changed, self.replica_bias)
+
+    def with_bias(self, replica_bias: FloatArray) -> "Knobs":
+        """Return a copy with another per-replica bias, clipped to its limit."""
+        return Knobs(self.values, np.clip(replica_bias, -BIAS_LIMIT, BIAS_LIMIT))
+
+    def __getitem__(self, name: str) -> float:
+        if name not in KNOB_INDEX:
+            raise _unknown_knob(name)
+        return float(self.values[KNOB_INDEX[name]])
+
+    def as_dict(self) -> dict[str, float]:
+        """Return all values by name."""
+        return {name: float(value) for name, value in zip(KNOB_NAMES, self.values, strict=True)}
+
+    def record(self) -> np.ndarray:
+        """Return the values as one record of `KNOBS_DTYPE`, shape [1], for the kernel."""
+        return np.ascontiguousarray(self.values).view(KNOBS_DTYPE).copy()
+
+
+def to_tunable(knobs: Knobs) -> FloatArray:
+    """Return the tunable knobs in tuning coordinates: logarithms where the bound is positive."""
+    return np.array(
+        [
+            np.log(knobs[spec.name]) if spec.is_log else knobs[spec.name]
+            for spec in KNOB_SPECS
+            if spec.is_tunable
+        ]
+    )
+
+
+def from_tunable(base: Knobs, coordinates: FloatArray) -> Knobs:
+    """Return `base` with its tunable knobs set from tuning coordinates, clipped to bounds."""
+    values = base.values.copy()
+    specs = [spec for spec in KNOB_SPECS if spec.is_tunable]
+    for spec, x in zip(specs, coordinates, strict=True):
+        value = float(np.exp(x)) if spec.is_log else float(x)
+        values[KNOB_INDEX[spec.name]] = min(max(value, spec.low), spec.high)
+    return Knobs(values, base.replica_bias)
+
+
+RESIDUAL_SCALES: FloatArray = np.array(
+    [spec.residual_scale for spec in KNOB_SPECS if spec.is_tunable]
+)
+BIAS_SCALE = 0.2
+"""Bias, in units of the score, that action 1 of the learned policy sets on a replica."""
+
+
+def residual(base: Knobs, action: FloatArray, num_replicas: int) -> Knobs:
+    """Return `base` moved by an action; action 0 returns `base` itself.
+
+    Shapes: `action` [len(TUNABLE_KNOBS) + max replicas], each in [-1, 1]; the part beyond
+    `num_replicas` is padding and ignored.
+    """
+    num_tunable = len(TUNABLE_KNOBS)
+    moved = from_tunable(base, to_tunable(base) + RESIDUAL_SCALES * action[:num_tunable])
+    bias = BIAS_SCALE * action[num_tunable : num_tunable + num_replicas]
+    return moved.with_bias(np.asarray(bias, dtype=np.float64))

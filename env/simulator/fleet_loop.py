@@ -1,0 +1,156 @@
+"""The event loop of a fleet: arrivals, scrapes, crashes and restarts in the order of time.
+
+Replicas are advanced only when something visible happens on them, so cost grows with events and
+not with the length of time.
+
+Does not know: what a window or an episode is (`..simulated_fleet`).
+"""
+
+import numpy as np
+from numba import njit
+
+from ..dispatch import refresh_slow_factor
+from . import gateway
+from .layout import FAILED, NONE, NUM_PRIORITIES
+from .memory import (
+    cache_of,
+    cache_table_of,
+    crashes_of,
+    fleet_of,
+    holders_of,
+    knobs_of,
+    next_events_of,
+    page_phases_of,
+    replicas_of,
+    requests_of,
+    sequences_of,
+    views_of,
+)
+from .prefix_cache import clear
+from .queues import pop_prefill, pop_waiting, remove_sequence
+from .replica import advance, idle_until
+
+
+@njit(cache=True, nogil=True)
+def _lose(sim, index, now_s):
+    """Retry a request that a crash took, if its client has not seen a token; else fail it."""
+    request = requests_of(sim)[index]
+    request.pinned_blocks = 0
+    if request.generated_tokens == 0:
+        gateway.dispatch(sim, index, now_s)
+    else:
+        request.status = FAILED
+        request.finish_s = now_s
+
+
+@njit(cache=True, nogil=True)
+def _crash(sim, r, now_s):
+    replica = replicas_of(sim)[r]
+    gateway.forget_replica(sim, r)
+    clear(replica, cache_table_of(sim, r), cache_of(sim, r), holders_of(sim), r)
+    idle_until(replica, now_s)
+    replica.is_up = 0
+    replica.clock_s = now_s
+    replica.num_crashes += 1
+    replica.free_pages = replica.total_pages
+    replica.context_tokens = 0
+    replica.measured_s = 0.0
+    replica.nominal_s = 0.0
+    page_phases_of(sim, r)[:] = 0
+    next_events_of(sim)[r] = np.inf
+    while replica.num_decoding > 0:
+        index = remove_sequence(sequences_of(sim, r), replica.num_decoding, replica.num_decoding - 1)
+        replica.num_decoding -= 1
+        _lose(sim, index, now_s)
+    while replica.prefill_head != NONE:
+        _lose(sim, pop_prefill(replica, requests_of(sim)), now_s)
+    for k in range(NUM_PRIORITIES):
+        while replica.waiting_head[k] != NONE:
+            _lose(sim, pop_waiting(replica, requests_of(sim), k), now_s)
+
+
+@njit(cache=True, nogil=True)
+def _restart(sim, r, now_s):
+    replica, v = replicas_of(sim)[r], views_of(sim)[r]
+    idle_until(replica, now_s)
+    replica.is_up = 1
+    v.is_available = 1
+    v.scraped_at_s = now_s
+    v.progress_at_s = now_s
+    replica.scraped_prefill_s = replica.prefill_s
+
+
+@njit(cache=True, nogil=True)
+def _crash_or_restart(sim):
+    event = crashes_of(sim)[fleet_of(sim).next_crash]
+    fleet_of(sim).next_crash += 1
+    if event.is_restart != 0:
+        _restart(sim, event.replica, event.at_s)
+    elif replicas_of(sim)[event.replica].is_up != 0:
+        advance(sim, event.replica, event.at_s, True)
+        _crash(sim, event.replica, event.at_s)
+
+
+@njit(cache=True, nogil=True)
+def _scrape_all(sim, now_s):
+    for r in range(replicas_of(sim).size):
+        advance(sim, r, now_s, True)
+        gateway.scrape(sim, r, now_s)
+    fleet_of(sim).next_scrape_s += fleet_of(sim).scrape_interval_s
+
+
+@njit(cache=True, nogil=True)
+def _arrive(sim, now_s):
+    for r in range(next_events_of(sim).size):
+        if next_events_of(sim)[r] <= now_s:
+            advance(sim, r, now_s, False)
+    index = fleet_of(sim).next_arrival
+    fleet_of(sim).next_arrival += 1
+    gateway.dispatch(sim, index, now_s)
+
+
+@njit(cache=True, nogil=True)
+def run_until(handle, until_s):
+    """Run the fleet through every event before a moment and bring all replicas up to it."""
+    sim = handle[0]
+    fleet, requests = fleet_of(sim), requests_of(sim)
+    while True:
+        arrival_s, crash_s = np.inf, np.inf
+        if fleet.next_arrival < requests.size:
+            arrival_s = requests[fleet.next_arrival].arrival_s
+        if fleet.next_crash < crashes_of(sim).size:
+            crash_s = crashes_of(sim)[fleet.next_crash].at_s
+        now_s = min(arrival_s, crash_s, fleet.next_scrape_s)
+        if now_s >= until_s:
+            break
+        if crash_s <= now_s:
+            _crash_or_restart(sim)
+        elif fleet.next_scrape_s <= now_s:
+            _scrape_all(sim, now_s)
+        else:
+            _arrive(sim, now_s)
+    for r in range(replicas_of(sim).size):
+        advance(sim, r, until_s, True)
+    fleet.now_s = until_s
+
+
+@njit(cache=True, nogil=True)
+def refresh_view(handle):
+    """Recompute what depends on the knobs after they changed."""
+    sim = handle[0]
+    for r in range(views_of(sim).size):
+        refresh_slow_factor(views_of(sim), knobs_of(sim), r)
+
+
+@njit(cache=True, nogil=True)
+def num_open(handle):
+    """Return how many requests are waiting or running anywhere."""
+    sim = handle[0]
+    count = 0
+    for r in range(replicas_of(sim).size):
+        replica = replicas_of(sim)[r]
+        count += replica.num_waiting + replica.num_prefilling + replica.num_decoding
+    return count
+
+
+__all__ = ["num_open", "refresh_view", "run_until"]

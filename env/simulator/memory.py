@@ -1,0 +1,206 @@
+"""How compiled functions reach the arrays: one record of addresses, one accessor an array.
+
+Passing the arrays themselves would copy some 150 words and count references at every call, which
+costs more than the simulation; a record is one pointer. `handle` makes it; whoever calls a
+compiled function keeps the arrays alive meanwhile.
+
+Does not know: what the arrays mean (`layout.py`).
+Source: the address intrinsic is numba's documented way to use a raw pointer with `carray`.
+"""
+
+import numpy as np
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from ..dispatch import NUM_TERMS, VIEW_DTYPE
+from ..knobs import KNOBS_DTYPE
+from ..latency import LATENCY_DTYPE
+from .layout import (
+    CACHE_ENTRY_DTYPE,
+    CRASH_DTYPE,
+    FLEET_DTYPE,
+    REPLICA_DTYPE,
+    REQUEST_DTYPE,
+    SEQUENCE_DTYPE,
+    SLOWDOWN_DTYPE,
+    SimulationArrays,
+)
+
+_SIZES = (
+    "num_requests",
+    "num_block_references",
+    "num_replicas",
+    "num_slots",
+    "page_tokens",
+    "num_entries",
+    "table_size",
+    "num_blocks",
+    "num_words",
+    "num_slowdowns",
+    "num_crashes",
+)
+HANDLE_DTYPE = np.dtype(
+    [(f"{name}_at", np.int64) for name in SimulationArrays._fields]
+    + [(name, np.int64) for name in _SIZES]
+)
+
+
+def handle(arrays: SimulationArrays) -> np.ndarray:
+    """Return the addresses and sizes of the arrays, HANDLE_DTYPE [1]."""
+    record = np.zeros(1, dtype=HANDLE_DTYPE)
+    for name, array in arrays._asdict().items():
+        if not array.flags.c_contiguous:
+            msg = f"array '{name}' must be contiguous, got strides {array.strides}"
+            raise ValueError(msg)
+        record[f"{name}_at"] = array.ctypes.data
+    sizes = (
+        arrays.requests.size,
+        arrays.blocks.size,
+        arrays.replicas.size,
+        arrays.sequences.shape[1],
+        arrays.page_phases.shape[1],
+        arrays.cache.shape[1],
+        arrays.cache_table.shape[1],
+        *arrays.holders.shape,
+        arrays.slowdowns.shape[1],
+        arrays.crashes.size,
+    )
+    for name, size in zip(_SIZES, sizes, strict=True):
+        record[name] = size
+    return record
+
+
+@intrinsic
+def _pointer(typing_context, address):
+    """Turn an integer address into a pointer."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), generate
+
+
+@njit(cache=True, nogil=True)
+def fleet_of(sim):
+    """The fleet's own record."""
+    return carray(_pointer(sim.fleet_at), (1,), FLEET_DTYPE)[0]
+
+
+@njit(cache=True, nogil=True)
+def requests_of(sim):
+    """Request table [N]."""
+    return carray(_pointer(sim.requests_at), (sim.num_requests,), REQUEST_DTYPE)
+
+
+@njit(cache=True, nogil=True)
+def blocks_of(sim):
+    """Dense ids of the requests' prompt blocks."""
+    return carray(_pointer(sim.blocks_at), (sim.num_block_references,), np.int32)
+
+
+@njit(cache=True, nogil=True)
+def replicas_of(sim):
+    """Replica table [R]."""
+    return carray(_pointer(sim.replicas_at), (sim.num_replicas,), REPLICA_DTYPE)
+
+
+@njit(cache=True, nogil=True)
+def next_events_of(sim):
+    """When each replica next changes in a visible way, s [R]."""
+    return carray(_pointer(sim.next_event_s_at), (sim.num_replicas,), np.float64)
+
+
+@njit(cache=True, nogil=True)
+def actual_of(sim):
+    """True latency coefficients [R]."""
+    return carray(_pointer(sim.actual_at), (sim.num_replicas,), LATENCY_DTYPE)
+
+
+@njit(cache=True, nogil=True)
+def nominal_of(sim):
+    """Latency coefficients that the scheduler believes [R]."""
+    return carray(_pointer(sim.nominal_at), (sim.num_replicas,), LATENCY_DTYPE)
+
+
+@njit(cache=True, nogil=True)
+def views_of(sim):
+    """The gateway's view of each replica [R]."""
+    return carray(_pointer(sim.views_at), (sim.num_replicas,), VIEW_DTYPE)
+
+
+@njit(cache=True, nogil=True)
+def sequences_of(sim, r):
+    """Heap of a replica's decoding sequences [S]."""
+    shape = (sim.num_replicas, sim.num_slots)
+    return carray(_pointer(sim.sequences_at), shape, SEQUENCE_DTYPE)[r]
+
+
+@njit(cache=True, nogil=True)
+def page_phases_of(sim, r):
+    """Decoding sequences of a replica by the iteration at which they need a page."""
+    shape = (sim.num_replicas, sim.page_tokens)
+    return carray(_pointer(sim.page_phases_at), shape, np.int64)[r]
+
+
+@njit(cache=True, nogil=True)
+def cache_of(sim, r):
+    """Prefix-cache entries of a replica [C]."""
+    shape = (sim.num_replicas, sim.num_entries)
+    return carray(_pointer(sim.cache_at), shape, CACHE_ENTRY_DTYPE)[r]
+
+
+@njit(cache=True, nogil=True)
+def cache_table_of(sim, r):
+    """Hash table from block to cache entry of a replica [H]."""
+    shape = (sim.num_replicas, sim.table_size)
+    return carray(_pointer(sim.cache_table_at), shape, np.int32)[r]
+
+
+@njit(cache=True, nogil=True)
+def holders_of(sim):
+    """Bit masks of the replicas that hold each block [B, words]."""
+    return carray(_pointer(sim.holders_at), (sim.num_blocks, sim.num_words), np.uint64)
+
+
+@njit(cache=True, nogil=True)
+def slowdowns_of(sim, r):
+    """Changes of a replica's slow-down [K]."""
+    shape = (sim.num_replicas, sim.num_slowdowns)
+    return carray(_pointer(sim.slowdowns_at), shape, SLOWDOWN_DTYPE)[r]
+
+
+@njit(cache=True, nogil=True)
+def crashes_of(sim):
+    """Crashes and restarts in order of time."""
+    return carray(_pointer(sim.crashes_at), (sim.num_crashes,), CRASH_DTYPE)
+
+
+@njit(cache=True, nogil=True)
+def knobs_of(sim):
+    """The knobs in force."""
+    return carray(_pointer(sim.knobs_at), (1,), KNOBS_DTYPE)[0]
+
+
+@njit(cache=True, nogil=True)
+def bias_of(sim):
+    """Additive score of each replica [R]."""
+    return carray(_pointer(sim.bias_at), (sim.num_replicas,), np.float64)
+
+
+@njit(cache=True, nogil=True)
+def hits_of(sim):
+    """Scratch: cached prompt tokens of the request in hand [R]."""
+    return carray(_pointer(sim.hits_at), (sim.num_replicas,), np.int64)
+
+
+@njit(cache=True, nogil=True)
+def terms_of(sim):
+    """Scratch: parts of a score [NUM_TERMS]."""
+    return carray(_pointer(sim.terms_at), (NUM_TERMS,), np.float64)
+
+
+@njit(cache=True, nogil=True)
+def random_of(sim, stream):
+    """State of one random stream [1]: 0 dispatch, 1 scrapes."""
+    return carray(_pointer(sim.random_at), (2,), np.uint64)[stream : stream + 1]

@@ -1,0 +1,184 @@
+"""The prefix cache of each replica: blocks by identity, least recently used evicted first.
+
+A block covers a fixed number of prompt tokens and stands for itself and everything before it.
+Blocks in use by running requests are pinned; the others can be evicted when pages are needed.
+Which replicas hold a block is a bit mask per block, so one walk matches all replicas at once.
+
+Does not know: requests' states or time.
+Source: vLLM's automatic prefix caching (reference counts, LRU over free blocks).
+"""
+
+import numpy as np
+from numba import njit
+
+from .layout import NONE
+
+_WORD_BITS = 64
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _slot_hash(block, table_size):
+    mixed = np.uint64(block) * np.uint64(0x9E3779B97F4A7C15)
+    return np.int64(mixed >> np.uint64(20)) & (table_size - 1)
+
+
+@njit(cache=True, nogil=True)
+def find_entry(table, entries, block):
+    """Return the cache entry of a block, or `NONE`. `table` and `entries` are one replica's."""
+    size = table.size
+    slot = _slot_hash(block, size)
+    while table[slot] != 0:
+        entry = table[slot] - 1
+        if entries[entry].block == block:
+            return entry
+        slot = (slot + 1) & (size - 1)
+    return NONE
+
+
+@njit(cache=True, nogil=True)
+def _table_insert(table, block, entry):
+    slot = _slot_hash(block, table.size)
+    while table[slot] != 0:
+        slot = (slot + 1) & (table.size - 1)
+    table[slot] = entry + 1
+
+
+@njit(cache=True, nogil=True)
+def _table_remove(table, entries, block):
+    size = table.size
+    slot = _slot_hash(block, size)
+    while entries[table[slot] - 1].block != block:
+        slot = (slot + 1) & (size - 1)
+    # Backward-shift deletion keeps probe chains whole without tombstones.
+    hole = slot
+    slot = (slot + 1) & (size - 1)
+    while table[slot] != 0:
+        home = _slot_hash(entries[table[slot] - 1].block, size)
+        if ((slot - home) & (size - 1)) >= ((slot - hole) & (size - 1)):
+            table[hole] = table[slot]
+            hole = slot
+        slot = (slot + 1) & (size - 1)
+    table[hole] = 0
+
+
+@njit(cache=True, nogil=True)
+def _lru_remove(replica, entries, entry):
+    e = entries[entry]
+    if e.previous == NONE:
+        replica.lru_head = e.next
+    else:
+        entries[e.previous].next = e.next
+    if e.next == NONE:
+        replica.lru_tail = e.previous
+    else:
+        entries[e.next].previous = e.previous
+    replica.num_evictable_blocks -= 1
+
+
+@njit(cache=True, nogil=True)
+def _lru_append(replica, entries, entry):
+    e = entries[entry]
+    e.previous = replica.lru_tail
+    e.next = NONE
+    if replica.lru_tail == NONE:
+        replica.lru_head = entry
+    else:
+        entries[replica.lru_tail].next = entry
+    replica.lru_tail = entry
+    replica.num_evictable_blocks += 1
+
+
+@njit(cache=True, nogil=True)
+def pin(replica, entries, entry):
+    """Add one reference to a cached block; a referenced block is not evicted."""
+    if entries[entry].references == 0:
+        _lru_remove(replica, entries, entry)
+    entries[entry].references += 1
+
+
+@njit(cache=True, nogil=True)
+def unpin(replica, entries, entry):
+    """Drop one reference; at zero the block becomes the most recently used evictable one."""
+    entries[entry].references -= 1
+    if entries[entry].references == 0:
+        _lru_append(replica, entries, entry)
+
+
+@njit(cache=True, nogil=True)
+def insert_pinned(replica, table, entries, holders, index, block):
+    """Cache a block with one reference. The caller has paid its pages."""
+    entry = replica.free_entry
+    replica.free_entry = entries[entry].next
+    entries[entry].block = block
+    entries[entry].references = 1
+    _table_insert(table, block, entry)
+    holders[block, index // _WORD_BITS] |= np.uint64(1) << np.uint64(index % _WORD_BITS)
+    replica.num_cached_blocks += 1
+
+
+@njit(cache=True, nogil=True)
+def evict_oldest(replica, table, entries, holders, index):
+    """Drop the least recently used block. The caller takes its pages."""
+    entry = replica.lru_head
+    block = entries[entry].block
+    _lru_remove(replica, entries, entry)
+    _table_remove(table, entries, block)
+    holders[block, index // _WORD_BITS] &= ~(np.uint64(1) << np.uint64(index % _WORD_BITS))
+    entries[entry].next = replica.free_entry
+    replica.free_entry = entry
+    replica.num_cached_blocks -= 1
+
+
+@njit(cache=True, nogil=True)
+def clear(replica, table, entries, holders, index):
+    """Forget everything, pinned or not, as a crashed engine does. Pages are the caller's."""
+    for slot in range(table.size):
+        if table[slot] != 0:
+            block = entries[table[slot] - 1].block
+            holders[block, index // _WORD_BITS] &= ~(np.uint64(1) << np.uint64(index % _WORD_BITS))
+    table[:] = 0
+    chain(replica, entries)
+
+
+@njit(cache=True, nogil=True)
+def chain(replica, entries):
+    """Put every entry on the free list."""
+    for entry in range(entries.size):
+        entries[entry].references = 0
+        entries[entry].next = entry + 1 if entry + 1 < entries.size else NONE
+    replica.free_entry = 0
+    replica.lru_head = NONE
+    replica.lru_tail = NONE
+    replica.num_cached_blocks = 0
+    replica.num_evictable_blocks = 0
+
+
+@njit(cache=True, nogil=True)
+def match_replicas(blocks, first_block, num_blocks, holders, depth):
+    """Fill `depth` [R] with the number of leading blocks that each replica holds."""
+    depth[:] = 0
+    if num_blocks == 0:
+        return
+    for word in range(holders.shape[1]):
+        alive = ~np.uint64(0)
+        base = word * _WORD_BITS
+        for position in range(num_blocks):
+            block = blocks[first_block + position]
+            still = alive & holders[block, word]
+            _set_depth(alive & ~still, base, position, depth)
+            alive = still
+            if alive == 0:
+                break
+        _set_depth(alive, base, num_blocks, depth)
+
+
+@njit(cache=True, nogil=True)
+def _set_depth(mask, base, position, depth):
+    if position == 0:
+        return
+    replica = base
+    while mask != 0 and replica < depth.size:
+        if mask & np.uint64(1):
+            depth[replica] = position
+        mask >>= np.uint64(1)
+        replica += 1
