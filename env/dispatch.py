@@ -30,6 +30,7 @@ VIEW_DTYPE = np.dtype(
         ("cached_frac", np.float64),  # scraped: prefix-cache tokens over KV capacity
         ("iteration_log_ratio", np.float64),  # scraped: EWMA of log(measured / nominal time)
         ("prefill_frac", np.float64),  # scraped: EWMA of the share of time spent on prefill
+        ("prefill_stretch", np.float64),  # what that share does to the time between tokens
         ("decode_base_s", np.float64),  # nominal decode iteration at the scraped batch, no context
         ("slow_factor", np.float64),  # exp of the weighted log ratios
         ("kv_capacity_tokens", np.float64),  # static
@@ -119,9 +120,8 @@ def decode_iteration_s(view, coefficients, extra_seqs, extra_tokens):
 @njit(cache=True, nogil=True, inline="always")
 def predicted_ttft_s(view, coefficients, knobs, uncached_tokens, now_s):
     """Predicted TTFT of a request on a replica: backlog, own prefill, iteration in progress."""
-    backlog_s = (
-        knobs.backlog * view.pending_tokens * view.prefill_token_s
-        - knobs.elapsed * (now_s - view.progress_at_s)
+    backlog_s = knobs.backlog * view.pending_tokens * view.prefill_token_s - knobs.elapsed * (
+        now_s - view.progress_at_s
     )
     own_s = uncached_tokens * view.prefill_token_s
     step_s = decode_iteration_s(view, coefficients, 0.0, 0.0)
@@ -129,8 +129,30 @@ def predicted_ttft_s(view, coefficients, knobs, uncached_tokens, now_s):
 
 
 @njit(cache=True, nogil=True)
+def _has_heuristic_terms(k):
+    """Whether any term of the usual heuristics is switched on."""
+    return (
+        k.random_weight != 0.0
+        or k.round_robin_weight != 0.0
+        or k.session_hash_weight != 0.0
+        or k.outstanding_requests_weight != 0.0
+        or k.outstanding_tokens_weight != 0.0
+        or k.pending_tokens_weight != 0.0
+        or k.running_weight != 0.0
+        or k.waiting_weight != 0.0
+        or k.waiting_share_weight != 0.0
+        or k.kv_usage_weight != 0.0
+        or k.cached_tokens_weight != 0.0
+        or k.prefix_miss_weight != 0.0
+    )
+
+
+@njit(cache=True, nogil=True)
 def _heuristic_terms(view, query, knobs, uncached_tokens, replica, scale, random_state, terms):
-    """Fill the terms of the usual heuristics. `scale` holds cursor, replicas, waiting min, span."""
+    """Fill the terms of the usual heuristics; return their sum.
+
+    `scale` holds the cursor, the number of replicas, and minimum and span of waiting requests.
+    """
     cursor, num_replicas, waiting_min, waiting_span = scale
     v = view[replica]
     if knobs.random_weight != 0.0:
@@ -151,16 +173,20 @@ def _heuristic_terms(view, query, knobs, uncached_tokens, replica, scale, random
     terms[9] = knobs.kv_usage_weight * v.kv_usage_frac
     terms[10] = knobs.cached_tokens_weight * v.cached_frac
     terms[11] = knobs.prefix_miss_weight * uncached_tokens / query.input_tokens
+    total = 0.0
+    for i in range(12):
+        total += terms[i]
+    return total
 
 
 @njit(cache=True, nogil=True)
 def _scorer_terms(v, coefficients, query, knobs, uncached_tokens, now_s, terms):
-    """Fill the terms of the analytic scorer."""
+    """Fill the terms of the analytic scorer; return their sum."""
     ttft_s = predicted_ttft_s(v, coefficients, knobs, uncached_tokens, now_s)
     terms[12] = ttft_s / query.ttft_slo_s
     batch_tokens = query.input_tokens + 0.5 * query.expected_output_tokens
     tpot_s = v.slow_factor * decode_iteration_s(v, coefficients, 1.0, batch_tokens)
-    tpot_s /= 1.0 - min(v.prefill_frac, MAX_PREFILL_FRAC)
+    tpot_s *= v.prefill_stretch
     over = tpot_s / query.tpot_slo_s - knobs.tpot_hinge_ratio
     terms[13] = knobs.tpot_hinge_weight * max(0.0, over)
     terms[14] = knobs.kv_hinge_weight * max(0.0, v.kv_usage_frac - KV_HINGE_FRAC)
@@ -173,27 +199,40 @@ def _scorer_terms(v, coefficients, query, knobs, uncached_tokens, now_s, terms):
         externality = knobs.externality_batch
     own_s = v.slow_factor * uncached_tokens * v.prefill_token_s
     terms[17] = externality * own_s / query.ttft_slo_s
+    return terms[12] + terms[13] + terms[14] + terms[15] + terms[16] + terms[17]
 
 
 @njit(cache=True, nogil=True)
 def score_replica(
-    view, nominal, query, hit_tokens, knobs, bias, now_s, replica, scale, random_state, terms
+    view,
+    nominal,
+    query,
+    hit_tokens,
+    knobs,
+    bias,
+    now_s,
+    replica,
+    scale,
+    has_heuristics,
+    random_state,
+    terms,
 ):
     """Return the cost of placing the request on one replica and leave its parts in `terms`.
 
-    Shapes: `view`, `nominal`, `hit_tokens` [R]; `bias` [R] or [0]; `terms` [NUM_TERMS].
+    Groups of terms that are switched off are left as they are.
+
+    Shapes: `view`, `nominal`, `hit_tokens` [R]; `bias` [R]; `terms` [NUM_TERMS].
     """
-    terms[:] = 0.0
     uncached_tokens = query.input_tokens - hit_tokens[replica]
-    _heuristic_terms(view, query, knobs, uncached_tokens, replica, scale, random_state, terms)
+    total = bias[replica]
+    terms[18] = total
     if knobs.scorer_weight != 0.0:
         v, coefficients = view[replica], nominal[replica]
-        _scorer_terms(v, coefficients, query, knobs, uncached_tokens, now_s, terms)
-    if bias.size > replica:
-        terms[18] = bias[replica]
-    total = 0.0
-    for term in terms:
-        total += term
+        total += _scorer_terms(v, coefficients, query, knobs, uncached_tokens, now_s, terms)
+    if has_heuristics:
+        total += _heuristic_terms(
+            view, query, knobs, uncached_tokens, replica, scale, random_state, terms
+        )
     return total
 
 
@@ -262,6 +301,7 @@ def choose_replica(
     if knobs.waiting_share_weight != 0.0:
         waiting_min, waiting_span = _waiting_span(view, query)
     scale = (cursor, num_replicas, waiting_min, waiting_span)
+    has_heuristics = _has_heuristic_terms(knobs)
     is_gated = knobs.hit_threshold_frac > 0.0
     stage = _cache_aware_stage(view, query, hit_tokens, knobs) if is_gated else 0
     is_found, best, best_cost = False, 0, np.inf
@@ -279,8 +319,9 @@ def choose_replica(
             cost = _cache_aware_cost(stage, view, query, hit_tokens, r)
         else:
             cost = score_replica(
-                view, nominal, query, hit_tokens, knobs, bias, now_s, r, scale, random_state, terms
-            )
+                view, nominal, query, hit_tokens, knobs, bias, now_s, r,
+                scale, has_heuristics, random_state, terms,
+            )  # fmt: skip
         if cost < best_cost:
             is_found, best, best_cost = True, r, cost
     if not is_found and num_draws > 0:
@@ -308,6 +349,13 @@ def refresh_slow_factor(view, knobs, replica):
     v.slow_factor = np.exp(
         knobs.ttft_drift * v.ttft_log_ratio + knobs.iteration_drift * v.iteration_log_ratio
     )
+
+
+@njit(cache=True, nogil=True)
+def refresh_prefill_stretch(view, replica):
+    """Recompute what prefill does to a replica's time per output token."""
+    v = view[replica]
+    v.prefill_stretch = 1.0 / (1.0 - min(v.prefill_frac, MAX_PREFILL_FRAC))
 
 
 @njit(cache=True, nogil=True)
@@ -341,8 +389,8 @@ def explain(
     for replica in range(view.size):
         terms = np.zeros(NUM_TERMS)
         score_replica(
-            view, nominal, query[0], hit_tokens, knobs[0], bias, now_s, replica, scale,
-            random_state, terms,
+            view, nominal, query[0], hit_tokens, knobs[0], bias, now_s, replica,
+            scale, True, random_state, terms,
         )  # fmt: skip
         parts.append({name: float(t) for name, t in zip(TERM_NAMES, terms, strict=True) if t})
     return parts
@@ -363,6 +411,7 @@ __all__ = [
     "next_uniform",
     "predicted_ttft_s",
     "refresh_decode_base",
+    "refresh_prefill_stretch",
     "refresh_slow_factor",
     "session_score",
 ]

@@ -63,7 +63,9 @@ KNOB_SPECS: tuple[KnobSpec, ...] = (
     _weight("random_weight", "uniform noise in [0, 1) per candidate"),
     _weight("round_robin_weight", "distance from the round-robin cursor, in [0, 1)"),
     _weight("session_hash_weight", "rendezvous hash of session and replica, in [0, 1)"),
-    _weight("outstanding_requests_weight", "requests sent and not finished, counted by the gateway"),
+    _weight(
+        "outstanding_requests_weight", "requests sent and not finished, counted by the gateway"
+    ),
     _weight("outstanding_tokens_weight", "their prompt plus half their expected output, tokens"),
     _weight("pending_tokens_weight", "uncached prompt tokens without a first token, own included"),
     _weight("running_weight", "running requests on the last scraped metrics page"),

@@ -33,31 +33,43 @@ LATENCY_DTYPE = np.dtype(
 )
 
 
-@njit(cache=True, nogil=True, inline="always")
-def base_time_s(coefficients, prefill_tokens, prefill_position_tokens, decode_seqs):
-    """Part of an iteration's time that does not depend on the decode context.
-
-    `prefill_position_tokens` is the sum, over the chunk's tokens, of the tokens before each.
-    """
+@njit(cache=True, nogil=True)
+def linear_time_s(coefficients, tokens):
+    """Time of the layers without attention: p-norm of weight traffic and matrix multiplication."""
     c = coefficients
-    tokens = prefill_tokens + decode_seqs
     read_s = c.weight_s
     if c.expert_s > 0.0:
         read_s += c.expert_s * (1.0 - c.expert_miss_frac**tokens)
     compute_s = c.token_s * tokens
     p = c.roofline_power
     big, small = max(read_s, compute_s), min(read_s, compute_s)
-    linear_s = big * (1.0 + (small / big) ** p) ** (1.0 / p)
+    return big * (1.0 + (small / big) ** p) ** (1.0 / p)
+
+
+@njit(cache=True, nogil=True)
+def other_time_s(coefficients, prefill_tokens, prefill_position_tokens, decode_seqs):
+    """Overhead, communication and prefill attention of an iteration.
+
+    `prefill_position_tokens` is the sum, over the chunk's tokens, of the tokens before each.
+    """
+    c = coefficients
     return (
         c.step_s
         + c.request_s * decode_seqs
-        + linear_s
-        + c.communication_token_s * tokens
+        + c.communication_token_s * (prefill_tokens + decode_seqs)
         + c.prefill_attention_s * prefill_position_tokens
     )
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
+def base_time_s(coefficients, prefill_tokens, prefill_position_tokens, decode_seqs):
+    """Part of an iteration's time that does not depend on the decode context."""
+    return linear_time_s(coefficients, float(prefill_tokens + decode_seqs)) + other_time_s(
+        coefficients, prefill_tokens, prefill_position_tokens, decode_seqs
+    )
+
+
+@njit(cache=True, nogil=True)
 def context_time_s(coefficients, is_mixed):
     """Seconds that one decode context token adds to an iteration."""
     if is_mixed:

@@ -72,8 +72,7 @@ def observation_space(layout: ObservationLayout) -> spaces.Dict:
 def _scaled(state: ClusterState, node: Node) -> NDArray[np.float32]:
     """Return the scaled, clipped features of a node kind; absent values become 0."""
     columns = [
-        feature.scaled(state.values[node][:, i])
-        for i, feature in enumerate(FEATURES_BY_NODE[node])
+        feature.scaled(state.values[node][:, i]) for i, feature in enumerate(FEATURES_BY_NODE[node])
     ]
     scaled = np.clip(np.stack(columns, axis=1), -CLIP, CLIP)
     return np.where(state.is_valid[node], scaled, 0.0).astype(np.float32)

@@ -3,7 +3,8 @@
 A request either opens a conversation or, if one has been waiting for its user's think time,
 is its next turn: its prompt is the earlier prompt and answer with a new message behind. Some
 conversations begin with one of a few shared prompts. Arrivals do not wait for answers (open
-loop), so on a slow fleet a turn may come before the answer that it continues.
+loop), so on a slow fleet a turn may come before the answer that it continues. In the first
+minutes fewer conversations wait than later, so a short trace has fewer follow-ups.
 
 Does not know: replicas, caches or text.
 Source: workload of the project's prototype (research/prototype.md, section 2).

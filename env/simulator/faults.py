@@ -86,9 +86,7 @@ def draw_slowdowns(
     return table
 
 
-def draw_crashes(
-    config: FaultConfig, num_replicas: int, horizon_s: float, seed: int
-) -> np.ndarray:
+def draw_crashes(config: FaultConfig, num_replicas: int, horizon_s: float, seed: int) -> np.ndarray:
     """Return crashes and restarts in order of time, CRASH_DTYPE [K]; none overlap on a replica."""
     rng = np.random.default_rng([seed, 2])
     events: list[tuple[float, int, int]] = []

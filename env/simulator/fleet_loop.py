@@ -9,7 +9,7 @@ Does not know: what a window or an episode is (`..simulated_fleet`).
 import numpy as np
 from numba import njit
 
-from ..dispatch import refresh_slow_factor
+from ..dispatch import full_chunk_token_s, refresh_decode_base, refresh_slow_factor
 from . import gateway
 from .layout import FAILED, NONE, NUM_PRIORITIES
 from .memory import (
@@ -20,13 +20,14 @@ from .memory import (
     holders_of,
     knobs_of,
     next_events_of,
+    nominal_of,
     page_phases_of,
     replicas_of,
     requests_of,
     sequences_of,
     views_of,
 )
-from .prefix_cache import clear
+from .prefix_cache import chain, clear
 from .queues import pop_prefill, pop_waiting, remove_sequence
 from .replica import advance, idle_until
 
@@ -59,7 +60,9 @@ def _crash(sim, r, now_s):
     page_phases_of(sim, r)[:] = 0
     next_events_of(sim)[r] = np.inf
     while replica.num_decoding > 0:
-        index = remove_sequence(sequences_of(sim, r), replica.num_decoding, replica.num_decoding - 1)
+        index = remove_sequence(
+            sequences_of(sim, r), replica.num_decoding, replica.num_decoding - 1
+        )
         replica.num_decoding -= 1
         _lose(sim, index, now_s)
     while replica.prefill_head != NONE:
@@ -135,6 +138,18 @@ def run_until(handle, until_s):
 
 
 @njit(cache=True, nogil=True)
+def begin(handle):
+    """Fill what the gateway derives from nominal coefficients, and empty the prefix caches."""
+    sim = handle[0]
+    for r in range(sim.num_replicas):
+        chain(replicas_of(sim)[r], cache_of(sim, r))
+        chunk_tokens = float(replicas_of(sim)[r].max_batch_tokens)
+        token_s = full_chunk_token_s(nominal_of(sim)[r], chunk_tokens)
+        views_of(sim)[r].prefill_token_s = token_s
+        refresh_decode_base(views_of(sim), nominal_of(sim), r, 1.0)
+
+
+@njit(cache=True, nogil=True)
 def refresh_view(handle):
     """Recompute what depends on the knobs after they changed."""
     sim = handle[0]
@@ -153,4 +168,4 @@ def num_open(handle):
     return count
 
 
-__all__ = ["num_open", "refresh_view", "run_until"]
+__all__ = ["begin", "num_open", "refresh_view", "run_until"]

@@ -15,6 +15,7 @@ from ..dispatch import (
     next_uniform,
     predicted_ttft_s,
     refresh_decode_base,
+    refresh_prefill_stretch,
     refresh_slow_factor,
 )
 from .layout import NUM_PRIORITIES, SHED, WAITING
@@ -104,7 +105,9 @@ def dispatch(sim, index, now_s):
         views_of(sim), nominal_of(sim), query, hits_of(sim), knobs, bias_of(sim), now_s,
         fleet.cursor, random_of(sim, 0), terms_of(sim),
     )  # fmt: skip
-    if not is_found or is_shed(views_of(sim), nominal_of(sim), query, hits_of(sim), knobs, now_s, r):
+    if not is_found or is_shed(
+        views_of(sim), nominal_of(sim), query, hits_of(sim), knobs, now_s, r
+    ):
         request.status = SHED
         request.finish_s = now_s
         return
@@ -148,6 +151,7 @@ def scrape(sim, r, now_s):
     if now_s > v.scraped_at_s:
         share = (replica.prefill_s - replica.scraped_prefill_s) / (now_s - v.scraped_at_s)
         v.prefill_frac += PREFILL_FRAC_GAIN * (min(share, 1.0) - v.prefill_frac)
+        refresh_prefill_stretch(views_of(sim), r)
     replica.scraped_prefill_s = replica.prefill_s
     replica.measured_s = 0.0
     replica.nominal_s = 0.0
@@ -167,6 +171,7 @@ def forget_replica(sim, r):
     v.ttft_log_ratio = 0.0
     v.iteration_log_ratio = 0.0
     v.prefill_frac = 0.0
+    refresh_prefill_stretch(views_of(sim), r)
     v.running_requests = 0.0
     v.waiting_requests = 0.0
     v.kv_usage_frac = 0.0

@@ -98,6 +98,9 @@ REPLICA_DTYPE = np.dtype(
         ("prompt_tokens", np.int64),
         ("num_preemptions", np.int64),
         ("num_crashes", np.int64),
+        # The layers' time at the last number of tokens that it was computed for.
+        ("linear_tokens", np.int64),
+        ("linear_s", np.float64),
         # Since the last scrape.
         ("measured_s", np.float64),
         ("nominal_s", np.float64),
@@ -129,7 +132,8 @@ FLEET_DTYPE = np.dtype(
         ("scrape_drop_frac", np.float64),
         ("expected_output_tokens", np.float64, (NUM_PRIORITIES,)),
         ("cursor", np.int64),
-        ("page_tokens", np.int64),
+        ("page_tokens", np.int64),  # a power of two
+        ("page_shift", np.int64),  # its logarithm
         ("block_pages", np.int64),
         ("is_single_step", np.int64),
     ]

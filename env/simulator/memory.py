@@ -8,6 +8,9 @@ Does not know: what the arrays mean (`layout.py`).
 Source: the address intrinsic is numba's documented way to use a raw pointer with `carray`.
 """
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 from numba import carray, njit, types
 from numba.core import cgutils
@@ -27,6 +30,7 @@ from .layout import (
     SimulationArrays,
 )
 
+_COMPILED_FILES = ("dispatch.py", "knobs.py", "latency.py")
 _SIZES = (
     "num_requests",
     "num_block_references",
@@ -40,9 +44,23 @@ _SIZES = (
     "num_slowdowns",
     "num_crashes",
 )
+
+
+def _source_tag() -> str:
+    """Return a hash of the compiled code's source files.
+
+    numba's cache looks only at the file of the function that it compiled, so a change in a file
+    that this one calls would go unnoticed. With the tag in the handle's type it does not.
+    """
+    room = Path(__file__).parent
+    files = [*sorted(room.glob("*.py")), *(room.parent / name for name in _COMPILED_FILES)]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+
+
 HANDLE_DTYPE = np.dtype(
     [(f"{name}_at", np.int64) for name in SimulationArrays._fields]
     + [(name, np.int64) for name in _SIZES]
+    + [(f"source_{_source_tag()}", np.int8)]
 )
 
 

@@ -12,7 +12,7 @@ recompute of the latest, least urgent request); the jump follows the project's p
 import numpy as np
 from numba import njit
 
-from ..latency import base_time_s, context_time_s
+from ..latency import context_time_s, linear_time_s, other_time_s
 from . import gateway
 from .layout import DECODING, FAILED, FINISHED, NONE, NUM_PRIORITIES, PREFILLING, WAITING
 from .memory import (
@@ -45,8 +45,8 @@ WATERMARK_FRAC = 0.01
 
 
 @njit(cache=True, nogil=True)
-def _pages(tokens, page_tokens):
-    return (tokens + page_tokens - 1) // page_tokens
+def _pages(tokens, fleet):
+    return (tokens + fleet.page_tokens - 1) >> fleet.page_shift
 
 
 @njit(cache=True, nogil=True)
@@ -94,7 +94,7 @@ def _try_admit(sim, r, index, waiting_index):
     replica, request = replicas_of(sim)[r], requests_of(sim)[index]
     fleet = fleet_of(sim)
     request.prefill_target_tokens = request.query.input_tokens + request.generated_tokens
-    pages = _pages(request.prefill_target_tokens, fleet.page_tokens)
+    pages = _pages(request.prefill_target_tokens, fleet)
     reserve = int(WATERMARK_FRAC * replica.total_pages)
     if replica.num_prefilling + replica.num_decoding == 0:
         reserve = 0
@@ -166,7 +166,7 @@ def _first_ready_s(sim, r):
 def _release(sim, r, request, kv_tokens):
     """Give back a running request's KV pages; its cached blocks stay, unpinned."""
     fleet = fleet_of(sim)
-    own_pages = _pages(kv_tokens, fleet.page_tokens) - request.pinned_blocks * fleet.block_pages
+    own_pages = _pages(kv_tokens, fleet) - request.pinned_blocks * fleet.block_pages
     replicas_of(sim)[r].free_pages += own_pages
     _unpin_blocks(sim, r, request)
 
@@ -234,11 +234,11 @@ def _unlink_prefill(replica, requests, index, before):
 @njit(cache=True, nogil=True)
 def _growth_pages(sim, r, iterations):
     """Pages that the decode batch takes in the next iterations: one each `page_tokens`."""
-    page_tokens = fleet_of(sim).page_tokens
-    replica = replicas_of(sim)[r]
-    pages = (iterations // page_tokens) * replica.num_decoding
-    for i in range(iterations % page_tokens):
-        pages += page_phases_of(sim, r)[(replica.decode_iteration + 1 + i) % page_tokens]
+    fleet, replica, phases = fleet_of(sim), replicas_of(sim)[r], page_phases_of(sim, r)
+    mask = fleet.page_tokens - 1
+    pages = (iterations >> fleet.page_shift) * replica.num_decoding
+    for i in range(iterations & mask):
+        pages += phases[(replica.decode_iteration + 1 + i) & mask]
     return pages
 
 
@@ -246,15 +246,17 @@ def _growth_pages(sim, r, iterations):
 def _iterations_within_pages(sim, r, limit):
     """Return the most iterations, up to a limit, whose growth fits the available pages."""
     available = _available_pages(sim, r)
-    replica = replicas_of(sim)[r]
-    if replica.num_decoding == 0 or _growth_pages(sim, r, limit) <= available:
+    fleet, replica, phases = fleet_of(sim), replicas_of(sim)[r], page_phases_of(sim, r)
+    # Each sequence takes at most one page for every started cycle.
+    if ((limit >> fleet.page_shift) + 1) * replica.num_decoding <= available:
         return limit
-    page_tokens = fleet_of(sim).page_tokens
+    if _growth_pages(sim, r, limit) <= available:
+        return limit
     cycles = available // replica.num_decoding
-    iterations = cycles * page_tokens
+    iterations = cycles << fleet.page_shift
     left = available - cycles * replica.num_decoding
     while iterations < limit:
-        left -= page_phases_of(sim, r)[(replica.decode_iteration + 1 + iterations) % page_tokens]
+        left -= phases[(replica.decode_iteration + 1 + iterations) & (fleet.page_tokens - 1)]
         if left < 0:
             break
         iterations += 1
@@ -265,7 +267,10 @@ def _iterations_within_pages(sim, r, limit):
 def _make_room(sim, r):
     """Preempt until the next iteration's pages can be had; fail a lone request that cannot grow."""
     replica = replicas_of(sim)[r]
-    while replica.num_decoding > 0 and _growth_pages(sim, r, 1) > _available_pages(sim, r):
+    # The batch can need at most a page a sequence; the exact count is only taken when it is tight.
+    while replica.num_decoding > _available_pages(sim, r):
+        if _growth_pages(sim, r, 1) <= _available_pages(sim, r):
+            return
         if replica.num_decoding + replica.num_prefilling > 1:
             _preempt_one(sim, r)
         else:
@@ -328,6 +333,16 @@ def _prefill_work(sim, r, budget):
 
 
 @njit(cache=True, nogil=True)
+def _linear_s(sim, r, tokens):
+    """Return the layers' time, remembered for the number of tokens last asked for."""
+    replica = replicas_of(sim)[r]
+    if tokens != replica.linear_tokens:
+        replica.linear_tokens = tokens
+        replica.linear_s = linear_time_s(actual_of(sim)[r], float(tokens))
+    return replica.linear_s
+
+
+@njit(cache=True, nogil=True)
 def _plan(sim, r):
     """Return (iterations to the next change, chunk tokens, first_s, slope_s)."""
     replica, c = replicas_of(sim)[r], actual_of(sim)[r]
@@ -343,7 +358,8 @@ def _plan(sim, r):
     context_s = context_time_s(c, chunk > 0)
     # An iteration reads the KV written so far and the token that it writes itself.
     context_tokens = replica.context_tokens + seqs
-    first_s = base_time_s(c, chunk, positions, seqs) + context_s * context_tokens
+    first_s = _linear_s(sim, r, chunk + seqs) + context_s * context_tokens
+    first_s += other_time_s(c, chunk, positions, seqs)
     slope_s = context_s * seqs
     if limit > 1:
         slope_s += c.prefill_attention_s * float(chunk) * chunk
@@ -362,7 +378,9 @@ def _finish_prefill(sim, r, index):
         block = blocks_of(sim)[request.first_block + position]
         entry = find_entry(cache_table_of(sim, r), cache_of(sim, r), block)
         if entry == NONE:
-            insert_pinned(replica, cache_table_of(sim, r), cache_of(sim, r), holders_of(sim), r, block)
+            insert_pinned(
+                replica, cache_table_of(sim, r), cache_of(sim, r), holders_of(sim), r, block
+            )
         else:
             pin(replica, cache_of(sim, r), entry)
             replica.free_pages += fleet.block_pages
@@ -383,7 +401,7 @@ def _finish_prefill(sim, r, index):
     replica.num_decoding += 1
     replica.context_tokens += request.prefill_target_tokens
     start = replica.decode_iteration + 1 - request.prefill_target_tokens
-    request.page_phase = start % fleet.page_tokens
+    request.page_phase = start & (fleet.page_tokens - 1)
     page_phases_of(sim, r)[request.page_phase] += 1
 
 

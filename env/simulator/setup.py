@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..cluster import ClusterSpec, ReplicaSpec, kv_pages
-from ..dispatch import NUM_TERMS, VIEW_DTYPE, full_chunk_token_s, refresh_decode_base
+from ..dispatch import NUM_TERMS, VIEW_DTYPE
 from ..knobs import Knobs
 from ..latency import LATENCY_DTYPE
 from ..roofline import latency_coefficients
+from .fleet_loop import begin
 from .faults import FaultConfig, draw_crashes, draw_slowdowns
 from .layout import (
     CACHE_ENTRY_DTYPE,
@@ -21,7 +22,7 @@ from .layout import (
     SEQUENCE_DTYPE,
     SimulationArrays,
 )
-from .prefix_cache import chain
+from .memory import handle
 from .workload import Workload
 
 # Expected output of a request before any has finished; near the mean of public chat traces.
@@ -90,15 +91,12 @@ def _make_replicas(cluster: ClusterSpec) -> np.ndarray:
     return replicas
 
 
-def _make_view(replicas: np.ndarray, nominal: np.ndarray, page_tokens: int) -> np.ndarray:
+def _make_view(replicas: np.ndarray, page_tokens: int) -> np.ndarray:
     view = np.zeros(replicas.size, dtype=VIEW_DTYPE)
     view["is_available"] = 1
     view["slow_factor"] = 1.0
+    view["prefill_stretch"] = 1.0
     view["kv_capacity_tokens"] = replicas["total_pages"] * page_tokens
-    for r in range(replicas.size):
-        chunk = float(replicas[r]["max_batch_tokens"])
-        view[r]["prefill_token_s"] = full_chunk_token_s(nominal[r], chunk)
-        refresh_decode_base(view, nominal, r, 1.0)
     return view
 
 
@@ -109,6 +107,7 @@ def _make_fleet(config: FleetConfig, workload: Workload, page_tokens: int) -> np
     fleet["scrape_drop_frac"] = config.scrape_drop_frac
     fleet["expected_output_tokens"] = INITIAL_OUTPUT_TOKENS
     fleet["page_tokens"] = page_tokens
+    fleet["page_shift"] = page_tokens.bit_length() - 1
     fleet["block_pages"] = max(1, workload.block_tokens // page_tokens)
     fleet["is_single_step"] = config.is_single_step
     return fleet
@@ -122,8 +121,6 @@ def _make_cache(
     capacity = min(most, workload.num_distinct_blocks) + 1
     entries = np.zeros((replicas.size, capacity), dtype=CACHE_ENTRY_DTYPE)
     table_size = 1 << int(np.ceil(np.log2(2 * capacity)))
-    for r in range(replicas.size):
-        chain(replicas[r], entries[r])
     return entries, np.zeros((replicas.size, table_size), dtype=np.int32)
 
 
@@ -133,6 +130,9 @@ def _page_tokens(cluster: ClusterSpec, workload: Workload) -> int:
         msg = f"all replicas must have the same page_tokens, got {sorted(sizes)}"
         raise ValueError(msg)
     (page_tokens,) = sizes
+    if page_tokens & (page_tokens - 1):
+        msg = f"page_tokens must be a power of two, got {page_tokens}"
+        raise ValueError(msg)
     if workload.num_distinct_blocks and workload.block_tokens % page_tokens:
         msg = (
             f"block_tokens of workload '{workload.name}' must be a multiple of page_tokens "
@@ -165,7 +165,7 @@ def allocate(
     servers = server_indices(cluster)
     bias = np.zeros(num_replicas)
     bias[: knobs.replica_bias.size] = knobs.replica_bias
-    return SimulationArrays(
+    arrays = SimulationArrays(
         fleet=fleet,
         requests=workload.requests.copy(),
         blocks=workload.blocks,
@@ -173,7 +173,7 @@ def allocate(
         next_event_s=np.full(num_replicas, np.inf),
         actual=nominal.copy(),
         nominal=nominal,
-        views=_make_view(replicas, nominal, page_tokens),
+        views=_make_view(replicas, page_tokens),
         sequences=np.zeros((num_replicas, slots), dtype=SEQUENCE_DTYPE),
         page_phases=np.zeros((num_replicas, page_tokens), dtype=np.int64),
         cache=entries,
@@ -189,3 +189,5 @@ def allocate(
         terms=np.zeros(NUM_TERMS),
         random=np.array([2 * seed + 1, 2 * seed + 2], dtype=np.uint64) * np.uint64(2**32 + 15),
     )
+    begin(handle(arrays))
+    return arrays

@@ -52,9 +52,7 @@ def test_every_column_comes_back_as_given():
     assert [trace.tenant_names[i] for i in trace.tenant_index] == ["a", "a", "b"]
     np.testing.assert_array_equal(trace.priority, [0, 1, 127])
     np.testing.assert_array_equal(trace.prefix_offsets, [0, 2, 3, 3])
-    np.testing.assert_array_equal(
-        trace.prefix_block_hashes, np.array([1, 2**64 - 1, 1], np.uint64)
-    )
+    np.testing.assert_array_equal(trace.prefix_block_hashes, np.array([1, 2**64 - 1, 1], np.uint64))
     np.testing.assert_array_equal(trace.ttft_slo_s, [0.5, np.nan, np.nan])
     np.testing.assert_array_equal(trace.tpot_slo_s, [0.1, 0.1, 0.1])
     assert trace.table["ttft_slo_s"].null_count == 2
@@ -202,9 +200,7 @@ def test_a_table_of_another_schema_names_the_columns():
 def test_a_null_in_a_column_that_needs_values():
     table = make_trace().table
     place = REQUEST_SCHEMA.get_field_index("input_tokens")
-    table = table.set_column(
-        place, REQUEST_SCHEMA.field(place), pa.array([1, None, 3], pa.int32())
-    )
+    table = table.set_column(place, REQUEST_SCHEMA.field(place), pa.array([1, None, 3], pa.int32()))
     with pytest.raises(TraceError, match="input_tokens has 1 nulls; expected none"):
         RequestTrace(table)
 

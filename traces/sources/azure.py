@@ -63,8 +63,7 @@ def read_azure(
         def parse(cells: list[str]) -> ImportedRow:
             if len(cells) <= max(places):
                 problem = f"has {len(cells)} cells; expected {len(header)}"
-                msg = "row"
-                raise RowFault(msg, ",".join(cells), problem)
+                raise RowFault(",".join(cells), "row", problem)
             time, input_tokens, output_tokens = (cells[place] for place in places)
             return ImportedRow(
                 time=iso_to_ns(time, "TIMESTAMP"),

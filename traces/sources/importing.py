@@ -55,7 +55,7 @@ class ImportResult:
 class RowFault(ValueError):
     """A row cannot be read; caught by `parse_rows`, never seen outside the importers."""
 
-    def __init__(self, column: str, value: object, problem: str) -> None:
+    def __init__(self, value: object, column: str, problem: str) -> None:
         self.value = "" if value is None else str(value)
         shown = "" if value is None else f" {str(value)[:80]!r}"
         super().__init__(f"{column}{shown} {problem}")
@@ -128,11 +128,9 @@ def json_object(line: str) -> dict[str, Any]:
     try:
         content = json.loads(line)
     except ValueError:
-        msg = "line"
-        raise RowFault(msg, line.strip(), "is not JSON; expected one object a line") from None
+        raise RowFault(line.strip(), "line", "is not JSON; expected one object a line") from None
     if not isinstance(content, dict):
-        msg = "line"
-        raise RowFault(msg, line.strip(), "is not an object; expected {...} on each line")
+        raise RowFault(line.strip(), "line", "is not an object; expected {...} on each line")
     return content
 
 
@@ -266,10 +264,10 @@ def whole_number(value: object, column: str, minimum: int = 1) -> int:
     number = _whole(value)
     if number is None:
         problem = "is missing" if value in (None, "") else "is not a whole number"
-        raise RowFault(column, value, f"{problem}; expected an integer of at least {minimum}")
+        raise RowFault(value, column, f"{problem}; expected an integer of at least {minimum}")
     if not minimum <= number <= _MAX_TOKENS:
         raise RowFault(
-            column, value, f"is out of range; expected an integer from {minimum} to {_MAX_TOKENS}"
+            value, column, f"is out of range; expected an integer from {minimum} to {_MAX_TOKENS}"
         )
     return number
 
@@ -297,7 +295,7 @@ def real_number(value: object, column: str) -> float:
         number = float("nan")
     if not np.isfinite(number):
         problem = "is missing" if value in (None, "") else "is not a finite number"
-        raise RowFault(column, value, f"{problem}; expected a number such as 12.5")
+        raise RowFault(value, column, f"{problem}; expected a number such as 12.5")
     return number
 
 
@@ -307,7 +305,7 @@ def iso_to_ns(value: object, column: str) -> int:
     Raises: RowFault.
     """
     if value in (None, ""):
-        raise RowFault(column, value, "is missing; expected a moment")
+        raise RowFault(value, column, "is missing; expected a moment")
     text = str(value)
     fraction = _FRACTION.search(text)
     digits = fraction[1] if fraction else ""
@@ -315,7 +313,7 @@ def iso_to_ns(value: object, column: str) -> int:
         moment = datetime.fromisoformat(_FRACTION.sub("", text, count=1).strip())
     except ValueError:
         raise RowFault(
-            column, value, "is not a moment; expected a form like 2023-11-16 18:15:46.6805900"
+            value, column, "is not a moment; expected a form like 2023-11-16 18:15:46.6805900"
         ) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

@@ -75,10 +75,9 @@ def read_mooncake(
 
 def _full_blocks(hash_ids: object, input_tokens: int) -> Sequence[int]:
     if not isinstance(hash_ids, list):
-        msg = "hash_ids"
-        raise RowFault(msg, hash_ids, "is not a list; expected one number a prompt block")
+        raise RowFault(hash_ids, "hash_ids", "is not a list; expected one number a prompt block")
     is_whole = {type(block) for block in hash_ids} <= {int}
     if not is_whole or not 0 <= min(hash_ids, default=0) <= max(hash_ids, default=0) < 2**64:
         problem = "holds more than block numbers; expected integers from 0 to below 2**64"
-        raise RowFault("hash_ids", hash_ids, problem)
+        raise RowFault(hash_ids, "hash_ids", problem)
     return hash_ids[: input_tokens // MOONCAKE_BLOCK_TOKENS]

@@ -56,8 +56,7 @@ def _parse_line(line: str) -> ImportedRow:
     sides = [content, _object(content, "response"), _object(content, "request")]
     usage = _first(sides, "usage")
     if not isinstance(usage, dict):
-        msg = "usage"
-        raise RowFault(msg, usage, "is missing or no object; expected usage.prompt_tokens")
+        raise RowFault(usage, "usage", "is missing or no object; expected usage.prompt_tokens")
     session = _first(sides, "session_id")
     if session is None:
         session = _first([_object(side, "metadata") for side in sides], "session_id")
@@ -92,5 +91,4 @@ def _time_ns(sides: list[dict[str, Any]]) -> int:
             return iso_to_ns(value, key)
         if value is not None:
             return round(real_number(value, key) * 1e6) * 1000
-    msg = "created"
-    raise RowFault(msg, None, "is missing; expected created or timestamp in unix seconds")
+    raise RowFault(None, "created", "is missing; expected created or timestamp in unix seconds")

@@ -63,8 +63,7 @@ def read_csv(
         def parse(cells: list[str]) -> ImportedRow:
             if len(cells) != len(header):
                 problem = f"has {len(cells)} cells; expected {len(header)}"
-                msg = "row"
-                raise RowFault(msg, ",".join(cells), problem)
+                raise RowFault(",".join(cells), "row", problem)
             return _parse_row(dict(zip(header, cells, strict=True)), wanted, time_unit)
 
         parsed = parse_rows(path, rows, parse, skip_bad_rows=skip_bad_rows)
@@ -93,9 +92,9 @@ def read_jsonl(
     wanted = _column_map(columns, time_unit)
     with open_text(path) as text:
         rows, keys = _peek_keys(json_lines(text))
-        if keys:
-            present = _present_columns(path, wanted, keys, columns)
-            wanted = {**wanted, **{field: present[field] for field in REQUIRED_FIELDS}}
+        # A key may be absent from a line; with skip_bad_rows even from the first.
+        if keys and not skip_bad_rows:
+            check_columns(path, {field: wanted[field] for field in REQUIRED_FIELDS}, keys)
 
         def parse(line: str) -> ImportedRow:
             return _parse_row(json_object(line), wanted, time_unit)
@@ -163,7 +162,7 @@ def _parse_row(row: Mapping[str, Any], wanted: dict[str, str], unit: TimeUnit) -
     def limit_s(value: Any, field: str) -> float:
         number = real_number(value, wanted[field])
         if number <= 0.0:
-            raise RowFault(wanted[field], value, "is not above 0; expected a limit in seconds")
+            raise RowFault(value, wanted[field], "is not above 0; expected a limit in seconds")
         return number
 
     read_time = iso_to_ns if unit == "iso" else real_number
@@ -183,5 +182,5 @@ def _parse_row(row: Mapping[str, Any], wanted: dict[str, str], unit: TimeUnit) -
 def _priority(value: Any, column: str) -> int:
     number = whole_number(value, column, minimum=0)
     if number > 127:
-        raise RowFault(column, value, "is out of range; expected an integer from 0 to 127")
+        raise RowFault(value, column, "is out of range; expected an integer from 0 to 127")
     return number

@@ -1,0 +1,164 @@
+"""The learned policy: a graph encoder with heads that treat every replica alike, for SB3's PPO.
+
+The action moves a scheduler that is already good: residuals of its tunable knobs and a small bias
+for each replica (`env/knobs.py`). All heads end in zeros, so that the untrained policy is that
+scheduler. No parameter depends on the padded sizes: one state dict serves fleets of any size.
+
+Does not know: the scheduler that it moves, the environment, or training.
+"""
+
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.distributions import DiagGaussianDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor, nn
+
+from ..env.knobs import TUNABLE_KNOBS
+from ..graph_encoder.extractor import GraphExtractor
+
+KNOB_LOG_STD = -0.9
+"""Initial log standard deviation of the knob residuals. Source: research/prototype.md, 8.4."""
+BIAS_LOG_STD = -1.6
+"""Initial log standard deviation of the replica biases. Source: the same."""
+HEAD_SIZE = 64
+"""Hidden units of each head."""
+_FIXED_ARGUMENTS: dict[str, Any] = {
+    "net_arch": [],
+    "features_extractor_class": GraphExtractor,
+    "share_features_extractor": False,
+    "use_sde": False,
+}
+
+
+class EquivariantHead(nn.Module):
+    """Map features of `GraphExtractor` to an action; permuted replicas give permuted biases.
+
+    Shapes (B batch, N padded replicas, K tunable knobs): flat features -> [B, K + N], 0 for
+    padded replicas.
+    """
+
+    def __init__(self, extractor: GraphExtractor) -> None:
+        super().__init__()
+        # split only: as a submodule its parameters would be listed twice
+        self._split = extractor.split
+        pooled_size = extractor.pooled_size
+        self.knobs = _mlp(pooled_size, len(TUNABLE_KNOBS))
+        self.bias = _mlp(extractor.hidden_size + pooled_size, 1)
+        for head in (self.knobs, self.bias):
+            nn.init.zeros_(head[-1].weight)
+            nn.init.zeros_(head[-1].bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the mean action."""
+        fleet = self._split(features)
+        num_replicas = fleet.replicas.shape[1]
+        pooled = fleet.pooled.unsqueeze(1).expand(-1, num_replicas, -1)  # [B, N, P]
+        biases = self.bias(torch.cat([fleet.replicas, pooled], dim=2)).squeeze(2)  # [B, N]
+        biases = biases.masked_fill(~fleet.replica_mask, 0.0)
+        return torch.cat([self.knobs(fleet.pooled), biases], dim=1)
+
+
+class ValueHead(nn.Module):
+    """Map the pooled part of the features to a value, [B, 1]."""
+
+    def __init__(self, extractor: GraphExtractor) -> None:
+        super().__init__()
+        self._split = extractor.split
+        self.value = _mlp(extractor.pooled_size, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the value."""
+        value: Tensor = self.value(self._split(features).pooled)
+        return value
+
+
+class MaskedGaussian(DiagGaussianDistribution):
+    """A diagonal Gaussian whose padded dimensions are 0 and count for nothing.
+
+    Without the mask, noise that no replica feels would enter PPO's ratio, entropy and the
+    gradient of the shared standard deviation.
+    """
+
+    def __init__(self, action_dim: int) -> None:
+        super().__init__(action_dim)
+        self.mask = torch.ones(1, action_dim)
+
+    def with_mask(self, mask: Tensor) -> "MaskedGaussian":
+        """Set which dimensions are real, [B, action size], 1 or 0; return itself."""
+        self.mask = mask
+        return self
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Return the log probability of the real dimensions, [B]."""
+        return (self.distribution.log_prob(actions) * self.mask).sum(dim=1)
+
+    def entropy(self) -> Tensor:
+        """Return the entropy of the real dimensions, [B]."""
+        return (self.distribution.entropy() * self.mask).sum(dim=1)
+
+    def sample(self) -> Tensor:
+        """Return a sample, 0 in padded dimensions."""
+        return self.distribution.rsample() * self.mask
+
+
+class EquivariantPolicy(ActorCriticPolicy):
+    """Actor and critic for `PPO(EquivariantPolicy, ...)`, each with an encoder of its own.
+
+    Set the hidden size with `features_extractor_kwargs={"hidden_size": 32}`.
+
+    Raises:
+        ValueError: an argument of the base class that this policy fixes, or a wrong action space.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Dict,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        **arguments: Any,
+    ) -> None:
+        for name, value in _FIXED_ARGUMENTS.items():
+            if arguments.setdefault(name, value) != value:
+                msg = f"{name} must be {value} for EquivariantPolicy, got {arguments[name]}; omit it"
+                raise ValueError(msg)
+        expected = (len(TUNABLE_KNOBS) + observation_space["replica_mask"].shape[0],)
+        if action_space.shape != expected:
+            msg = (
+                f"action space must have shape {expected} (tunable knobs, then padded replicas), "
+                f"got {action_space.shape}; use ObservationLayout.action_size"
+            )
+            raise ValueError(msg)
+        super().__init__(observation_space, action_space, lr_schedule, **arguments)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        action_size = self.action_space.shape[0]
+        self.action_dist = MaskedGaussian(action_size)
+        self.action_net = EquivariantHead(self.pi_features_extractor)
+        self.value_net = ValueHead(self.vf_features_extractor)
+        # the last entry is shared by the biases of all replicas
+        self.log_std = nn.Parameter(
+            torch.tensor([KNOB_LOG_STD] * len(TUNABLE_KNOBS) + [BIAS_LOG_STD])
+        )
+        self.optimizer = self.optimizer_class(
+            self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
+        )
+
+    def _get_action_dist_from_latent(self, latent_pi: Tensor) -> MaskedGaussian:
+        replica_mask = self.pi_features_extractor.split(latent_pi).replica_mask
+        knob_log_std, bias_log_std = self.log_std[:-1], self.log_std[-1:]
+        log_std = torch.cat([knob_log_std, bias_log_std.expand(replica_mask.shape[1])])
+        distribution: MaskedGaussian = self.action_dist.proba_distribution(
+            self.action_net(latent_pi), log_std
+        )
+        is_knob = replica_mask.new_ones(replica_mask.shape[0], knob_log_std.shape[0])
+        return distribution.with_mask(torch.cat([is_knob, replica_mask], dim=1).to(log_std.dtype))
+
+
+def _mlp(input_size: int, output_size: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(input_size, HEAD_SIZE), nn.Tanh(), nn.Linear(HEAD_SIZE, output_size)
+    )
