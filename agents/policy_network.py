@@ -17,7 +17,8 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 from ..env.knobs import TUNABLE_KNOBS
-from ..graph_encoder.extractor import GraphExtractor
+from ..graph_encoder.encoder import NUM_POOLED_PARTS
+from ..graph_encoder.extractor import GraphExtractor, split_features
 
 KNOB_LOG_STD = -0.9
 """Initial log standard deviation of the knob residuals. Source: research/prototype.md, 8.4."""
@@ -40,20 +41,16 @@ class EquivariantHead(nn.Module):
     padded replicas.
     """
 
-    def __init__(self, extractor: GraphExtractor) -> None:
+    def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        # split only: as a submodule its parameters would be listed twice
-        self._split = extractor.split
-        pooled_size = extractor.pooled_size
-        self.knobs = _mlp(pooled_size, len(TUNABLE_KNOBS))
-        self.bias = _mlp(extractor.hidden_size + pooled_size, 1)
-        for head in (self.knobs, self.bias):
-            nn.init.zeros_(head[-1].weight)
-            nn.init.zeros_(head[-1].bias)
+        self.hidden_size = hidden_size
+        pooled_size = NUM_POOLED_PARTS * hidden_size
+        self.knobs = _mlp(pooled_size, len(TUNABLE_KNOBS), is_zero=True)
+        self.bias = _mlp(hidden_size + pooled_size, 1, is_zero=True)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the mean action."""
-        fleet = self._split(features)
+        fleet = split_features(features, self.hidden_size)
         num_replicas = fleet.replicas.shape[1]
         pooled = fleet.pooled.unsqueeze(1).expand(-1, num_replicas, -1)  # [B, N, P]
         biases = self.bias(torch.cat([fleet.replicas, pooled], dim=2)).squeeze(2)  # [B, N]
@@ -64,14 +61,14 @@ class EquivariantHead(nn.Module):
 class ValueHead(nn.Module):
     """Map the pooled part of the features to a value, [B, 1]."""
 
-    def __init__(self, extractor: GraphExtractor) -> None:
+    def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self._split = extractor.split
-        self.value = _mlp(extractor.pooled_size, 1)
+        self.hidden_size = hidden_size
+        self.value = _mlp(NUM_POOLED_PARTS * hidden_size, 1)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the value."""
-        value: Tensor = self.value(self._split(features).pooled)
+        value: Tensor = self.value(split_features(features, self.hidden_size).pooled)
         return value
 
 
@@ -82,22 +79,20 @@ class MaskedGaussian(DiagGaussianDistribution):
     gradient of the shared standard deviation.
     """
 
-    def __init__(self, action_dim: int) -> None:
-        super().__init__(action_dim)
-        self.mask = torch.ones(1, action_dim)
-
-    def with_mask(self, mask: Tensor) -> "MaskedGaussian":
-        """Set which dimensions are real, [B, action size], 1 or 0; return itself."""
+    def __init__(self, mask: Tensor) -> None:
+        """Take the mask of real dimensions, 1 or 0, [B, action size]."""
+        super().__init__(mask.shape[1])
         self.mask = mask
-        return self
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return the log probability of the real dimensions, [B]."""
-        return (self.distribution.log_prob(actions) * self.mask).sum(dim=1)
+        log_prob: Tensor = self.distribution.log_prob(actions)  # type: ignore[no-untyped-call]
+        return (log_prob * self.mask).sum(dim=1)
 
     def entropy(self) -> Tensor:
         """Return the entropy of the real dimensions, [B]."""
-        return (self.distribution.entropy() * self.mask).sum(dim=1)
+        entropy: Tensor = self.distribution.entropy()  # type: ignore[no-untyped-call]
+        return (entropy * self.mask).sum(dim=1)
 
     def sample(self) -> Tensor:
         """Return a sample, 0 in padded dimensions."""
@@ -122,9 +117,12 @@ class EquivariantPolicy(ActorCriticPolicy):
     ) -> None:
         for name, value in _FIXED_ARGUMENTS.items():
             if arguments.setdefault(name, value) != value:
-                msg = f"{name} must be {value} for EquivariantPolicy, got {arguments[name]}; omit it"
+                msg = (
+                    f"{name} must be {value} for EquivariantPolicy, got {arguments[name]}; omit it"
+                )
                 raise ValueError(msg)
-        expected = (len(TUNABLE_KNOBS) + observation_space["replica_mask"].shape[0],)
+        num_replicas = spaces.flatdim(observation_space["replica_mask"])
+        expected = (len(TUNABLE_KNOBS) + num_replicas,)
         if action_space.shape != expected:
             msg = (
                 f"action space must have shape {expected} (tunable knobs, then padded replicas), "
@@ -135,30 +133,35 @@ class EquivariantPolicy(ActorCriticPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
-        action_size = self.action_space.shape[0]
-        self.action_dist = MaskedGaussian(action_size)
-        self.action_net = EquivariantHead(self.pi_features_extractor)
-        self.value_net = ValueHead(self.vf_features_extractor)
+        extractor = self.pi_features_extractor
+        assert isinstance(extractor, GraphExtractor), f"fixed argument changed to {extractor}"
+        self.hidden_size = extractor.hidden_size
+        self.action_net = EquivariantHead(self.hidden_size)
+        self.value_net = ValueHead(self.hidden_size)  # type: ignore[assignment]
         # the last entry is shared by the biases of all replicas
         self.log_std = nn.Parameter(
             torch.tensor([KNOB_LOG_STD] * len(TUNABLE_KNOBS) + [BIAS_LOG_STD])
         )
         self.optimizer = self.optimizer_class(
-            self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
+            self.parameters(),
+            lr=lr_schedule(1),  # type: ignore[call-arg]
+            **self.optimizer_kwargs,
         )
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> MaskedGaussian:
-        replica_mask = self.pi_features_extractor.split(latent_pi).replica_mask
-        knob_log_std, bias_log_std = self.log_std[:-1], self.log_std[-1:]
-        log_std = torch.cat([knob_log_std, bias_log_std.expand(replica_mask.shape[1])])
-        distribution: MaskedGaussian = self.action_dist.proba_distribution(
-            self.action_net(latent_pi), log_std
-        )
-        is_knob = replica_mask.new_ones(replica_mask.shape[0], knob_log_std.shape[0])
-        return distribution.with_mask(torch.cat([is_knob, replica_mask], dim=1).to(log_std.dtype))
+        replica_mask = split_features(latent_pi, self.hidden_size).replica_mask  # [B, N]
+        is_knob = replica_mask.new_ones(replica_mask.shape[0], len(TUNABLE_KNOBS))
+        bias_log_std = self.log_std[-1:].expand(replica_mask.shape[1])
+        log_std = torch.cat([self.log_std[:-1], bias_log_std])  # [K + N]
+        mask = torch.cat([is_knob, replica_mask], dim=1).to(log_std.dtype)
+        distribution = MaskedGaussian(mask)
+        return distribution.proba_distribution(self.action_net(latent_pi), log_std)
 
 
-def _mlp(input_size: int, output_size: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(input_size, HEAD_SIZE), nn.Tanh(), nn.Linear(HEAD_SIZE, output_size)
-    )
+def _mlp(input_size: int, output_size: int, *, is_zero: bool = False) -> nn.Sequential:
+    """Return a head; if `is_zero`, one that returns 0 until it is trained."""
+    last = nn.Linear(HEAD_SIZE, output_size)
+    if is_zero:
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(input_size, HEAD_SIZE), nn.Tanh(), last)

@@ -11,7 +11,8 @@ the routers that `agents/heuristics.py` names.
 import numpy as np
 from numba import njit
 
-from .latency import base_time_s, context_time_s
+from ..traces.hashing import mix64
+from .latency import base_time_s
 
 # What a gateway knows of one replica. "Own" counts are kept by the gateway at every dispatch,
 # first token and finish; "scraped" ones are as old as the last metrics page.
@@ -63,6 +64,7 @@ TERM_NAMES = (
     "kv_usage",
     "cached_tokens",
     "prefix_miss",
+    "predicted_ttft_s",
     "predicted_ttft",
     "tpot_hinge",
     "kv_hinge",
@@ -80,17 +82,8 @@ BATCH_UNIT = 64.0
 # Largest share of time that prefill is taken to use when TPOT is predicted.
 MAX_PREFILL_FRAC = 0.9
 
+# Increment of splitmix64.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_A = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_B = np.uint64(0x94D049BB133111EB)
-
-
-@njit(cache=True, nogil=True, inline="always")
-def mix64(x):
-    """Return a well-mixed 64-bit hash of a 64-bit number (splitmix64)."""
-    x = (x ^ (x >> np.uint64(30))) * _MIX_A
-    x = (x ^ (x >> np.uint64(27))) * _MIX_B
-    return x ^ (x >> np.uint64(31))
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -144,17 +137,21 @@ def _has_heuristic_terms(k):
         or k.kv_usage_weight != 0.0
         or k.cached_tokens_weight != 0.0
         or k.prefix_miss_weight != 0.0
+        or k.predicted_ttft_weight != 0.0
     )
 
 
 @njit(cache=True, nogil=True)
-def _heuristic_terms(view, query, knobs, uncached_tokens, replica, scale, random_state, terms):
+def _heuristic_terms(
+    view, coefficients, query, knobs, uncached_tokens, now_s, replica, scale, random_state, terms
+):
     """Fill the terms of the usual heuristics; return their sum.
 
     `scale` holds the cursor, the number of replicas, and minimum and span of waiting requests.
     """
     cursor, num_replicas, waiting_min, waiting_span = scale
     v = view[replica]
+    terms[:13] = 0.0
     if knobs.random_weight != 0.0:
         terms[0] = knobs.random_weight * next_uniform(random_state)
     if knobs.round_robin_weight != 0.0:
@@ -173,8 +170,11 @@ def _heuristic_terms(view, query, knobs, uncached_tokens, replica, scale, random
     terms[9] = knobs.kv_usage_weight * v.kv_usage_frac
     terms[10] = knobs.cached_tokens_weight * v.cached_frac
     terms[11] = knobs.prefix_miss_weight * uncached_tokens / query.input_tokens
+    if knobs.predicted_ttft_weight != 0.0:
+        ttft_s = predicted_ttft_s(v, coefficients, knobs, uncached_tokens, now_s)
+        terms[12] = knobs.predicted_ttft_weight * ttft_s
     total = 0.0
-    for i in range(12):
+    for i in range(13):
         total += terms[i]
     return total
 
@@ -183,23 +183,23 @@ def _heuristic_terms(view, query, knobs, uncached_tokens, replica, scale, random
 def _scorer_terms(v, coefficients, query, knobs, uncached_tokens, now_s, terms):
     """Fill the terms of the analytic scorer; return their sum."""
     ttft_s = predicted_ttft_s(v, coefficients, knobs, uncached_tokens, now_s)
-    terms[12] = ttft_s / query.ttft_slo_s
+    terms[13] = ttft_s / query.ttft_slo_s
     batch_tokens = query.input_tokens + 0.5 * query.expected_output_tokens
     tpot_s = v.slow_factor * decode_iteration_s(v, coefficients, 1.0, batch_tokens)
     tpot_s *= v.prefill_stretch
     over = tpot_s / query.tpot_slo_s - knobs.tpot_hinge_ratio
-    terms[13] = knobs.tpot_hinge_weight * max(0.0, over)
-    terms[14] = knobs.kv_hinge_weight * max(0.0, v.kv_usage_frac - KV_HINGE_FRAC)
+    terms[14] = knobs.tpot_hinge_weight * max(0.0, over)
+    terms[15] = knobs.kv_hinge_weight * max(0.0, v.kv_usage_frac - KV_HINGE_FRAC)
     weight_share = (coefficients.weight_s + coefficients.expert_s) / query.tpot_slo_s
-    terms[15] = knobs.batch_weight * v.outstanding_requests / BATCH_UNIT * weight_share
-    terms[16] = -knobs.hit_weight * (1.0 - uncached_tokens / query.input_tokens)
+    terms[16] = knobs.batch_weight * v.outstanding_requests / BATCH_UNIT * weight_share
+    terms[17] = -knobs.hit_weight * (1.0 - uncached_tokens / query.input_tokens)
     if query.priority == 0:
         externality = knobs.externality_interactive
     else:
         externality = knobs.externality_batch
     own_s = v.slow_factor * uncached_tokens * v.prefill_token_s
-    terms[17] = externality * own_s / query.ttft_slo_s
-    return terms[12] + terms[13] + terms[14] + terms[15] + terms[16] + terms[17]
+    terms[18] = externality * own_s / query.ttft_slo_s
+    return terms[13] + terms[14] + terms[15] + terms[16] + terms[17] + terms[18]
 
 
 @njit(cache=True, nogil=True)
@@ -225,14 +225,15 @@ def score_replica(
     """
     uncached_tokens = query.input_tokens - hit_tokens[replica]
     total = bias[replica]
-    terms[18] = total
+    terms[19] = total
     if knobs.scorer_weight != 0.0:
         v, coefficients = view[replica], nominal[replica]
         total += _scorer_terms(v, coefficients, query, knobs, uncached_tokens, now_s, terms)
     if has_heuristics:
         total += _heuristic_terms(
-            view, query, knobs, uncached_tokens, replica, scale, random_state, terms
-        )
+            view, nominal[replica], query, knobs, uncached_tokens, now_s, replica,
+            scale, random_state, terms,
+        )  # fmt: skip
     return total
 
 
@@ -403,11 +404,9 @@ __all__ = [
     "VIEW_DTYPE",
     "can_take",
     "choose_replica",
-    "context_time_s",
     "explain",
     "full_chunk_token_s",
     "is_shed",
-    "mix64",
     "next_uniform",
     "predicted_ttft_s",
     "refresh_decode_base",

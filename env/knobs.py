@@ -74,6 +74,7 @@ KNOB_SPECS: tuple[KnobSpec, ...] = (
     _weight("kv_usage_weight", "share of KV pages in use on the last scraped page"),
     _weight("cached_tokens_weight", "tokens in the replica's prefix cache over its KV capacity"),
     _weight("prefix_miss_weight", "share of the prompt not in the replica's prefix cache"),
+    _weight("predicted_ttft_weight", "predicted TTFT, per second"),
     # The analytic scorer. `scorer_weight` 0 switches the whole group off.
     KnobSpec(
         name="scorer_weight",

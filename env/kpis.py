@@ -34,6 +34,7 @@ class Kpis:
     tpot_p99_s: float
     e2e_p99_s: float
     output_tokens_per_kwh: float
+    """Output tokens over energy, hosts included, up to the last arrival (not the drain)."""
     prefix_hit_frac: float
     """Prompt tokens found in a prefix cache over prompt tokens admitted."""
     num_preemptions: int
@@ -82,8 +83,28 @@ def _percentile(values: np.ndarray, percent: float) -> float:
     return float(np.percentile(values, percent)) if values.size else float("nan")
 
 
-def compute_kpis(requests: np.ndarray, replicas: np.ndarray) -> Kpis:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Production:
+    """Output tokens made and energy used, up to some moment."""
+
+    output_tokens: float
+    energy_j: float
+
+
+def production(replicas: np.ndarray) -> Production:
+    """Return what the replicas have made and used so far."""
+    return Production(
+        output_tokens=float(replicas["generated_tokens"].sum()),
+        energy_j=float(replicas["energy_j"].sum()),
+    )
+
+
+def compute_kpis(
+    requests: np.ndarray, replicas: np.ndarray, made: Production | None = None
+) -> Kpis:
     """Return the indicators of a run from its request and replica tables.
+
+    `made` is the production up to the last arrival; by default, all of it.
 
     Raises:
         ValueError: there is no request.
@@ -93,8 +114,8 @@ def compute_kpis(requests: np.ndarray, replicas: np.ndarray) -> Kpis:
         raise ValueError(msg)
     met, weight, status = is_met(requests), requests["weight"], requests["status"]
     ttft, tpot = ttft_s(requests), tpot_s(requests)
-    energy_kwh = float(replicas["energy_j"].sum()) / JOULES_PER_KWH
-    output_tokens = float(requests["output_tokens"][status == FINISHED].sum())
+    made = made or production(replicas)
+    energy_kwh = made.energy_j / JOULES_PER_KWH
     has_later = requests["output_tokens"] > 1
     return Kpis(
         num_requests=requests.size,
@@ -108,7 +129,7 @@ def compute_kpis(requests: np.ndarray, replicas: np.ndarray) -> Kpis:
         tpot_p50_s=_percentile(tpot[has_later], 50),
         tpot_p99_s=_percentile(tpot[has_later], 99),
         e2e_p99_s=_percentile(requests["finish_s"] - requests["arrival_s"], 99),
-        output_tokens_per_kwh=output_tokens / energy_kwh if energy_kwh > 0 else 0.0,
+        output_tokens_per_kwh=made.output_tokens / energy_kwh if energy_kwh > 0 else 0.0,
         prefix_hit_frac=float(
             replicas["hit_tokens"].sum() / max(1, replicas["prompt_tokens"].sum())
         ),

@@ -7,7 +7,7 @@ import numpy as np
 
 from .cluster import ClusterSpec
 from .knobs import Knobs
-from .kpis import Kpis, compute_kpis, credit_by_window, is_met
+from .kpis import Kpis, Production, compute_kpis, credit_by_window, is_met, production
 from .fleet import WindowOutcome
 from .simulator.fleet_loop import num_open, refresh_view, run_until
 from .simulator.layout import FAILED, FINISHED, SHED, SimulationArrays, copy_arrays
@@ -37,6 +37,7 @@ class SimulatedFleet:
         self._servers = server_indices(cluster)
         self._reader = StateReader(cluster, self._servers)
         self._arrays: SimulationArrays | None = None
+        self._made: Production | None = None
 
     @property
     def cluster(self) -> ClusterSpec:
@@ -86,6 +87,7 @@ class SimulatedFleet:
             horizon_s=self._workload.span_s + DRAIN_LIMIT_S,
         )
         self._reader.begin(self._arrays)
+        self._made = None
         return self.state()
 
     def apply(self, knobs: Knobs) -> None:
@@ -132,6 +134,7 @@ class SimulatedFleet:
     def drain(self) -> None:
         """Run on, with whatever still arrives, until nothing is open or the limit is reached."""
         run_until(handle(self.arrays), max(self.now_s, self._workload.span_s + 1e-9))
+        self._made = self._made or production(self.arrays.replicas)
         deadline_s = self.now_s + DRAIN_LIMIT_S
         while self.num_open and self.now_s < deadline_s:
             run_until(handle(self.arrays), self.now_s + _DRAIN_STEP_S)
@@ -146,7 +149,7 @@ class SimulatedFleet:
 
     def kpis(self) -> Kpis:
         """Return the indicators of everything that has arrived."""
-        return compute_kpis(self.requests, self.arrays.replicas)
+        return compute_kpis(self.requests, self.arrays.replicas, self._made)
 
     def branch(self) -> "SimulatedFleet":
         """Return an independent copy of the fleet as it is."""

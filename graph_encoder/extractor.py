@@ -1,7 +1,9 @@
 """The encoder in the form that Stable-Baselines3 wants: observations to one flat vector.
 
-Does not know: the policy; `split` gives its heads the parts back.
+Does not know: the policy; `split_features` gives its heads the parts back.
 """
+
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -23,7 +25,8 @@ class GraphExtractor(BaseFeaturesExtractor):
         if hidden_size < 1:
             msg = f"hidden_size must be at least 1, got {hidden_size}"
             raise ValueError(msg)
-        num_replicas = observation_space["replica_mask"].shape[0]
+        shapes = {key: _shape(box) for key, box in observation_space.spaces.items()}
+        num_replicas = shapes["replica_mask"][0]
         replica_size = hidden_size + 1
         pooled_size = NUM_POOLED_PARTS * hidden_size
         super().__init__(observation_space, num_replicas * replica_size + pooled_size)
@@ -31,13 +34,13 @@ class GraphExtractor(BaseFeaturesExtractor):
         self.num_replicas = num_replicas
         self.replica_size = replica_size
         self.pooled_size = pooled_size
-        input_sizes = {node: observation_space[node].shape[1] for node in NODE_TYPES}
+        input_sizes = {node: shapes[node][1] for node in NODE_TYPES}
         # the last action: one bias for each replica, the residuals with the fleet vector
         input_sizes["replica"] += 1
-        num_residuals = observation_space["action"].shape[0] - num_replicas
+        num_residuals = shapes["action"][0] - num_replicas
         self.encoder = HeteroEncoder(
             input_sizes,
-            observation_space["fleet"].shape[0] + num_residuals,
+            shapes["fleet"][0] + num_residuals,
             hidden_size=hidden_size,
         )
 
@@ -48,12 +51,19 @@ class GraphExtractor(BaseFeaturesExtractor):
         per_replica = torch.cat([encoded.replicas, mask], dim=2)  # [B, N, H + 1]
         return torch.cat([per_replica.flatten(1), encoded.pooled], dim=1)
 
-    def split(self, features: Tensor) -> EncodedFleet:
-        """Return the parts of flat features from `forward`."""
-        flat, pooled = features.split(
-            [self.num_replicas * self.replica_size, self.pooled_size], dim=1
-        )
-        per_replica = flat.view(-1, self.num_replicas, self.replica_size)
-        return EncodedFleet(
-            replicas=per_replica[:, :, :-1], replica_mask=per_replica[:, :, -1] > 0.5, pooled=pooled
-        )
+
+def split_features(features: Tensor, hidden_size: int) -> EncodedFleet:
+    """Return the parts of the flat features that a `GraphExtractor` of this hidden size made."""
+    pooled_size = NUM_POOLED_PARTS * hidden_size
+    per_replica = features[:, :-pooled_size].view(features.shape[0], -1, hidden_size + 1)
+    return EncodedFleet(
+        replicas=per_replica[:, :, :-1],
+        replica_mask=per_replica[:, :, -1] > 0.5,
+        pooled=features[:, -pooled_size:],
+    )
+
+
+def _shape(space: spaces.Space[Any]) -> tuple[int, ...]:
+    shape = space.shape
+    assert shape is not None, f"{space} has no shape"
+    return shape

@@ -386,6 +386,7 @@ def _finish_prefill(sim, r, index):
             replica.free_pages += fleet.block_pages
         request.pinned_blocks += 1
     request.generated_tokens += 1
+    replica.generated_tokens += 1
     if request.generated_tokens == 1:
         request.first_token_s = replica.clock_s
         gateway.on_first_token(sim, index)

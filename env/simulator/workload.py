@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...traces.hashing import mix_all
 from ...traces.schema import RequestTrace
-from ..dispatch import mix64
 from .layout import NONE, NUM_PRIORITIES, PENDING, REQUEST_DTYPE
 
 
@@ -68,7 +68,7 @@ def compile_workload(
     query = requests["query"]
     query["input_tokens"] = trace.input_tokens
     query["priority"] = priority
-    query["session_hash"] = hash_sessions(trace.session_ids)
+    query["session_hash"] = mix_all(trace.session_ids.astype(np.uint64), np.uint64(0))
     for field, limits in (("ttft_slo_s", levels.ttft_slo_s), ("tpot_slo_s", levels.tpot_slo_s)):
         own = getattr(trace, field)
         query[field] = np.where(np.isnan(own), np.asarray(limits)[priority], own)
@@ -90,9 +90,3 @@ def compile_workload(
         num_distinct_blocks=distinct.size,
         block_tokens=trace.block_tokens,
     )
-
-
-def hash_sessions(session_ids: np.ndarray) -> np.ndarray:
-    """Return a well-mixed 64-bit hash of each session id."""
-    with np.errstate(over="ignore"):
-        return np.asarray(mix64.py_func(session_ids.astype(np.uint64)))

@@ -1,0 +1,411 @@
+"""A deployable policy: one directory with weights, configuration, evaluation and a model card.
+
+    policy.safetensors  weights of the actor, without the critic; no pickle anywhere
+    config.json         what the weights were trained for; must match this code to be loaded
+    eval.json           results, as given
+    README.md           model card made from the two
+
+A policy acts on features and knobs by position, so a bundle is refused when the feature registry
+or the knobs' names and bounds differ from those that it was trained with.
+
+Does not know: how the policy was trained, or when its actions should be trusted.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from ..env.knobs import BIAS_SCALE, KNOB_SPECS, Knobs, residual
+from ..env.observation import Observation, ObservationLayout, observation_space
+from ..env.state import registry_hash
+from ..graph_encoder.extractor import GraphExtractor
+from ..traces.errors import BundleError
+from .policy_network import EquivariantHead, EquivariantPolicy
+
+FORMAT_VERSION = 1
+WEIGHTS_NAME = "policy.safetensors"
+CONFIG_NAME = "config.json"
+EVALUATION_NAME = "eval.json"
+CARD_NAME = "README.md"
+_LIBRARIES = ("numpy", "torch", "torch-geometric", "stable-baselines3", "gymnasium", "safetensors")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _KnobBounds:
+    """What the weights take for granted about one knob."""
+
+    name: str
+    low: float
+    high: float
+    residual_scale: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _BundleConfig:
+    """Content of `config.json`."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    format_version: int
+    registry_hash: str
+    knobs: tuple[_KnobBounds, ...]
+    bias_scale: float
+    base_knobs: dict[str, float]
+    layout: ObservationLayout
+    hidden_size: Annotated[int, Field(ge=1, le=4096)]
+    weights_sha256: str
+    trained_on: str
+    versions: dict[str, str]
+
+
+class _Actor(nn.Module):
+    """What is needed of a policy to compute its deterministic action."""
+
+    def __init__(self, extractor: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.head = head
+
+    def forward(self, observations: dict[str, Tensor]) -> Tensor:
+        action: Tensor = self.head(self.extractor(observations))
+        return action
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Bundle:
+    """A loaded policy; `load_bundle` makes it."""
+
+    base_knobs: Knobs
+    """Knobs that action 0 stands for."""
+    layout: ObservationLayout
+    """Padded sizes of the observations that it takes."""
+    evaluation: dict[str, Any]
+    """Results as given to `save_bundle`."""
+    trained_on: str
+    """Description as given to `save_bundle`."""
+    actor: nn.Module
+    """The network, frozen."""
+
+    def action(self, observation: Observation) -> NDArray[np.float32]:
+        """Return the deterministic action, [action size], each in [-1, 1].
+
+        Raises:
+            ValueError: a key is missing, has another shape than the layout's, or is not finite.
+        """
+        tensors = {}
+        for key, shape in _observation_shapes(self.layout).items():
+            fault = _observation_fault(observation.get(key), shape)
+            if fault:
+                msg = f"observation '{key}' {fault}; expected finite values of shape {shape}; "
+                raise ValueError(msg + "make it with env.observation.observe and bundle.layout")
+            tensors[key] = torch.as_tensor(observation[key], dtype=torch.float32).unsqueeze(0)
+        with torch.inference_mode():
+            action = self.actor(tensors)[0].numpy()
+        clipped: NDArray[np.float32] = np.clip(action, -1.0, 1.0)
+        return clipped
+
+    def knobs(self, observation: Observation) -> Knobs:
+        """Return the knobs that the policy sets, with a bias for each real replica."""
+        num_replicas = int(observation["replica_mask"].sum())
+        action = self.action(observation).astype(np.float64)
+        return residual(self.base_knobs, action, num_replicas)
+
+
+def save_bundle(
+    path: str | Path,
+    *,
+    policy: EquivariantPolicy,
+    base_knobs: Knobs,
+    layout: ObservationLayout,
+    evaluation: Mapping[str, Any],
+    description: str,
+    overwrite: bool = False,
+) -> None:
+    """Write a bundle: complete under a temporary name beside `path`, then renamed into place.
+
+    `evaluation` is any JSON object of results, `description` says what the policy was trained on.
+
+    Raises:
+        BundleError: something is at `path` and `overwrite` is off, or it is not a bundle.
+        ValueError: the policy is not for this layout, or not finite; `base_knobs` has a bias;
+            `evaluation` is not JSON.
+    """
+    target = Path(path)
+    _check_target(target, overwrite)
+    if policy.observation_space != observation_space(layout):
+        msg = f"policy was built for another layout than {layout}; pass the layout of its env"
+        raise ValueError(msg)
+    if base_knobs.replica_bias.any():
+        msg = f"base_knobs must have no replica_bias, got {base_knobs.replica_bias}; drop it"
+        raise ValueError(msg)
+    weights = _weights(policy)
+    config = _config(policy, base_knobs, layout, weights, description)
+    files = {
+        WEIGHTS_NAME: weights,
+        CONFIG_NAME: _to_json(asdict(config), "config"),
+        EVALUATION_NAME: _to_json(evaluation, "evaluation"),
+        CARD_NAME: _model_card(target.name, config, evaluation).encode(),
+    }
+    _write_directory(target, files)
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    """Read a bundle, and check that this code means the same by its features and knobs.
+
+    Raises:
+        BundleError: a file is missing or corrupt, or does not fit this code or the others.
+    """
+    root = Path(path)
+    config = _read_config(root)
+    _check_fit(root, config)
+    try:
+        base_knobs = Knobs.of(**config.base_knobs)
+    except ValueError as error:
+        raise _error(root, f"base_knobs: {error}", "restore the file") from error
+    space = observation_space(config.layout)
+    actor = _Actor(GraphExtractor(space, config.hidden_size), EquivariantHead(config.hidden_size))
+    _load_weights(root, config, actor)
+    return Bundle(
+        base_knobs=base_knobs,
+        layout=config.layout,
+        evaluation=_read_json(root, EVALUATION_NAME),
+        trained_on=config.trained_on,
+        actor=actor.requires_grad_(False).eval(),
+    )
+
+
+@cache
+def _observation_shapes(layout: ObservationLayout) -> dict[str, tuple[int, ...]]:
+    return {key: box.shape or () for key, box in observation_space(layout).spaces.items()}
+
+
+def _observation_fault(found: NDArray[np.float32] | None, shape: tuple[int, ...]) -> str | None:
+    if found is None:
+        return "is missing"
+    if found.shape != shape:
+        return f"has shape {found.shape}"
+    return None if np.isfinite(found).all() else "is not finite"
+
+
+def _error(root: Path, fault: str, advice: str) -> BundleError:
+    return BundleError(f"bundle {str(root)!r}: {fault}; {advice}")
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    """Refuse to replace anything, or, with `overwrite`, anything but a bundle."""
+    if target.exists() and not overwrite:
+        raise _error(target, "exists", "choose another path or pass overwrite=True")
+    if target.exists() and not (target / CONFIG_NAME).is_file():
+        raise _error(target, "exists and is not a bundle", "choose another path or remove it")
+
+
+def _weights(policy: EquivariantPolicy) -> bytes:
+    """Return the actor's weights as the content of a safetensors file."""
+    state = _Actor(policy.pi_features_extractor, policy.action_net).state_dict()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            msg = f"policy weight '{name}' is not finite; training diverged, save an earlier policy"
+            raise ValueError(msg)
+    content: bytes = save_tensors(tensors)
+    return content
+
+
+def _config(
+    policy: EquivariantPolicy,
+    base_knobs: Knobs,
+    layout: ObservationLayout,
+    weights: bytes,
+    description: str,
+) -> _BundleConfig:
+    return _BundleConfig(
+        format_version=FORMAT_VERSION,
+        registry_hash=registry_hash(),
+        knobs=_knob_bounds(),
+        bias_scale=BIAS_SCALE,
+        base_knobs=base_knobs.as_dict(),
+        layout=layout,
+        hidden_size=policy.hidden_size,
+        weights_sha256=hashlib.sha256(weights).hexdigest(),
+        trained_on=description,
+        versions={"python": platform.python_version()}
+        | {name: version(name) for name in _LIBRARIES},
+    )
+
+
+def _knob_bounds() -> tuple[_KnobBounds, ...]:
+    fields = _KnobBounds.__slots__
+    return tuple(_KnobBounds(**{key: getattr(spec, key) for key in fields}) for spec in KNOB_SPECS)
+
+
+def _to_json(content: Mapping[str, Any], name: str) -> bytes:
+    try:
+        return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+    except (TypeError, ValueError) as error:
+        msg = f"{name} must be plain JSON with finite numbers: {error}; convert it"
+        raise ValueError(msg) from error
+
+
+def _write_directory(target: Path, files: Mapping[str, bytes]) -> None:
+    """Write files to a temporary sibling and rename it to `target`, replacing a bundle there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    token = uuid.uuid4().hex
+    new = target.with_name(f".{target.name}.{token}.new")
+    old = target.with_name(f".{target.name}.{token}.old")
+    new.mkdir()
+    try:
+        for name, content in files.items():
+            with (new / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _model_card(name: str, config: _BundleConfig, evaluation: Mapping[str, Any]) -> str:
+    rows = [f"| {key} | {value} |" for key, value in _flatten(evaluation)]
+    results = "\n".join(["| result | value |", "|---|---|", *rows]) if rows else "None recorded."
+    versions = ", ".join(f"{library} {number}" for library, number in config.versions.items())
+    sizes = ", ".join(f"{size} {node}s" for node, size in config.layout.sizes().items())
+    return f"""---
+library_name: trimtab
+tags: [reinforcement-learning, stable-baselines3, llm-serving, scheduling]
+---
+
+# {name}
+
+A Trimtab policy. It reads the state of a fleet of LLM replicas and moves an analytic scheduler:
+residuals of its tunable knobs, and a small bias for each replica. Action 0 is that scheduler.
+
+## Trained on
+
+{config.trained_on}
+
+## Results
+
+{results}
+
+## Limits
+
+- At most {sizes}.
+- Refused by code whose feature registry is not `{config.registry_hash}` or whose knobs differ.
+- Results hold for the fleets, loads and simulator that they were measured on.
+
+Made with {versions}.
+"""
+
+
+def _flatten(content: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the leaves of nested results as dotted names and readable values."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(content, float):
+        yield prefix, f"{content:.4g}"
+    else:
+        yield prefix, str(content).replace("|", "\\|").replace("\n", " ")
+
+
+def _read_bytes(root: Path, name: str) -> bytes:
+    try:
+        return (root / name).read_bytes()
+    except OSError as error:
+        fault = f"cannot read {name} ({error.strerror})"
+        raise _error(root, fault, "expected a directory written by save_bundle") from error
+
+
+def _read_json(root: Path, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads(_read_bytes(root, name))
+    except ValueError as error:
+        raise _error(root, f"{name} is not JSON: {error}", "restore the file") from error
+    if not isinstance(content, dict):
+        raise _error(root, f"{name} is not a JSON object", "restore the file")
+    return content
+
+
+def _read_config(root: Path) -> _BundleConfig:
+    content = _read_json(root, CONFIG_NAME)
+    found = content.get("format_version")
+    if found != FORMAT_VERSION:
+        fault = f"format_version is {found}, expected {FORMAT_VERSION}"
+        raise _error(root, fault, "save the policy anew with this Trimtab")
+    try:
+        return TypeAdapter(_BundleConfig).validate_python(content)
+    except ValidationError as error:
+        faults = ", ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+        )
+        raise _error(root, f"{CONFIG_NAME}: {faults}", "restore the file") from error
+
+
+def _check_fit(root: Path, config: _BundleConfig) -> None:
+    """Refuse a bundle whose features or knobs are not those of this code."""
+    facts: tuple[tuple[str, object, object], ...] = (
+        ("feature registry", config.registry_hash, registry_hash()),
+        ("number of knobs", len(config.knobs), len(KNOB_SPECS)),
+        *(("knob", *pair) for pair in zip(config.knobs, _knob_bounds(), strict=False)),
+        ("bias_scale", config.bias_scale, BIAS_SCALE),
+    )
+    for name, found, expected in facts:
+        if found != expected:
+            fault = f"{name} is {found}, this code has {expected}"
+            raise _error(root, fault, "train anew, or use the Trimtab that saved it")
+    missing = [spec.name for spec in KNOB_SPECS if spec.name not in config.base_knobs]
+    if missing:
+        raise _error(root, f"base_knobs lacks {', '.join(missing)}", "restore the file")
+
+
+def _load_weights(root: Path, config: _BundleConfig, actor: nn.Module) -> None:
+    """Fill the actor with the bundle's weights, each checked for name, shape and finiteness."""
+    content = _read_bytes(root, WEIGHTS_NAME)
+    found = hashlib.sha256(content).hexdigest()
+    if found != config.weights_sha256:
+        fault = f"{WEIGHTS_NAME} has sha256 {found}, expected {config.weights_sha256}"
+        raise _error(root, fault, "restore the file")
+    try:
+        tensors = load_tensors(content)
+    except SafetensorError as error:
+        raise _error(root, f"{WEIGHTS_NAME} is corrupt: {error}", "restore the file") from error
+    expected = actor.state_dict()
+    if tensors.keys() != expected.keys():
+        names = ", ".join(sorted(tensors.keys() ^ expected.keys()))
+        fault = f"{WEIGHTS_NAME} and this code's actor differ in {names}"
+        raise _error(root, fault, "save the policy anew with this Trimtab")
+    for name, tensor in tensors.items():
+        if _kind(tensor) != _kind(expected[name]):
+            fault = f"tensor '{name}' is {_kind(tensor)}, expected {_kind(expected[name])}"
+            raise _error(root, fault, "save the policy anew with this Trimtab")
+        if not torch.isfinite(tensor).all():
+            raise _error(root, f"tensor '{name}' is not finite", "save an earlier policy")
+    actor.load_state_dict(tensors)
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
