@@ -1,3 +1,10 @@
-"""Trimtab: a reinforcement-learning scheduling agent for fleets of LLM replicas."""
+"""Trimtab: a reinforcement-learning scheduling agent for fleets of LLM replicas.
+
+Importing it registers the Gymnasium environment `trimtab/ShortTerm-v0`.
+"""
+
+from gymnasium.envs.registration import register
 
 __version__ = "0.1.0"
+
+register(id="trimtab/ShortTerm-v0", entry_point="trimtab.env.short_term_env:ShortTermEnv")

@@ -17,6 +17,7 @@ import os
 import platform
 import shutil
 import uuid
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -45,6 +46,8 @@ WEIGHTS_NAME = "policy.safetensors"
 CONFIG_NAME = "config.json"
 EVALUATION_NAME = "eval.json"
 CARD_NAME = "README.md"
+_RESTORE = "restore the directory as save_bundle wrote it"
+_SAVE_ANEW = "save the policy anew with this Trimtab"
 _LIBRARIES = ("numpy", "torch", "torch-geometric", "stable-baselines3", "gymnasium", "safetensors")
 
 
@@ -76,17 +79,9 @@ class _BundleConfig:
     versions: dict[str, str]
 
 
-class _Actor(nn.Module):
-    """What is needed of a policy to compute its deterministic action."""
-
-    def __init__(self, extractor: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.extractor = extractor
-        self.head = head
-
-    def forward(self, observations: dict[str, Tensor]) -> Tensor:
-        action: Tensor = self.head(self.extractor(observations))
-        return action
+def _actor(extractor: nn.Module, head: nn.Module) -> nn.Sequential:
+    """Return what is needed of a policy to compute its deterministic action."""
+    return nn.Sequential(OrderedDict(extractor=extractor, head=head))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -118,15 +113,13 @@ class Bundle:
                 raise ValueError(msg + "make it with env.observation.observe and bundle.layout")
             tensors[key] = torch.as_tensor(observation[key], dtype=torch.float32).unsqueeze(0)
         with torch.inference_mode():
-            action = self.actor(tensors)[0].numpy()
-        clipped: NDArray[np.float32] = np.clip(action, -1.0, 1.0)
-        return clipped
+            action: NDArray[np.float32] = self.actor(tensors)[0].clamp(-1.0, 1.0).numpy()
+        return action
 
     def knobs(self, observation: Observation) -> Knobs:
         """Return the knobs that the policy sets, with a bias for each real replica."""
-        num_replicas = int(observation["replica_mask"].sum())
         action = self.action(observation).astype(np.float64)
-        return residual(self.base_knobs, action, num_replicas)
+        return residual(self.base_knobs, action, int(observation["replica_mask"].sum()))
 
 
 def save_bundle(
@@ -141,7 +134,8 @@ def save_bundle(
 ) -> None:
     """Write a bundle: complete under a temporary name beside `path`, then renamed into place.
 
-    `evaluation` is any JSON object of results, `description` says what the policy was trained on.
+    `evaluation` is any JSON object of results, `description` says what the policy was trained on;
+    `overwrite` replaces the whole directory of an older bundle.
 
     Raises:
         BundleError: something is at `path` and `overwrite` is off, or it is not a bundle.
@@ -179,9 +173,10 @@ def load_bundle(path: str | Path) -> Bundle:
     try:
         base_knobs = Knobs.of(**config.base_knobs)
     except ValueError as error:
-        raise _error(root, f"base_knobs: {error}", "restore the file") from error
-    space = observation_space(config.layout)
-    actor = _Actor(GraphExtractor(space, config.hidden_size), EquivariantHead(config.hidden_size))
+        raise _error(root, f"base_knobs: {error}", _RESTORE) from error
+    with torch.device("meta"):  # no initial weights, and no draw from the global generator
+        extractor = GraphExtractor(observation_space(config.layout), config.hidden_size)
+        actor = _actor(extractor, EquivariantHead(config.hidden_size))
     _load_weights(root, config, actor)
     return Bundle(
         base_knobs=base_knobs,
@@ -213,20 +208,19 @@ def _check_target(target: Path, overwrite: bool) -> None:
     """Refuse to replace anything, or, with `overwrite`, anything but a bundle."""
     if target.exists() and not overwrite:
         raise _error(target, "exists", "choose another path or pass overwrite=True")
-    if target.exists() and not (target / CONFIG_NAME).is_file():
+    if target.exists() and not (target / WEIGHTS_NAME).is_file():
         raise _error(target, "exists and is not a bundle", "choose another path or remove it")
 
 
 def _weights(policy: EquivariantPolicy) -> bytes:
     """Return the actor's weights as the content of a safetensors file."""
-    state = _Actor(policy.pi_features_extractor, policy.action_net).state_dict()
+    state = _actor(policy.pi_features_extractor, policy.action_net).state_dict()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             msg = f"policy weight '{name}' is not finite; training diverged, save an earlier policy"
             raise ValueError(msg)
-    content: bytes = save_tensors(tensors)
-    return content
+    return save_tensors(tensors)
 
 
 def _config(
@@ -336,17 +330,16 @@ def _read_bytes(root: Path, name: str) -> bytes:
     try:
         return (root / name).read_bytes()
     except OSError as error:
-        fault = f"cannot read {name} ({error.strerror})"
-        raise _error(root, fault, "expected a directory written by save_bundle") from error
+        raise _error(root, f"cannot read {name} ({error.strerror})", _RESTORE) from error
 
 
 def _read_json(root: Path, name: str) -> dict[str, Any]:
     try:
         content = json.loads(_read_bytes(root, name))
     except ValueError as error:
-        raise _error(root, f"{name} is not JSON: {error}", "restore the file") from error
+        raise _error(root, f"{name} is not JSON: {error}", _RESTORE) from error
     if not isinstance(content, dict):
-        raise _error(root, f"{name} is not a JSON object", "restore the file")
+        raise _error(root, f"{name} is not a JSON object", _RESTORE)
     return content
 
 
@@ -354,15 +347,14 @@ def _read_config(root: Path) -> _BundleConfig:
     content = _read_json(root, CONFIG_NAME)
     found = content.get("format_version")
     if found != FORMAT_VERSION:
-        fault = f"format_version is {found}, expected {FORMAT_VERSION}"
-        raise _error(root, fault, "save the policy anew with this Trimtab")
+        raise _error(root, f"format_version is {found}, expected {FORMAT_VERSION}", _SAVE_ANEW)
     try:
         return TypeAdapter(_BundleConfig).validate_python(content)
     except ValidationError as error:
         faults = ", ".join(
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
         )
-        raise _error(root, f"{CONFIG_NAME}: {faults}", "restore the file") from error
+        raise _error(root, f"{CONFIG_NAME}: {faults}", _RESTORE) from error
 
 
 def _check_fit(root: Path, config: _BundleConfig) -> None:
@@ -371,15 +363,13 @@ def _check_fit(root: Path, config: _BundleConfig) -> None:
         ("feature registry", config.registry_hash, registry_hash()),
         ("number of knobs", len(config.knobs), len(KNOB_SPECS)),
         *(("knob", *pair) for pair in zip(config.knobs, _knob_bounds(), strict=False)),
+        ("number of base_knobs", len(config.base_knobs), len(KNOB_SPECS)),
         ("bias_scale", config.bias_scale, BIAS_SCALE),
     )
     for name, found, expected in facts:
         if found != expected:
             fault = f"{name} is {found}, this code has {expected}"
             raise _error(root, fault, "train anew, or use the Trimtab that saved it")
-    missing = [spec.name for spec in KNOB_SPECS if spec.name not in config.base_knobs]
-    if missing:
-        raise _error(root, f"base_knobs lacks {', '.join(missing)}", "restore the file")
 
 
 def _load_weights(root: Path, config: _BundleConfig, actor: nn.Module) -> None:
@@ -388,23 +378,22 @@ def _load_weights(root: Path, config: _BundleConfig, actor: nn.Module) -> None:
     found = hashlib.sha256(content).hexdigest()
     if found != config.weights_sha256:
         fault = f"{WEIGHTS_NAME} has sha256 {found}, expected {config.weights_sha256}"
-        raise _error(root, fault, "restore the file")
+        raise _error(root, fault, _RESTORE)
     try:
         tensors = load_tensors(content)
     except SafetensorError as error:
-        raise _error(root, f"{WEIGHTS_NAME} is corrupt: {error}", "restore the file") from error
+        raise _error(root, f"{WEIGHTS_NAME} is corrupt: {error}", _RESTORE) from error
     expected = actor.state_dict()
     if tensors.keys() != expected.keys():
         names = ", ".join(sorted(tensors.keys() ^ expected.keys()))
-        fault = f"{WEIGHTS_NAME} and this code's actor differ in {names}"
-        raise _error(root, fault, "save the policy anew with this Trimtab")
+        raise _error(root, f"{WEIGHTS_NAME} and this code's actor differ in {names}", _SAVE_ANEW)
     for name, tensor in tensors.items():
         if _kind(tensor) != _kind(expected[name]):
             fault = f"tensor '{name}' is {_kind(tensor)}, expected {_kind(expected[name])}"
-            raise _error(root, fault, "save the policy anew with this Trimtab")
+            raise _error(root, fault, _SAVE_ANEW)
         if not torch.isfinite(tensor).all():
             raise _error(root, f"tensor '{name}' is not finite", "save an earlier policy")
-    actor.load_state_dict(tensors)
+    actor.to_empty(device="cpu").load_state_dict(tensors)
 
 
 def _kind(tensor: Tensor) -> str:

@@ -38,8 +38,8 @@ class Fleet(Protocol):
         """What the fleet is made of."""
         ...
 
-    def reset(self, *, seed: int) -> ClusterState:
-        """Begin anew and return the first state; the same seed gives the same run."""
+    def reset(self, *, seed: int, knobs: Knobs | None = None) -> ClusterState:
+        """Begin anew under some knobs and return the first state; a seed fixes the run."""
         ...
 
     def apply(self, knobs: Knobs) -> None:
@@ -48,6 +48,10 @@ class Fleet(Protocol):
 
     def advance(self, span_s: float) -> WindowOutcome:
         """Let some time pass and return what happened in it."""
+        ...
+
+    def drain(self) -> None:
+        """Wait until the requests that are open have ended, or a time limit is reached."""
         ...
 
     def state(self) -> ClusterState:

@@ -140,10 +140,10 @@ def scenario_from_trace(
     )
 
 
-# Hidden trouble of the bundled scenario: a replica is slow about an eighth of the time.
+# Hidden trouble of the bundled scenario: a replica is slow about a third of the time.
 TROUBLED = FleetConfig(
     faults=FaultConfig(
-        replica_slowdowns_per_hour=12.0, server_slowdowns_per_hour=4.0, crashes_per_hour=0.3
+        replica_slowdowns_per_hour=30.0, server_slowdowns_per_hour=10.0, crashes_per_hour=0.3
     )
 )
 

@@ -116,7 +116,10 @@ class SimulatedFleet:
 
     def _outcome(self, start_s: float, first: int, energy_j: float) -> WindowOutcome:
         arrived = self.requests
-        ended = arrived[(arrived["finish_s"] > start_s) & (arrived["finish_s"] <= self.now_s)]
+        is_ended = arrived["finish_s"] <= self.now_s
+        # A refusal at the very start of the window belongs to it: its arrival does.
+        is_ended[:first] &= arrived["finish_s"][:first] > start_s
+        ended = arrived[is_ended]
         counts = {status: int((ended["status"] == status).sum()) for status in
                   (FINISHED, SHED, FAILED)}  # fmt: skip
         return WindowOutcome(
@@ -133,7 +136,7 @@ class SimulatedFleet:
 
     def drain(self) -> None:
         """Run on, with whatever still arrives, until nothing is open or the limit is reached."""
-        run_until(handle(self.arrays), max(self.now_s, self._workload.span_s + 1e-9))
+        run_until(handle(self.arrays), max(self.now_s, np.nextafter(self._workload.span_s, np.inf)))
         self._made = self._made or production(self.arrays.replicas)
         deadline_s = self.now_s + DRAIN_LIMIT_S
         while self.num_open and self.now_s < deadline_s:

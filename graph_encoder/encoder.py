@@ -62,8 +62,7 @@ class HeteroEncoder(nn.Module):
         )
         self.embed_fleet = nn.Linear(fleet_size, hidden_size)
         self.layers = nn.ModuleList(
-            _Layer(hidden_size, NODE_TYPES if i < num_layers - 1 else READOUT_TYPES)
-            for i in range(num_layers)
+            _Layer(hidden_size, targets) for targets in _targets(num_layers)
         )
 
     def forward(self, data: HeteroData) -> EncodedFleet:
@@ -86,6 +85,16 @@ class HeteroEncoder(nn.Module):
         return EncodedFleet(replicas=replicas, replica_mask=replica_mask, pooled=pooled)
 
 
+def _targets(num_layers: int) -> list[tuple[str, ...]]:
+    """Return the node types that each round must update for the last one to be read."""
+    targets = [READOUT_TYPES]
+    for _ in range(num_layers - 1):
+        sources = {source for source, _, target in EDGE_TYPES if target in targets[0]}
+        needed = sources.union(targets[0])
+        targets.insert(0, tuple(node for node in NODE_TYPES if node in needed))
+    return targets
+
+
 class _Layer(nn.Module):
     """One round of messages to some node types, with residual and LayerNorm."""
 
@@ -101,7 +110,7 @@ class _Layer(nn.Module):
                     (hidden_size, hidden_size), hidden_size, root_weight=is_first
                 )
         with warnings.catch_warnings():
-            # the last round leaves out the node types that nothing reads any more
+            # node types that no later round reads are left out
             warnings.filterwarnings("ignore", "There exist node types", UserWarning)
             self.conv = HeteroConv(convs, aggr="sum")
         self.norm = nn.ModuleDict({node: nn.LayerNorm(hidden_size) for node in targets})

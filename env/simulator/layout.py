@@ -78,6 +78,7 @@ REPLICA_DTYPE = np.dtype(
         ("decode_iteration", np.int64),
         ("context_tokens", np.int64),
         ("num_admissions", np.int64),
+        ("has_preempted", np.int64),  # before the next iteration: no admission until it is over
         # KV pages: free, or held by running requests, or by cached blocks.
         ("free_pages", np.int64),
         # Prefix cache.

@@ -217,6 +217,7 @@ def _preempt_one(sim, r):
     requests[worst].status = WAITING
     requests[worst].num_preemptions += 1
     replica.num_preemptions += 1
+    replica.has_preempted = 1
     push_waiting(replica, requests, worst, True)
 
 
@@ -353,8 +354,8 @@ def _plan(sim, r):
     if seqs > 0:
         to_finish = sequences_of(sim, r)[0].end_iteration - replica.decode_iteration
         limit = _iterations_within_pages(sim, r, min(limit, to_finish))
-    if fleet_of(sim).is_single_step != 0:
-        limit = min(limit, 1)
+    if fleet_of(sim).is_single_step != 0 or replica.has_preempted != 0:
+        limit = 1
     context_s = context_time_s(c, chunk > 0)
     # An iteration reads the KV written so far and the token that it writes itself.
     context_tokens = replica.context_tokens + seqs
@@ -439,6 +440,7 @@ def _apply(sim, r, iterations, chunk, first_s, slope_s):
         power_w += share * (replica.prefill_w - replica.decode_w)
         replica.prefill_s += span_s
     replica.energy_j += power_w * span_s
+    replica.has_preempted = 0
     replica.num_iterations += iterations
     replica.num_steps += 1
     replica.decode_iteration += iterations
@@ -477,18 +479,22 @@ def _prepare(sim, r, until_s):
     """
     replica = replicas_of(sim)[r]
     while True:
-        if replica.num_prefilling + replica.num_decoding == 0:
+        is_idle = replica.num_prefilling + replica.num_decoding == 0
+        if is_idle:
             ready_s = _first_ready_s(sim, r)
             if ready_s > until_s:
                 next_events_of(sim)[r] = ready_s
                 return False
             idle_until(replica, ready_s)
         _update_slow_factor(sim, r)
-        _admit(sim, r)
+        if replica.has_preempted == 0:
+            _admit(sim, r)
         _make_room(sim, r)
         if replica.num_prefilling + replica.num_decoding > 0:
             return True
-        _fail_oversized(sim, r)
+        replica.has_preempted = 0
+        if is_idle:
+            _fail_oversized(sim, r)
 
 
 @njit(cache=True, nogil=True)

@@ -1,0 +1,126 @@
+"""Makers shared by all tests: small clusters and workloads. Session fixtures, so that hypothesis
+may use them; each returns a function.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from trimtab.env.cluster import OTHER_BYTES_PER_GPU, ClusterSpec, ReplicaSpec, ServerSpec
+from trimtab.env.hardware import GPUS, Precision
+from trimtab.env.model_profile import MODELS
+from trimtab.env.simulator.workload import Workload, compile_workload
+from trimtab.traces.schema import RequestTrace
+
+MODEL = "llama-3-8b"
+PAGE_TOKENS = 16
+BLOCK_TOKENS = 64
+
+
+def _memory_frac(gpu: str, kv_pages: int | None) -> float:
+    """Share of GPU memory that leaves room for so many KV pages."""
+    if kv_pages is None:
+        return 0.9
+    model = MODELS[MODEL]
+    precision = Precision.BF16.attention_precision
+    page_bytes = model.kv_bytes_per_token(precision, tensor_parallel=1) * PAGE_TOKENS
+    used = (kv_pages + 0.5) * page_bytes + model.weight_bytes(Precision.BF16) + OTHER_BYTES_PER_GPU
+    return used / GPUS[gpu].hbm_bytes
+
+
+def _make_cluster(
+    gpus: Sequence[str] = ("H100-80G",), *, kv_pages: int | None = None, **limits: int
+) -> ClusterSpec:
+    """One replica of an 8B model per named GPU; GPUs of one name share a server."""
+    names = list(dict.fromkeys(gpus))
+    servers = [
+        ServerSpec(name=f"s{i}", zone="z0", gpu=gpu, num_gpus=list(gpus).count(gpu))
+        for i, gpu in enumerate(names)
+    ]
+    replicas = [
+        ReplicaSpec(
+            name=f"r{i}",
+            server=f"s{names.index(gpu)}",
+            model=MODEL,
+            gpu_indices=(list(gpus[:i]).count(gpu),),
+            kv_memory_frac=_memory_frac(gpu, kv_pages),
+            page_tokens=PAGE_TOKENS,
+            **limits,
+        )
+        for i, gpu in enumerate(gpus)
+    ]
+    return ClusterSpec(name="made", servers=tuple(servers), replicas=tuple(replicas))
+
+
+def _make_workload(
+    arrival_s: Sequence[float] | np.ndarray,
+    input_tokens: Sequence[int] | np.ndarray,
+    output_tokens: Sequence[int] | np.ndarray,
+    *,
+    priority: int | Sequence[int] | np.ndarray = 0,
+    prompts: Sequence[Sequence[int]] | None = None,
+    **columns: object,
+) -> Workload:
+    """A workload from columns; `prompts` lists the block hashes of each request."""
+    prefix = None
+    if prompts is not None:
+        offsets = np.cumsum([0, *map(len, prompts)])
+        prefix = (offsets, np.array([h for blocks in prompts for h in blocks], dtype=np.uint64))
+    trace = RequestTrace.from_columns(
+        arrival_s=arrival_s,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        priority=priority,
+        prefix=prefix,
+        block_tokens=BLOCK_TOKENS,
+        **columns,
+    )
+    return compile_workload(trace, name="made")
+
+
+def _make_random_workload(
+    num_requests: int,
+    *,
+    rate_rps: float,
+    seed: int,
+    mean_input_tokens: float = 400.0,
+    mean_output_tokens: float = 100.0,
+    max_tokens: int = 2000,
+    num_prompts: int = 8,
+) -> Workload:
+    """Poisson arrivals, log-normal lengths, two priorities, sessions, and shared prompt heads."""
+    rng = np.random.default_rng(seed)
+    inputs, outputs = (
+        np.clip(mean * rng.lognormal(-0.3, 0.8, num_requests), 1, max_tokens).astype(np.int64)
+        for mean in (mean_input_tokens, mean_output_tokens)
+    )
+    group = rng.integers(num_prompts, size=num_requests) if num_prompts else np.zeros(0)
+    return _make_workload(
+        np.cumsum(rng.exponential(1.0 / rate_rps, num_requests)),
+        inputs,
+        outputs,
+        priority=(rng.random(num_requests) < 0.4).astype(np.int8),
+        prompts=[
+            [1000 * int(g) + position for position in range(tokens // BLOCK_TOKENS)]
+            for g, tokens in zip(group, inputs, strict=True)
+        ]
+        if num_prompts
+        else None,
+        session=rng.integers(max(1, num_requests // 4), size=num_requests),
+    )
+
+
+@pytest.fixture(scope="session")
+def make_cluster() -> Callable[..., ClusterSpec]:
+    return _make_cluster
+
+
+@pytest.fixture(scope="session")
+def make_workload() -> Callable[..., Workload]:
+    return _make_workload
+
+
+@pytest.fixture(scope="session")
+def make_random_workload() -> Callable[..., Workload]:
+    return _make_random_workload
