@@ -85,5 +85,4 @@ class LearnedPolicy:
         """Return the base knobs moved by the policy's deterministic action."""
         observation = observe(state, self._last_action, self.layout)
         self._last_action = self._bundle.action(observation)
-        num_replicas = state.state_age_s.size
-        return residual(self._bundle.base_knobs, self._last_action, num_replicas)
+        return residual(self._bundle.base_knobs, self._last_action, state.state_age_s.size)

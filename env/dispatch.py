@@ -387,6 +387,8 @@ def explain(
     parts = []
     scale = (0, view.size, *_waiting_span(view, query[0]))
     random_state = np.zeros(1, dtype=np.uint64)
+    knobs = knobs.copy()
+    knobs["random_weight"] = knobs["round_robin_weight"] = 0.0
     for replica in range(view.size):
         terms = np.zeros(NUM_TERMS)
         score_replica(

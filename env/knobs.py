@@ -10,6 +10,7 @@ Does not know: how the knobs are used (`dispatch.py`) or who sets them.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -228,41 +229,50 @@ class Knobs:
         return np.ascontiguousarray(self.values).view(KNOBS_DTYPE).copy()
 
 
+_TUNABLE_SPECS = [spec for spec in KNOB_SPECS if spec.is_tunable]
+_TUNABLE_INDEX = np.array([KNOB_INDEX[spec.name] for spec in _TUNABLE_SPECS])
+_TUNABLE_IS_LOG = np.array([spec.is_log for spec in _TUNABLE_SPECS])
+
+
 def to_tunable(knobs: Knobs) -> FloatArray:
-    """Return the tunable knobs in tuning coordinates: logarithms where the bound is positive."""
-    return np.array(
-        [
-            np.log(knobs[spec.name]) if spec.is_log else knobs[spec.name]
-            for spec in KNOB_SPECS
-            if spec.is_tunable
-        ]
-    )
+    """Return the tunable knobs in tuning coordinates: logarithms where the bound is positive.
+
+    Shapes: [len(TUNABLE_KNOBS)].
+    """
+    values = knobs.values[_TUNABLE_INDEX]
+    return np.where(_TUNABLE_IS_LOG, np.log(np.where(_TUNABLE_IS_LOG, values, 1.0)), values)
 
 
 def from_tunable(base: Knobs, coordinates: FloatArray) -> Knobs:
     """Return `base` with its tunable knobs set from tuning coordinates, clipped to bounds."""
+    exponents = np.where(_TUNABLE_IS_LOG, coordinates, 0.0)
+    changed = np.where(_TUNABLE_IS_LOG, np.exp(exponents), coordinates)
     values = base.values.copy()
-    specs = [spec for spec in KNOB_SPECS if spec.is_tunable]
-    for spec, x in zip(specs, coordinates, strict=True):
-        value = float(np.exp(x)) if spec.is_log else float(x)
-        values[KNOB_INDEX[spec.name]] = min(max(value, spec.low), spec.high)
+    low, high = LOW_VALUES[_TUNABLE_INDEX], HIGH_VALUES[_TUNABLE_INDEX]
+    values[_TUNABLE_INDEX] = np.clip(changed, low, high)
     return Knobs(values, base.replica_bias)
 
 
-RESIDUAL_SCALES: FloatArray = np.array(
-    [spec.residual_scale for spec in KNOB_SPECS if spec.is_tunable]
-)
+RESIDUAL_SCALES: FloatArray = np.array([spec.residual_scale for spec in _TUNABLE_SPECS])
 BIAS_SCALE = 0.2
 """Bias, in units of the score, that action 1 of the learned policy sets on a replica."""
 
 
-def residual(base: Knobs, action: FloatArray, num_replicas: int) -> Knobs:
-    """Return `base` moved by an action; action 0 returns `base` itself.
+def residual(base: Knobs, action: NDArray[np.floating[Any]], num_replicas: int) -> Knobs:
+    """Return `base` moved by an action, clipped to bounds; action 0 changes no bit of it.
 
     Shapes: `action` [len(TUNABLE_KNOBS) + max replicas], each in [-1, 1]; the part beyond
     `num_replicas` is padding and ignored.
     """
     num_tunable = len(TUNABLE_KNOBS)
-    moved = from_tunable(base, to_tunable(base) + RESIDUAL_SCALES * action[:num_tunable])
-    bias = BIAS_SCALE * action[num_tunable : num_tunable + num_replicas]
-    return moved.with_bias(np.asarray(bias, dtype=np.float64))
+    shift = RESIDUAL_SCALES * action[:num_tunable]
+    own = base.values[_TUNABLE_INDEX]
+    moved = np.where(_TUNABLE_IS_LOG, own * np.exp(shift), own + shift)
+    values = base.values.copy()
+    values[_TUNABLE_INDEX] = np.clip(
+        moved, LOW_VALUES[_TUNABLE_INDEX], HIGH_VALUES[_TUNABLE_INDEX]
+    )
+    bias = np.zeros(num_replicas)
+    bias[: base.replica_bias.size] = base.replica_bias[:num_replicas]
+    bias += BIAS_SCALE * action[num_tunable : num_tunable + num_replicas]
+    return Knobs(values).with_bias(bias)

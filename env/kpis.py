@@ -17,7 +17,9 @@ JOULES_PER_KWH = 3.6e6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kpis:
-    """Indicators of one run. Shares are in [0, 1]; latencies are of requests that got tokens."""
+    """Indicators of one run. Shares are in [0, 1]; TTFT is of requests that got a token, TPOT and
+    end-to-end latency of those that finished.
+    """
 
     num_requests: int
     goodput_frac: float
@@ -117,6 +119,7 @@ def compute_kpis(
     made = made or production(replicas)
     energy_kwh = made.energy_j / JOULES_PER_KWH
     has_later = requests["output_tokens"] > 1
+    e2e = (requests["finish_s"] - requests["arrival_s"])[status == FINISHED]
     return Kpis(
         num_requests=requests.size,
         goodput_frac=float(weight[met].sum() / weight.sum()),
@@ -128,7 +131,7 @@ def compute_kpis(
         ttft_p99_s=_percentile(ttft, 99),
         tpot_p50_s=_percentile(tpot[has_later], 50),
         tpot_p99_s=_percentile(tpot[has_later], 99),
-        e2e_p99_s=_percentile(requests["finish_s"] - requests["arrival_s"], 99),
+        e2e_p99_s=_percentile(e2e, 99),
         output_tokens_per_kwh=made.output_tokens / energy_kwh if energy_kwh > 0 else 0.0,
         prefix_hit_frac=float(
             replicas["hit_tokens"].sum() / max(1, replicas["prompt_tokens"].sum())

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from .knobs import TUNABLE_KNOBS
-from .state import FEATURES_BY_NODE, ClusterState, Node
+from .state import FEATURES_BY_NODE, ClusterState, Node, scaled
 
 CLIP = 5.0
 """Scaled features are clipped to plus or minus this."""
@@ -71,11 +71,8 @@ def observation_space(layout: ObservationLayout) -> spaces.Dict:
 
 def _scaled(state: ClusterState, node: Node) -> NDArray[np.float32]:
     """Return the scaled, clipped features of a node kind; absent values become 0."""
-    columns = [
-        feature.scaled(state.values[node][:, i]) for i, feature in enumerate(FEATURES_BY_NODE[node])
-    ]
-    scaled = np.clip(np.stack(columns, axis=1), -CLIP, CLIP)
-    return np.where(state.is_valid[node], scaled, 0.0).astype(np.float32)
+    near = np.clip(scaled(node, state.values[node]), -CLIP, CLIP)
+    return np.where(state.is_valid[node], near, 0.0).astype(np.float32)
 
 
 def observe(

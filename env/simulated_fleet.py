@@ -11,7 +11,7 @@ from .kpis import Kpis, Production, compute_kpis, credit_by_window, is_met, prod
 from .fleet import WindowOutcome
 from .simulator.fleet_loop import num_open, refresh_view, run_until
 from .simulator.layout import FAILED, FINISHED, SHED, SimulationArrays, copy_arrays
-from .simulator.memory import handle
+from .simulator.memory import HANDLE_DTYPE, handle
 from .simulator.setup import FleetConfig, allocate, server_indices
 from .simulator.workload import Workload
 from .simulator.state_reader import StateReader
@@ -20,6 +20,7 @@ from .state import ClusterState
 # Longest time that a run may go on after the last arrival, to let open requests finish.
 DRAIN_LIMIT_S = 600.0
 _DRAIN_STEP_S = 5.0
+_NO_STATE = "the fleet has no state yet; call reset(seed=...) first"
 
 
 class SimulatedFleet:
@@ -37,6 +38,7 @@ class SimulatedFleet:
         self._servers = server_indices(cluster)
         self._reader = StateReader(cluster, self._servers)
         self._arrays: SimulationArrays | None = None
+        self._handle = np.zeros(1, dtype=HANDLE_DTYPE)
         self._made: Production | None = None
 
     @property
@@ -57,9 +59,15 @@ class SimulatedFleet:
             RuntimeError: `reset` was not called.
         """
         if self._arrays is None:
-            msg = "the fleet has no state yet; call reset(seed=...) first"
-            raise RuntimeError(msg)
+            raise RuntimeError(_NO_STATE)
         return self._arrays
+
+    @property
+    def _sim(self) -> np.ndarray:
+        """The handle of the arrays, for compiled functions."""
+        if self._arrays is None:
+            raise RuntimeError(_NO_STATE)
+        return self._handle
 
     @property
     def now_s(self) -> float:
@@ -69,7 +77,7 @@ class SimulatedFleet:
     @property
     def num_open(self) -> int:
         """Requests that are waiting or running."""
-        return int(num_open(handle(self.arrays)))
+        return int(num_open(self._sim))
 
     @property
     def requests(self) -> np.ndarray:
@@ -86,6 +94,7 @@ class SimulatedFleet:
             seed=seed,
             horizon_s=self._workload.span_s + DRAIN_LIMIT_S,
         )
+        self._handle = handle(self._arrays)
         self._reader.begin(self._arrays)
         self._made = None
         return self.state()
@@ -96,7 +105,7 @@ class SimulatedFleet:
         arrays.knobs[:] = knobs.record()
         arrays.bias[:] = 0.0
         arrays.bias[: knobs.replica_bias.size] = knobs.replica_bias
-        refresh_view(handle(arrays))
+        refresh_view(self._sim)
 
     def advance(self, span_s: float) -> WindowOutcome:
         """Run the fleet for some time.
@@ -110,7 +119,7 @@ class SimulatedFleet:
         arrays, start_s = self.arrays, self.now_s
         first = int(arrays.fleet[0]["next_arrival"])
         energy_j = float(arrays.replicas["energy_j"].sum())
-        run_until(handle(arrays), start_s + span_s)
+        run_until(self._sim, start_s + span_s)
         self._reader.end_window(arrays, start_s, first)
         return self._outcome(start_s, first, energy_j)
 
@@ -136,11 +145,11 @@ class SimulatedFleet:
 
     def drain(self) -> None:
         """Run on, with whatever still arrives, until nothing is open or the limit is reached."""
-        run_until(handle(self.arrays), max(self.now_s, np.nextafter(self._workload.span_s, np.inf)))
+        run_until(self._sim, max(self.now_s, np.nextafter(self._workload.span_s, np.inf)))
         self._made = self._made or production(self.arrays.replicas)
         deadline_s = self.now_s + DRAIN_LIMIT_S
         while self.num_open and self.now_s < deadline_s:
-            run_until(handle(self.arrays), self.now_s + _DRAIN_STEP_S)
+            run_until(self._sim, self.now_s + _DRAIN_STEP_S)
 
     def state(self) -> ClusterState:
         """Return what a scheduler can see at this moment."""
@@ -158,6 +167,8 @@ class SimulatedFleet:
         """Return an independent copy of the fleet as it is."""
         copy = SimulatedFleet(self._cluster, self._workload, self._config)
         copy._arrays = copy_arrays(self.arrays)
+        copy._handle = handle(copy._arrays)
+        copy._made = self._made
         copy._reader = self._reader.branch()
         return copy
 

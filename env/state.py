@@ -37,12 +37,8 @@ class Node(StrEnum):
     FLEET = "fleet"
 
 
-def _identity(x: FloatArray) -> FloatArray:
-    return x
-
-
 NORMALISERS: dict[str, Callable[[FloatArray], FloatArray]] = {
-    "identity": _identity,
+    "identity": lambda x: x,
     "log1p": np.log1p,
     "log10": lambda x: np.log10(np.maximum(x, 1e-9)),
 }
@@ -66,11 +62,6 @@ class Feature:
     live_source: str | None
     """Where a live fleet reads it; None if it cannot."""
     simulator_source: str
-
-    def scaled(self, values: FloatArray) -> FloatArray:
-        """Return the values clipped to their range and brought near [-1, 1]."""
-        clipped = np.clip(values, self.low, self.high)
-        return (NORMALISERS[self.normaliser](clipped) - self.offset) / self.scale
 
 
 def _feature(
@@ -162,6 +153,38 @@ FEATURES: tuple[Feature, ...] = (
 FEATURES_BY_NODE: dict[Node, tuple[Feature, ...]] = {
     node: tuple(f for f in FEATURES if f.node is node) for node in Node
 }
+
+
+class _Scaling:
+    """The scaling of all features of a node kind, as arrays."""
+
+    def __init__(self, features: tuple[Feature, ...]) -> None:
+        self.low = np.array([f.low for f in features])
+        self.high = np.array([f.high for f in features])
+        self.offset = np.array([f.offset for f in features])
+        self.scale = np.array([f.scale for f in features])
+        self.columns = {
+            name: np.array([i for i, f in enumerate(features) if f.normaliser == name], dtype=int)
+            for name in NORMALISERS
+            if any(f.normaliser == name for f in features)
+        }
+
+
+_SCALINGS = {node: _Scaling(features) for node, features in FEATURES_BY_NODE.items()}
+
+
+def scaled(node: Node, values: FloatArray) -> FloatArray:
+    """Return features of a node kind clipped to their range and brought near [-1, 1].
+
+    Shapes: `values` [nodes, features of the kind], raw, as in `ClusterState.values`.
+    """
+    scaling = _SCALINGS[node]
+    near = np.clip(values, scaling.low, scaling.high)
+    for name, columns in scaling.columns.items():
+        near[:, columns] = NORMALISERS[name](near[:, columns])
+    near -= scaling.offset
+    near /= scaling.scale
+    return near
 
 
 def registry_hash() -> str:

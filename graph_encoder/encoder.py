@@ -5,8 +5,8 @@ means and maxima over what is real. No parameter depends on how many nodes there
 
 SAGE rather than GATv2 for time. CPU time of forward and backward over 512 graphs of 16 replicas,
 16 GPUs, 4 servers and 2 tenants, hidden size 32, one thread, minimum - median of 25, building of
-the graphs included: SAGE 39-50 ms, GATv2 with one head 83-95 ms and with four 106-126 ms (forward
-alone: 21-28, 40-50 and 53-64 ms). SAGE means lose how many neighbours there are; the number of
+the graphs included: SAGE 38-50 ms, GATv2 with one head 70-97 ms and with four 104-126 ms (forward
+alone: 20-28, 36-49 and 48-61 ms). SAGE means lose how many neighbours there are; the number of
 GPUs of a replica reaches the policy through its roofline times.
 
 Does not know: the observation's padding rules (`graph.py`) or what the vectors are used for.
@@ -87,7 +87,7 @@ class HeteroEncoder(nn.Module):
 
 def _targets(num_layers: int) -> list[tuple[str, ...]]:
     """Return the node types that each round must update for the last one to be read."""
-    targets = [READOUT_TYPES]
+    targets: list[tuple[str, ...]] = [READOUT_TYPES]
     for _ in range(num_layers - 1):
         sources = {source for source, _, target in EDGE_TYPES if target in targets[0]}
         needed = sources.union(targets[0])

@@ -150,8 +150,8 @@ def synth(
 def _importer(format_name: str) -> Any:
     if format_name not in IMPORTERS:
         near = get_close_matches(format_name, IMPORTERS, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        msg = f"unknown format '{format_name}'{hint}; known formats: {', '.join(IMPORTERS)}"
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        msg = f"unknown format '{format_name}'; expected one of {', '.join(IMPORTERS)}.{hint}"
         raise ValueError(msg)
     return IMPORTERS[format_name]
 
@@ -230,7 +230,9 @@ def _print_written(console: Console, trace: RequestTrace, place: Path) -> None:
 
 
 def _info_table(path: str, trace: RequestTrace, figures: TraceStatistics) -> Table:
-    table = Table(title=f"trace {path}", box=box.SIMPLE_HEAD, show_header=False, title_justify="left")
+    table = Table(
+        title=f"trace {path}", box=box.SIMPLE_HEAD, show_header=False, title_justify="left"
+    )
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     for label, text in _info_rows(trace, figures):

@@ -33,7 +33,7 @@ class FaultConfig:
 
     def __post_init__(self) -> None:
         for name in ("replica_slowdowns_per_hour", "server_slowdowns_per_hour", "crashes_per_hour"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 msg = f"{name} must be at least 0, got {getattr(self, name)}"
                 raise ValueError(msg)
         for name in ("slowdown_factor", "slowdown_span_s", "restart_span_s"):

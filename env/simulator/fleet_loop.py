@@ -85,9 +85,18 @@ def _restart(sim, r, now_s):
 
 
 @njit(cache=True, nogil=True)
+def _advance_due(sim, now_s):
+    """Let the gateway see all that has happened by now."""
+    for r in range(next_events_of(sim).size):
+        if next_events_of(sim)[r] <= now_s:
+            advance(sim, r, now_s, False)
+
+
+@njit(cache=True, nogil=True)
 def _crash_or_restart(sim):
     event = crashes_of(sim)[fleet_of(sim).next_crash]
     fleet_of(sim).next_crash += 1
+    _advance_due(sim, event.at_s)
     if event.is_restart != 0:
         _restart(sim, event.replica, event.at_s)
     elif replicas_of(sim)[event.replica].is_up != 0:
@@ -105,9 +114,7 @@ def _scrape_all(sim, now_s):
 
 @njit(cache=True, nogil=True)
 def _arrive(sim, now_s):
-    for r in range(next_events_of(sim).size):
-        if next_events_of(sim)[r] <= now_s:
-            advance(sim, r, now_s, False)
+    _advance_due(sim, now_s)
     index = fleet_of(sim).next_arrival
     fleet_of(sim).next_arrival += 1
     gateway.dispatch(sim, index, now_s)
@@ -152,9 +159,10 @@ def begin(handle):
 
 @njit(cache=True, nogil=True)
 def refresh_view(handle):
-    """Recompute what depends on the knobs after they changed."""
+    """Recompute what depends on the knobs after they changed; plans are made anew."""
     sim = handle[0]
     for r in range(views_of(sim).size):
+        next_events_of(sim)[r] = min(next_events_of(sim)[r], fleet_of(sim).now_s)
         refresh_slow_factor(views_of(sim), knobs_of(sim), r)
 
 

@@ -176,6 +176,7 @@ def forget_replica(sim, r):
     v.waiting_requests = 0.0
     v.kv_usage_frac = 0.0
     v.cached_frac = 0.0
+    refresh_decode_base(views_of(sim), nominal_of(sim), r, 1.0)
     refresh_slow_factor(views_of(sim), knobs_of(sim), r)
 
 

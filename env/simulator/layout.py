@@ -113,10 +113,10 @@ SEQUENCE_DTYPE = np.dtype([("end_iteration", np.int64), ("request", np.int64)])
 
 CACHE_ENTRY_DTYPE = np.dtype(
     [
-        ("block", np.int64),
-        ("references", np.int64),
-        ("previous", np.int64),
-        ("next", np.int64),
+        ("block", np.int32),
+        ("references", np.int32),
+        ("previous", np.int32),
+        ("next", np.int32),
     ]
 )
 
@@ -147,6 +147,7 @@ class SimulationArrays(NamedTuple):
     fleet: np.ndarray  # FLEET_DTYPE [1]
     requests: np.ndarray  # REQUEST_DTYPE [N]
     blocks: np.ndarray  # int32 [sum of num_blocks], dense ids of prompt blocks
+    pinned_entries: np.ndarray  # int32 like blocks: the cache entry that a request has pinned
     replicas: np.ndarray  # REPLICA_DTYPE [R]
     next_event_s: np.ndarray  # float64 [R], when the replica next changes in a visible way
     actual: np.ndarray  # LATENCY_DTYPE [R]

@@ -118,6 +118,12 @@ def blocks_of(sim):
 
 
 @njit(cache=True, nogil=True)
+def pinned_entries_of(sim):
+    """Cache entries that running requests have pinned, in the places of their blocks."""
+    return carray(_pointer(sim.pinned_entries_at), (sim.num_block_references,), np.int32)
+
+
+@njit(cache=True, nogil=True)
 def replicas_of(sim):
     """Replica table [R]."""
     return carray(_pointer(sim.replicas_at), (sim.num_replicas,), REPLICA_DTYPE)

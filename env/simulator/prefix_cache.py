@@ -106,7 +106,7 @@ def unpin(replica, entries, entry):
 
 @njit(cache=True, nogil=True)
 def insert_pinned(replica, table, entries, holders, index, block):
-    """Cache a block with one reference. The caller has paid its pages."""
+    """Cache a block with one reference and return its entry. The caller has paid its pages."""
     entry = replica.free_entry
     replica.free_entry = entries[entry].next
     entries[entry].block = block
@@ -114,6 +114,14 @@ def insert_pinned(replica, table, entries, holders, index, block):
     _table_insert(table, block, entry)
     holders[block, index // _WORD_BITS] |= np.uint64(1) << np.uint64(index % _WORD_BITS)
     replica.num_cached_blocks += 1
+    return entry
+
+
+@njit(cache=True, nogil=True)
+def is_held(holders, block, index):
+    """Whether replica `index` has a block in its cache."""
+    word = holders[block, index // _WORD_BITS]
+    return (word >> np.uint64(index % _WORD_BITS)) & np.uint64(1) != 0
 
 
 @njit(cache=True, nogil=True)

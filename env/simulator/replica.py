@@ -25,12 +25,13 @@ from .memory import (
     knobs_of,
     next_events_of,
     page_phases_of,
+    pinned_entries_of,
     replicas_of,
     requests_of,
     sequences_of,
     slowdowns_of,
 )
-from .prefix_cache import evict_oldest, find_entry, insert_pinned, pin, unpin
+from .prefix_cache import evict_oldest, find_entry, insert_pinned, is_held, pin, unpin
 from .queues import (
     pop_prefill,
     pop_waiting,
@@ -68,8 +69,7 @@ def _take_pages(sim, r, pages):
 def _unpin_blocks(sim, r, request):
     # Last block first, so that the tail of a prompt is evicted before its head.
     for position in range(request.pinned_blocks - 1, -1, -1):
-        block = blocks_of(sim)[request.first_block + position]
-        entry = find_entry(cache_table_of(sim, r), cache_of(sim, r), block)
+        entry = pinned_entries_of(sim)[request.first_block + position]
         unpin(replicas_of(sim)[r], cache_of(sim, r), entry)
     request.pinned_blocks = 0
 
@@ -81,10 +81,11 @@ def _pin_hits(sim, r, request):
     limit = min(request.num_blocks, (request.prefill_target_tokens - 1) // max(block_tokens, 1))
     for position in range(limit):
         block = blocks_of(sim)[request.first_block + position]
-        entry = find_entry(cache_table_of(sim, r), cache_of(sim, r), block)
-        if entry == NONE:
+        if not is_held(holders_of(sim), block, r):
             break
+        entry = find_entry(cache_table_of(sim, r), cache_of(sim, r), block)
         pin(replicas_of(sim)[r], cache_of(sim, r), entry)
+        pinned_entries_of(sim)[request.first_block + position] = entry
         request.pinned_blocks += 1
 
 
@@ -375,16 +376,16 @@ def _plan(sim, r):
 def _finish_prefill(sim, r, index):
     """End a request's prefill: cache its blocks, emit a token, start decoding."""
     replica, request, fleet = replicas_of(sim)[r], requests_of(sim)[index], fleet_of(sim)
+    cache, holders = cache_of(sim, r), holders_of(sim)
     for position in range(request.pinned_blocks, request.num_blocks):
         block = blocks_of(sim)[request.first_block + position]
-        entry = find_entry(cache_table_of(sim, r), cache_of(sim, r), block)
-        if entry == NONE:
-            insert_pinned(
-                replica, cache_table_of(sim, r), cache_of(sim, r), holders_of(sim), r, block
-            )
-        else:
-            pin(replica, cache_of(sim, r), entry)
+        if is_held(holders, block, r):
+            entry = find_entry(cache_table_of(sim, r), cache, block)
+            pin(replica, cache, entry)
             replica.free_pages += fleet.block_pages
+        else:
+            entry = insert_pinned(replica, cache_table_of(sim, r), cache, holders, r, block)
+        pinned_entries_of(sim)[request.first_block + position] = entry
         request.pinned_blocks += 1
     request.generated_tokens += 1
     replica.generated_tokens += 1

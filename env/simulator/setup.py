@@ -169,6 +169,7 @@ def allocate(
         fleet=fleet,
         requests=workload.requests.copy(),
         blocks=workload.blocks,
+        pinned_entries=np.zeros(workload.blocks.size, dtype=np.int32),
         replicas=replicas,
         next_event_s=np.full(num_replicas, np.inf),
         actual=nominal.copy(),

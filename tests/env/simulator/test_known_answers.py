@@ -132,8 +132,7 @@ def test_request_that_outgrows_kv_fails_alone(make_cluster, make_workload):
 def test_urgent_request_enters_the_iteration_after_a_preemption(make_cluster, make_workload):
     """Room that a preemption made is offered at the next iteration, not when the batch changes.
 
-    99 + 28 pages run when an urgent request of 40 pages comes; the batch outgrows 130 pages, the
-    less urgent 28 pages go, and again do not suffice; of 60 pages they would.
+    Two times 63 pages run when an urgent request of 32 comes; the batch soon outgrows 130 pages.
     """
     workload = make_workload(
         [0.0, 1e-4, 0.05], [1000, 1000, 500], [400, 400, 10], priority=[0, 1, 0]

@@ -1,0 +1,82 @@
+"""Training log: Stable-Baselines3's logger, with Weights & Biases as one more output.
+
+Works with W&B online, offline, disabled or not installed; training never depends on it.
+
+Does not know: what is logged.
+"""
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.logger import CSVOutputFormat, KVWriter, Logger
+
+from ..traces.errors import MissingExtraError
+
+PROJECT = "trimtab"
+
+
+class WandbMode(StrEnum):
+    """What to do with Weights & Biases."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+    DISABLED = "disabled"
+
+
+class _WandbOutput(KVWriter):
+    """Writes SB3's logged values to a W&B run."""
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+
+    def write(
+        self,
+        key_values: dict[str, Any],
+        key_excluded: dict[str, tuple[str, ...]],
+        step: int = 0,
+    ) -> None:
+        """Log all plain numbers of a step."""
+        numbers = {k: v for k, v in key_values.items() if isinstance(v, int | float)}
+        self._run.log(numbers, step=step)
+
+    def close(self) -> None:
+        """Nothing to close: the run ends with `training_log`."""
+
+
+@contextmanager
+def training_log(
+    directory: Path, *, mode: WandbMode, config: Mapping[str, Any]
+) -> Iterator[Logger]:
+    """Yield a logger that writes `progress.csv` in a directory, and a W&B run unless disabled.
+
+    Raises:
+        MissingExtraError: W&B is wanted and not installed.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    outputs: list[KVWriter] = [CSVOutputFormat(str(directory / "progress.csv"))]
+    if mode is WandbMode.DISABLED:
+        yield Logger(str(directory), outputs)
+        return
+    if importlib.util.find_spec("wandb") is None:
+        msg = (
+            f"wandb mode is '{mode}', but the package wandb is not installed; "
+            "run 'pip install wandb' or use --wandb disabled"
+        )
+        raise MissingExtraError(msg)
+    import wandb
+
+    run = wandb.init(
+        project=PROJECT,
+        dir=str(directory),
+        config=dict(config),
+        mode="offline" if mode is WandbMode.OFFLINE else "online",
+        settings=wandb.Settings(silent=True),
+    )
+    try:
+        yield Logger(str(directory), [*outputs, _WandbOutput(run)])
+    finally:
+        run.finish()

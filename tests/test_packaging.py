@@ -1,0 +1,57 @@
+"""What the wheel holds: every package on disk, nothing else at the root, and the data files."""
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import trimtab
+
+ROOT = Path(trimtab.__file__).parent
+ROOMS = ("agents", "env", "graph_encoder", "runtime", "scripts", "traces")
+needs_checkout = pytest.mark.skipif(
+    not (ROOT / "pyproject.toml").exists(), reason="the installed package has no pyproject.toml"
+)
+
+
+@needs_checkout
+def test_packages_listed_are_packages_on_disk() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    on_disk = {
+        ".".join(("trimtab", *file.parent.relative_to(ROOT).parts))
+        for room in ROOMS
+        for file in (ROOT / room).rglob("__init__.py")
+    }
+    assert sorted(listed) == sorted({"trimtab", *on_disk})
+
+
+def test_every_folder_with_modules_is_a_package() -> None:
+    folders = {file.parent for room in ROOMS for file in (ROOT / room).rglob("*.py")}
+    assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+def test_root_has_no_other_module() -> None:
+    assert sorted(file.name for file in ROOT.glob("*.py")) == ["__init__.py", "__main__.py"]
+
+
+@needs_checkout
+def test_tests_have_no_packages_and_unique_names() -> None:
+    tests = [file for file in (ROOT / "tests").rglob("*.py") if file.name != "conftest.py"]
+    assert not [str(file) for file in tests if file.name == "__init__.py"]
+    names = [file.name for file in tests]
+    assert sorted(names) == sorted(set(names))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "py.typed",
+        "env/data/demo-16.yaml",
+        "traces/data/README.md",
+        "traces/data/azure_code.csv.gz",
+        "traces/data/azure_conv.csv.gz",
+    ],
+)
+def test_data_is_shipped(place: str) -> None:
+    assert files("trimtab").joinpath(place).is_file()
