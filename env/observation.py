@@ -7,6 +7,7 @@ Does not know: where the state came from, or the encoder.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -52,15 +53,16 @@ class ObservationLayout:
 
 
 def observation_space(layout: ObservationLayout) -> spaces.Dict:
-    """Return the space: node features [nodes, features], masks and parent indices [nodes].
+    """Return the space: node features [nodes x features], masks and parent indices [nodes].
 
+    Node features are flat, node by node, because Stable-Baselines3 takes matrices for images.
     Keys: `replica`, `gpu`, `server`, `tenant` and each with `_mask`; `gpu_replica`, `gpu_server`
     (indices as floats); `fleet` [features]; `action` [action size], the last action.
     """
-    boxes: dict[str, spaces.Space] = {}
+    boxes: dict[str, spaces.Space[Any]] = {}
     for node, size in layout.sizes().items():
         width = len(FEATURES_BY_NODE[node])
-        boxes[str(node)] = spaces.Box(-CLIP, CLIP, (size, width), np.float32)
+        boxes[str(node)] = spaces.Box(-CLIP, CLIP, (size * width,), np.float32)
         boxes[f"{node}_mask"] = spaces.Box(0.0, 1.0, (size,), np.float32)
     for parent, size in (("replica", layout.max_replicas), ("server", layout.max_servers)):
         boxes[f"gpu_{parent}"] = spaces.Box(0.0, size - 1.0, (layout.max_gpus,), np.float32)
@@ -93,7 +95,7 @@ def observe(
         padded[: values.shape[0]] = values
         mask = np.zeros(size, np.float32)
         mask[: values.shape[0]] = 1.0
-        observation[str(node)], observation[f"{node}_mask"] = padded, mask
+        observation[str(node)], observation[f"{node}_mask"] = padded.ravel(), mask
     for key, index in (("gpu_replica", state.gpu_replica), ("gpu_server", state.gpu_server)):
         parents = np.zeros(layout.max_gpus, np.float32)
         parents[: index.size] = index

@@ -65,11 +65,11 @@ class ShortTermEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
 
     | Key | Shape | Meaning |
     |---|---|---|
-    | `replica`, `replica_mask` | [max_replicas, 12], [max_replicas] | service, memory, compute |
-    | `gpu`, `gpu_mask` | [max_gpus, 5], [max_gpus] | compute and memory of each GPU |
+    | `replica`, `replica_mask` | [max_replicas x 12], [max_replicas] | service, memory, compute |
+    | `gpu`, `gpu_mask` | [max_gpus x 5], [max_gpus] | compute and memory of each GPU |
     | `gpu_replica`, `gpu_server` | [max_gpus] | indices of the GPU's replica and server |
-    | `server`, `server_mask` | [max_servers, 3], [max_servers] | links and power |
-    | `tenant`, `tenant_mask` | [max_tenants, 4], [max_tenants] | arrivals and lateness by class |
+    | `server`, `server_mask` | [max_servers x 3], [max_servers] | links and power |
+    | `tenant`, `tenant_mask` | [max_tenants x 4], [max_tenants] | arrivals and lateness by class |
     | `fleet` | [3] | load, its change, availability |
     | `action` | [action size] | the last action |
 

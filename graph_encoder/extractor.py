@@ -34,7 +34,7 @@ class GraphExtractor(BaseFeaturesExtractor):
         self.num_replicas = num_replicas
         self.replica_size = replica_size
         self.pooled_size = pooled_size
-        input_sizes = {node: shapes[node][1] for node in NODE_TYPES}
+        input_sizes = {node: shapes[node][0] // shapes[f"{node}_mask"][0] for node in NODE_TYPES}
         # the last action: one bias for each replica, the residuals with the fleet vector
         input_sizes["replica"] += 1
         num_residuals = shapes["action"][0] - num_replicas

@@ -48,7 +48,7 @@ def to_hetero(observations: dict[str, Tensor]) -> HeteroData:
     data.fleet = torch.cat([observations["fleet"], last_residuals], dim=1)
     masks = {node: observations[f"{node}_mask"] > 0.5 for node in NODE_TYPES}
     for node, mask in masks.items():
-        x = observations[node]
+        x = observations[node].reshape(*mask.shape, -1)  # [B, N, F]
         if node == "replica":
             x = torch.cat([x, last_biases.unsqueeze(2)], dim=2)
         data[node].x = x.masked_fill(~mask.unsqueeze(2), 0.0).flatten(0, 1)

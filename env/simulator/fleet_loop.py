@@ -55,6 +55,7 @@ def _crash(sim, r, now_s):
     replica.num_crashes += 1
     replica.free_pages = replica.total_pages
     replica.context_tokens = 0
+    replica.prefill_left_tokens = 0
     replica.has_preempted = 0
     replica.measured_s = 0.0
     replica.nominal_s = 0.0

@@ -74,6 +74,7 @@ REPLICA_DTYPE = np.dtype(
         ("prefill_head", np.int64),
         ("prefill_tail", np.int64),
         ("num_prefilling", np.int64),
+        ("prefill_left_tokens", np.int64),  # of the requests in prefill, together
         ("num_decoding", np.int64),
         ("decode_iteration", np.int64),
         ("context_tokens", np.int64),

@@ -114,6 +114,7 @@ def _try_admit(sim, r, index, waiting_index):
     request.admission = replica.num_admissions
     replica.num_admissions += 1
     request.prefill_done_tokens = request.pinned_blocks * fleet.block_pages * fleet.page_tokens
+    replica.prefill_left_tokens += request.prefill_target_tokens - request.prefill_done_tokens
     if request.num_preemptions == 0:
         request.hit_tokens = request.prefill_done_tokens
         replica.hit_tokens += request.hit_tokens
@@ -122,11 +123,23 @@ def _try_admit(sim, r, index, waiting_index):
 
 
 @njit(cache=True, nogil=True)
+def _prefill_budget(sim, r):
+    replica = replicas_of(sim)[r]
+    budget = int(replica.max_batch_tokens * knobs_of(sim).batch_tokens_scale)
+    return max(budget - replica.num_decoding, fleet_of(sim).page_tokens)
+
+
+@njit(cache=True, nogil=True)
 def _admit(sim, r):
-    """Admit waiting requests, most urgent first, until one does not fit."""
+    """Admit waiting requests, most urgent first, while the next iteration has tokens for them."""
     replica = replicas_of(sim)[r]
     slots = max(1, int(replica.max_num_seqs * knobs_of(sim).max_num_seqs_frac))
-    while replica.num_waiting > 0 and replica.num_prefilling + replica.num_decoding < slots:
+    budget = _prefill_budget(sim, r)
+    while (
+        replica.num_waiting > 0
+        and replica.num_prefilling + replica.num_decoding < slots
+        and replica.prefill_left_tokens < budget
+    ):
         is_admitted = False
         for k in range(NUM_PRIORITIES):
             head = replica.waiting_head[k]
@@ -214,7 +227,9 @@ def _preempt_one(sim, r):
         _leave_decode(sim, r, worst_position)
     else:
         _unlink_prefill(replica, requests, worst, worst_before)
-        _release(sim, r, requests[worst], requests[worst].prefill_target_tokens)
+        lost = requests[worst]
+        replica.prefill_left_tokens -= lost.prefill_target_tokens - lost.prefill_done_tokens
+        _release(sim, r, lost, lost.prefill_target_tokens)
     requests[worst].status = WAITING
     requests[worst].num_preemptions += 1
     replica.num_preemptions += 1
@@ -305,13 +320,6 @@ def iterations_until(first_s, slope_s, span_s, limit):
     while k > 1 and jump_time_s(first_s, slope_s, k - 1) >= span_s:
         k -= 1
     return k
-
-
-@njit(cache=True, nogil=True)
-def _prefill_budget(sim, r):
-    replica = replicas_of(sim)[r]
-    budget = int(replica.max_batch_tokens * knobs_of(sim).batch_tokens_scale)
-    return max(budget - replica.num_decoding, fleet_of(sim).page_tokens)
 
 
 @njit(cache=True, nogil=True)
@@ -413,6 +421,7 @@ def _advance_prefill(sim, r, tokens):
     """Spend prefill tokens on the list's head and those behind it; end those that complete."""
     replica, requests = replicas_of(sim)[r], requests_of(sim)
     replica.prefill_tokens += tokens
+    replica.prefill_left_tokens -= tokens
     while tokens > 0:
         request = requests[replica.prefill_head]
         left = request.prefill_target_tokens - request.prefill_done_tokens

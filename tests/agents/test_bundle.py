@@ -321,18 +321,18 @@ def remove_fleet(observation: Observation) -> None:
 
 
 def cut_replicas(observation: Observation) -> None:
-    observation["replica"] = observation["replica"][:2]
+    observation["replica"] = observation["replica"][:24]
 
 
 def spoil_gpu(observation: Observation) -> None:
-    observation["gpu"][0, 0] = np.nan
+    observation["gpu"][0] = np.nan
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (remove_fleet, "observation 'fleet' is missing"),
-        (cut_replicas, r"observation 'replica' has shape \(2, 12\); .* shape \(6, 12\)"),
+        (cut_replicas, r"observation 'replica' has shape \(24,\); .* shape \(72,\)"),
         (spoil_gpu, "observation 'gpu' is not finite"),
     ],
 )

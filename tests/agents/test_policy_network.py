@@ -36,7 +36,8 @@ def make_observation(layout: ObservationLayout = LAYOUT, seed: int = 0) -> Obser
     space = observation_space(layout)
     observation = {key: np.zeros(box.shape, np.float32) for key, box in space.spaces.items()}
     for node, count in (("replica", NUM_REPLICAS), ("gpu", 12), ("server", 3), ("tenant", 2)):
-        observation[node][:count] = rng.normal(size=(count, observation[node].shape[1]))
+        rows = observation[node].reshape(observation[f"{node}_mask"].size, -1)
+        rows[:count] = rng.normal(size=(count, rows.shape[1]))
         observation[f"{node}_mask"][:count] = 1.0
     observation["gpu_replica"][:12] = rng.permutation(NUM_REPLICAS)
     observation["gpu_server"][:12] = np.arange(12) // 4
@@ -110,7 +111,7 @@ def test_permuted_replicas_give_permuted_biases_and_the_same_residuals():
     policy, observation = scramble(make_policy()), make_observation()
     order = np.random.default_rng(5).permutation(LAYOUT.max_replicas)
     permuted = dict(observation)
-    permuted["replica"] = observation["replica"][order]
+    permuted["replica"] = observation["replica"].reshape(order.size, -1)[order].ravel()
     permuted["replica_mask"] = observation["replica_mask"][order]
     permuted["gpu_replica"] = np.argsort(order)[observation["gpu_replica"].astype(int)].astype(
         np.float32

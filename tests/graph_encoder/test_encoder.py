@@ -34,8 +34,10 @@ def make_observations(layout: ObservationLayout = LAYOUT, *, padding: float = 0.
         for key, box in observation_space(layout).spaces.items()
     }
     for node, count in COUNTS.items():
-        values = torch.randn((2, count, observations[node].shape[2]), generator=generator)
-        observations[node][:, :count] = values
+        # the encoder takes features flat, as in the space, or node by node, as here
+        rows = observations[node].unflatten(1, (observations[f"{node}_mask"].shape[1], -1))
+        rows[:, :count] = torch.randn((2, count, rows.shape[2]), generator=generator)
+        observations[node] = rows
         observations[f"{node}_mask"] = torch.zeros_like(observations[f"{node}_mask"])
         observations[f"{node}_mask"][:, :count] = 1.0
     for parent in ("replica", "server"):

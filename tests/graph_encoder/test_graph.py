@@ -58,9 +58,9 @@ def test_nodes_carry_features_mask_and_graph():
     assert data.node_types == list(NODE_TYPES)
     for node in NODE_TYPES:
         mask = observations[f"{node}_mask"].flatten() > 0.5
-        width = observations[node].shape[2]
+        rows = observations[node].reshape(mask.numel(), -1)
         assert torch.equal(data[node].mask, mask)
-        assert torch.equal(data[node].x[mask, :width], observations[node].flatten(0, 1)[mask])
+        assert torch.equal(data[node].x[mask, : rows.shape[1]], rows[mask])
         assert not data[node].x[~mask].any()
         assert data[node].batch.tolist() == sorted([0, 1] * (mask.numel() // 2))
     assert data.validate()
