@@ -38,7 +38,7 @@ check: $(STAMP)  ## Format check, lint, types, fast tests.
 	mkdir -p build/typing
 	ln -sfn ../.. build/typing/trimtab
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q
+	$(MAKE) test
 
 # The wheel's environment borrows the packages of .venv through a .pth file. Python reads no .pth
 # file of a borrowed folder, so the editable Trimtab there stays out of sight.
@@ -46,7 +46,7 @@ WHEEL_VENV := build/wheel-venv
 WHEEL_RUN := build/wheel-test
 wheel-test: $(STAMP)  ## Build the wheel and run the tests on it, outside the checkout.
 	rm -rf build/lib build/bdist.* build/dist $(WHEEL_VENV) $(WHEEL_RUN)
-	$(BIN)/python -m build --wheel --outdir build/dist .
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/dist .
 	$(BIN)/python -m venv $(WHEEL_VENV)
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
 	  > "$$($(WHEEL_VENV)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
@@ -59,7 +59,7 @@ wheel-test: $(STAMP)  ## Build the wheel and run the tests on it, outside the ch
 	cd $(WHEEL_RUN) && ../wheel-venv/bin/python -m pytest -q
 
 bench: $(STAMP)  ## Run every benchmark.
-	for file in benchmarks/*.py; do $(BIN)/python "$$file"; done
+	for file in benchmarks/*.py; do test ! -e "$$file" || $(BIN)/python "$$file"; done
 
 clean:  ## Remove what was built, not .venv or runs/.
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

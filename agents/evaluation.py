@@ -228,6 +228,4 @@ def _run(
 def _result(name: str, runs: list[_Run]) -> PolicyResult:
     ttft = np.concatenate([run.ttft_s for run in runs])
     quantiles = np.quantile(ttft, QUANTILES) if ttft.size else np.full(QUANTILES.size, np.nan)
-    return PolicyResult(
-        name=name, kpis=tuple(run.kpis for run in runs), ttft_quantiles_s=quantiles
-    )
+    return PolicyResult(name=name, kpis=tuple(run.kpis for run in runs), ttft_quantiles_s=quantiles)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ..env.knobs import Knobs
+from ..env.knobs import ANALYTIC_SCORER_KNOBS, Knobs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ def _heuristic(name: str, source: str, **knobs: float) -> Heuristic:
 
 ANALYTIC_SCORER = Heuristic(
     name="analytic-scorer",
-    knobs=Knobs.of(scorer_weight=1.0, shed_enabled=1.0),
+    knobs=ANALYTIC_SCORER_KNOBS,
     source="this project: untuned prior with predictive shedding",
     is_imported=False,
 )

@@ -11,7 +11,7 @@ Source: hyperparameters from the project's prototype study, section 8.
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import DummyVecEnv
 
 from ..env.knobs import KNOB_INDEX, TUNABLE_KNOBS, Knobs, residual
 from ..env.observation import ObservationLayout, observe
@@ -28,7 +27,19 @@ from ..env.scenario import Part, Scenario
 from ..env.short_term_env import EpisodeConfig, ShortTermEnv
 from ..env.simulated_fleet import SimulatedFleet
 from .policy_network import EquivariantPolicy
+from .threaded_envs import ThreadedVecEnv
 from .training_log import WandbMode, training_log
+
+_COUNTS = (
+    "num_windows",
+    "num_envs",
+    "episodes_per_rollout",
+    "num_workloads",
+    "num_checks",
+    "num_validation_workloads",
+    "num_epochs",
+    "batch_size",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,13 +68,12 @@ class TrainingConfig:
     """Passes over a rollout in an update."""
     batch_size: int = 576
     """Windows in a minibatch."""
-    episode: EpisodeConfig = EpisodeConfig()
+    episode: EpisodeConfig = field(default_factory=EpisodeConfig)
     """Shape of an episode."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_windows", "num_envs", "episodes_per_rollout", "num_workloads",
-                     "num_checks", "num_validation_workloads", "num_epochs", "batch_size"):  # fmt: skip
+        for name in _COUNTS:
             if getattr(self, name) < 1:
                 msg = f"{name} must be at least 1, got {getattr(self, name)}"
                 raise ValueError(msg)
@@ -187,9 +197,7 @@ class _Checkpoints(BaseCallback):
             self.best_weights = copy.deepcopy(self.model.policy.state_dict())
         self.checks.append((self.num_timesteps, gain))
         self.logger.record(f"eval/{self._scenario.name}/goodput_gain", gain)
-        self.logger.record(
-            f"eval/{self._scenario.name}/goodput_frac", self._base_goodput + gain
-        )
+        self.logger.record(f"eval/{self._scenario.name}/goodput_frac", self._base_goodput + gain)
 
     def _goodput(self, policy: Any) -> float:
         """Return the mean goodput share; of the base where there is no policy."""
@@ -229,7 +237,7 @@ def make_model(
     ]
     model = PPO(
         EquivariantPolicy,
-        DummyVecEnv([lambda env=env: env for env in envs]),  # type: ignore[misc]
+        ThreadedVecEnv([lambda env=env: env for env in envs]),  # type: ignore[misc]
         learning_rate=config.learning_rate,
         n_steps=config.episodes_per_rollout * config.episode.num_windows,
         batch_size=min(config.batch_size, config.rollout_windows),

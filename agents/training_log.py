@@ -44,7 +44,8 @@ class _WandbOutput(KVWriter):
         self._run.log(numbers, step=step)
 
     def close(self) -> None:
-        """Nothing to close: the run ends with `training_log`."""
+        """End the run."""
+        self._run.finish()
 
 
 @contextmanager
@@ -56,27 +57,31 @@ def training_log(
     Raises:
         MissingExtraError: W&B is wanted and not installed.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    outputs: list[KVWriter] = [CSVOutputFormat(str(directory / "progress.csv"))]
-    if mode is WandbMode.DISABLED:
-        yield Logger(str(directory), outputs)
-        return
-    if importlib.util.find_spec("wandb") is None:
+    if mode is not WandbMode.DISABLED and importlib.util.find_spec("wandb") is None:
         msg = (
             f"wandb mode is '{mode}', but the package wandb is not installed; "
             "run 'pip install wandb' or use --wandb disabled"
         )
         raise MissingExtraError(msg)
+    directory.mkdir(parents=True, exist_ok=True)
+    outputs: list[KVWriter] = [CSVOutputFormat(str(directory / "progress.csv"))]
+    if mode is not WandbMode.DISABLED:
+        outputs.append(_WandbOutput(_start_run(directory, mode, config)))
+    logger = Logger(str(directory), outputs)
+    try:
+        yield logger
+    finally:
+        logger.close()
+
+
+def _start_run(directory: Path, mode: WandbMode, config: Mapping[str, Any]) -> Any:
+    """Begin a W&B run."""
     import wandb
 
-    run = wandb.init(
+    return wandb.init(
         project=PROJECT,
         dir=str(directory),
         config=dict(config),
         mode="offline" if mode is WandbMode.OFFLINE else "online",
         settings=wandb.Settings(silent=True),
     )
-    try:
-        yield Logger(str(directory), [*outputs, _WandbOutput(run)])
-    finally:
-        run.finish()

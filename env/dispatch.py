@@ -193,10 +193,8 @@ def _scorer_terms(v, coefficients, query, knobs, uncached_tokens, now_s, terms):
     weight_share = (coefficients.weight_s + coefficients.expert_s) / query.tpot_slo_s
     terms[16] = knobs.batch_weight * v.outstanding_requests / BATCH_UNIT * weight_share
     terms[17] = -knobs.hit_weight * (1.0 - uncached_tokens / query.input_tokens)
-    if query.priority == 0:
-        externality = knobs.externality_interactive
-    else:
-        externality = knobs.externality_batch
+    is_first = query.priority == 0
+    externality = knobs.externality_interactive if is_first else knobs.externality_batch
     own_s = v.slow_factor * uncached_tokens * v.prefill_token_s
     terms[18] = externality * own_s / query.ttft_slo_s
     return terms[13] + terms[14] + terms[15] + terms[16] + terms[17] + terms[18]

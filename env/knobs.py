@@ -168,7 +168,7 @@ def _unknown_knob(name: str) -> ValueError:
     return ValueError(f"unknown knob '{name}'{hint}; known knobs: {', '.join(KNOB_NAMES)}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Knobs:
     """One setting of every knob, with an optional additive bias for each replica.
 
@@ -229,6 +229,9 @@ class Knobs:
         return np.ascontiguousarray(self.values).view(KNOBS_DTYPE).copy()
 
 
+ANALYTIC_SCORER_KNOBS = Knobs.of(scorer_weight=1.0, shed_enabled=1.0)
+"""The analytic scorer with its untuned priors, and predictive shedding."""
+
 _TUNABLE_SPECS = [spec for spec in KNOB_SPECS if spec.is_tunable]
 _TUNABLE_INDEX = np.array([KNOB_INDEX[spec.name] for spec in _TUNABLE_SPECS])
 _TUNABLE_IS_LOG = np.array([spec.is_log for spec in _TUNABLE_SPECS])
@@ -269,9 +272,7 @@ def residual(base: Knobs, action: NDArray[np.floating[Any]], num_replicas: int) 
     own = base.values[_TUNABLE_INDEX]
     moved = np.where(_TUNABLE_IS_LOG, own * np.exp(shift), own + shift)
     values = base.values.copy()
-    values[_TUNABLE_INDEX] = np.clip(
-        moved, LOW_VALUES[_TUNABLE_INDEX], HIGH_VALUES[_TUNABLE_INDEX]
-    )
+    values[_TUNABLE_INDEX] = np.clip(moved, LOW_VALUES[_TUNABLE_INDEX], HIGH_VALUES[_TUNABLE_INDEX])
     bias = np.zeros(num_replicas)
     bias[: base.replica_bias.size] = base.replica_bias[:num_replicas]
     bias += BIAS_SCALE * action[num_tunable : num_tunable + num_replicas]

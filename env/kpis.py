@@ -65,7 +65,7 @@ def is_met(requests: np.ndarray) -> np.ndarray:
     """Return whether each request finished within both its limits; bool [N]."""
     query = requests["query"]
     with np.errstate(invalid="ignore"):
-        return (
+        return np.asarray(
             (requests["status"] == FINISHED)
             & (ttft_s(requests) <= query["ttft_slo_s"])
             & (tpot_s(requests) <= query["tpot_slo_s"])

@@ -89,7 +89,10 @@ def observe(
     for node, size in layout.sizes().items():
         values = _scaled(state, node)
         if values.shape[0] > size:
-            msg = f"fleet has {values.shape[0]} {node} nodes, the layout only {size}; raise max_{node}s"
+            msg = (
+                f"fleet has {values.shape[0]} {node} nodes, the layout only {size}; "
+                f"raise max_{node}s"
+            )
             raise ValueError(msg)
         padded = np.zeros((size, values.shape[1]), np.float32)
         padded[: values.shape[0]] = values

@@ -8,7 +8,9 @@ Does not know: Gymnasium, or how knobs are chosen.
 Source: input-dependent baselines (Mao et al. 2019); the project's prototype study on credit.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass, field
+from threading import Lock
 
 import numpy as np
 
@@ -69,24 +71,30 @@ def settled_credit(fleet: Fleet, window_s: float, num_windows: int) -> FloatArra
 
 @dataclass(slots=True)
 class ScenarioTasks:
-    """Draws episodes from a scenario; workloads and their twins are made once and kept."""
+    """Draws episodes from a scenario; workloads and their twins are made once and kept.
+
+    Threads may draw at the same time.
+    """
 
     scenario: Scenario
     part: Part
     num_workloads: int
     _workloads: dict[int, Workload] = field(default_factory=dict)
     _twins: dict[tuple[int, bytes, float, int], TwinOutcome] = field(default_factory=dict)
+    _locks: dict[int, Lock] = field(default_factory=lambda: defaultdict(Lock))
 
     def draw(
         self, rng: np.random.Generator, base: Knobs, *, window_s: float, num_windows: int
     ) -> Task:
         """Return a random episode; the workload's index is also the seed of its trouble."""
         index = int(rng.integers(self.num_workloads))
+        with self._locks[index]:
+            return self._task(index, base, window_s, num_windows)
+
+    def _task(self, index: int, base: Knobs, window_s: float, num_windows: int) -> Task:
         if index not in self._workloads:
             self._workloads[index] = self.scenario.workload(self.part, index)
-        fleet = SimulatedFleet(
-            self.scenario.cluster, self._workloads[index], self.scenario.config
-        )
+        fleet = SimulatedFleet(self.scenario.cluster, self._workloads[index], self.scenario.config)
         key = (index, base.values.tobytes(), window_s, num_windows)
         if key not in self._twins:
             self._twins[key] = run_twin(

@@ -4,14 +4,14 @@ Does not know: learning algorithms, or whether its fleet is simulated or live.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol, cast
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from .knobs import Knobs, residual
+from .knobs import ANALYTIC_SCORER_KNOBS, Knobs, residual
 from .observation import Observation, ObservationLayout, observation_space, observe
 from .reward import ScenarioTasks, Task, settled_credit
 from .scenario import Part, azure_scenario
@@ -97,7 +97,7 @@ class ShortTermEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     - v0: first version.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012, Gymnasium declares it so
 
     def __init__(
         self,
@@ -109,9 +109,10 @@ class ShortTermEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     ) -> None:
         self._episode = episode or EpisodeConfig()
         self._layout = layout or ObservationLayout()
-        self._base = base or Knobs.of(scorer_weight=1.0, shed_enabled=1.0)
+        self._base = base or ANALYTIC_SCORER_KNOBS
         self._tasks = tasks or _default_tasks(self._episode)
-        self.observation_space = observation_space(self._layout)
+        space = observation_space(self._layout)
+        self.observation_space = cast("spaces.Space[Observation]", space)
         self.action_space = spaces.Box(-1.0, 1.0, (self._layout.action_size,), np.float32)
         self._task: Task | None = None
         self._window = 0
@@ -178,7 +179,7 @@ class ShortTermEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         difference = by_arrival - task.twin.by_arrival[:num_windows]
         info["arrival_reward"] = difference / task.twin.weight_per_window
         self._task = None
-        return float(by_arrival.sum()) - self._earned - task.twin.resolved[num_windows]
+        return float(by_arrival.sum() - self._earned - task.twin.resolved[num_windows])
 
 
 def _default_tasks(episode: EpisodeConfig) -> ScenarioTasks:

@@ -6,15 +6,15 @@ Does not know: policies, rewards or Gymnasium.
 import numpy as np
 
 from .cluster import ClusterSpec
+from .fleet import WindowOutcome
 from .knobs import Knobs
 from .kpis import Kpis, Production, compute_kpis, credit_by_window, is_met, production
-from .fleet import WindowOutcome
 from .simulator.fleet_loop import num_open, refresh_view, run_until
 from .simulator.layout import FAILED, FINISHED, SHED, SimulationArrays, copy_arrays
 from .simulator.memory import HANDLE_DTYPE, handle
 from .simulator.setup import FleetConfig, allocate, server_indices
-from .simulator.workload import Workload
 from .simulator.state_reader import StateReader
+from .simulator.workload import Workload
 from .state import ClusterState
 
 # Longest time that a run may go on after the last arrival, to let open requests finish.
@@ -119,7 +119,7 @@ class SimulatedFleet:
         arrays, start_s = self.arrays, self.now_s
         first = int(arrays.fleet[0]["next_arrival"])
         energy_j = float(arrays.replicas["energy_j"].sum())
-        run_until(self._sim, start_s + span_s)
+        self._run_until(start_s + span_s)
         self._reader.end_window(arrays, start_s, first)
         return self._outcome(start_s, first, energy_j)
 
@@ -145,11 +145,22 @@ class SimulatedFleet:
 
     def drain(self) -> None:
         """Run on, with whatever still arrives, until nothing is open or the limit is reached."""
-        run_until(self._sim, max(self.now_s, np.nextafter(self._workload.span_s, np.inf)))
-        self._made = self._made or production(self.arrays.replicas)
+        self._run_until(max(self.now_s, self._end_s))
         deadline_s = self.now_s + DRAIN_LIMIT_S
         while self.num_open and self.now_s < deadline_s:
-            run_until(self._sim, self.now_s + _DRAIN_STEP_S)
+            self._run_until(self.now_s + _DRAIN_STEP_S)
+
+    @property
+    def _end_s(self) -> float:
+        """A moment just after the last arrival."""
+        return float(np.nextafter(self._workload.span_s, np.inf))
+
+    def _run_until(self, until_s: float) -> None:
+        """Run, and take stock of what was made at the last arrival, on the way."""
+        if self._made is None and until_s >= self._end_s:
+            run_until(self._sim, self._end_s)
+            self._made = production(self.arrays.replicas)
+        run_until(self._sim, until_s)
 
     def state(self) -> ClusterState:
         """Return what a scheduler can see at this moment."""

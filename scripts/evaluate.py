@@ -189,7 +189,7 @@ def run_with_progress(
         task = progress.add_task("measuring what the fleet can take", total=None)
         # Cached: the evaluation asks for it again.
         rate_rps = scenario.rate_rps
-        progress.console.print(scale_note(scenario), highlight=False)
+        progress.console.print(scale_note(scenario), highlight=False, soft_wrap=True)
         progress.update(
             task,
             description=f"{len(makers)} policies at {rate_rps:.1f} requests/s",

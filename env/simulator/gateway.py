@@ -89,7 +89,8 @@ def _match(sim, request):
     )
     if request.num_blocks > 0:
         block_tokens = fleet.block_pages * fleet.page_tokens
-        most = request.query.input_tokens - 1
+        # An engine reuses whole blocks, and computes at least one token.
+        most = (request.query.input_tokens - 1) // block_tokens * block_tokens
         for r in range(hits_of(sim).size):
             hits_of(sim)[r] = min(hits_of(sim)[r] * block_tokens, most)
 

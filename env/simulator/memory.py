@@ -10,9 +10,14 @@ Source: the address intrinsic is numba's documented way to use a raw pointer wit
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numba import carray, njit, types
+from numba import (  # type: ignore[attr-defined]
+    carray,
+    njit,
+    types,
+)
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -30,7 +35,7 @@ from .layout import (
     SimulationArrays,
 )
 
-_COMPILED_FILES = ("dispatch.py", "knobs.py", "latency.py")
+_COMPILED_FILES = ("dispatch.py", "knobs.py", "latency.py", "../traces/hashing.py")
 _SIZES = (
     "num_requests",
     "num_block_references",
@@ -90,13 +95,17 @@ def handle(arrays: SimulationArrays) -> np.ndarray:
 
 
 @intrinsic
-def _pointer(typing_context, address):
+def _pointer_intrinsic(typing_context, address):
     """Turn an integer address into a pointer."""
 
     def generate(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
 
     return types.voidptr(address), generate
+
+
+# numba passes the first parameter itself, which type checkers cannot know.
+_pointer: Any = _pointer_intrinsic
 
 
 @njit(cache=True, nogil=True)

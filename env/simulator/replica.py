@@ -364,7 +364,7 @@ def _plan(sim, r):
         to_finish = sequences_of(sim, r)[0].end_iteration - replica.decode_iteration
         limit = _iterations_within_pages(sim, r, min(limit, to_finish))
     if fleet_of(sim).is_single_step != 0 or replica.has_preempted != 0:
-        limit = 1
+        limit = np.int64(1)
     context_s = context_time_s(c, chunk > 0)
     # An iteration reads the KV written so far and the token that it writes itself.
     context_tokens = replica.context_tokens + seqs

@@ -12,8 +12,8 @@ from ..dispatch import NUM_TERMS, VIEW_DTYPE
 from ..knobs import Knobs
 from ..latency import LATENCY_DTYPE
 from ..roofline import latency_coefficients
-from .fleet_loop import begin
 from .faults import FaultConfig, draw_crashes, draw_slowdowns
+from .fleet_loop import begin
 from .layout import (
     CACHE_ENTRY_DTYPE,
     FLEET_DTYPE,

@@ -41,6 +41,11 @@ def scaled_by_hand(feature: Feature, values: np.ndarray) -> np.ndarray:
     return (normalise[feature.normaliser](clipped) - feature.offset) / feature.scale
 
 
+def rows(observation: dict[str, np.ndarray], node: str) -> np.ndarray:
+    """Features of a node kind, one row a node; they travel flat."""
+    return observation[node].reshape(-1, len(FEATURES_BY_NODE[Node(node)]))
+
+
 def make_observation(state: ClusterState, layout: ObservationLayout = LAYOUT):
     return observe(state, np.zeros(layout.action_size, np.float32), layout)
 
@@ -93,7 +98,7 @@ def test_padding_is_zero_and_masked(fleet):
     fleet.advance(3.0)
     observation = make_observation(fleet.state())
     for node, size in (("replica", 4), ("gpu", 4), ("server", 3), ("tenant", 2)):
-        mask, values = observation[f"{node}_mask"], observation[node]
+        mask, values = observation[f"{node}_mask"], rows(observation, node)
         assert mask.tolist() == [1.0] * size + [0.0] * (mask.size - size)
         assert not values[size:].any()
         assert values[:size].any(axis=1).all()
@@ -108,7 +113,7 @@ def test_larger_layout_changes_nothing_but_padding(fleet):
     )
     for node in ("replica", "gpu", "server", "tenant"):
         size = int(small[f"{node}_mask"].sum())
-        np.testing.assert_array_equal(small[node][:size], large[node][:size])
+        np.testing.assert_array_equal(rows(small, node)[:size], rows(large, node)[:size])
     np.testing.assert_array_equal(small["fleet"], large["fleet"])
 
 
@@ -119,7 +124,7 @@ def test_values_are_scaled_as_the_registry_says(fleet):
     for feature in FEATURES:
         raw = state.feature(feature.node, feature.name)
         column = FEATURES_BY_NODE[feature.node].index(feature)
-        seen = np.atleast_2d(observation[str(feature.node)])[: raw.size, column]
+        seen = rows(observation, str(feature.node))[: raw.size, column]
         expected = np.clip(scaled_by_hand(feature, raw), -CLIP, CLIP)
         np.testing.assert_allclose(seen, expected, rtol=1e-6, err_msg=feature.name)
 
@@ -130,7 +135,8 @@ def test_absent_values_are_marked_and_become_zero(fleet):
     column = [f.name for f in FEATURES_BY_NODE[Node.GPU]].index("peak_flops")
     state.values[Node.GPU][1, column] = np.nan
     is_valid = {node: np.isfinite(values) for node, values in state.values.items()}
-    gpu = make_observation(dataclasses.replace(state, is_valid=is_valid))["gpu"]
+    observation = make_observation(dataclasses.replace(state, is_valid=is_valid))
+    gpu = rows(observation, "gpu")
     assert gpu[1, column] == 0.0
     assert gpu[0, column] != 0.0
 
@@ -176,11 +182,11 @@ def test_state_follows_what_happens(make_cluster, make_workload):
     fleet.advance(2.0)
     state = fleet.state()
     assert state.now_s == 2.0
-    rows = {
+    tenants = {
         name: state.feature(Node.TENANT, name).tolist()
         for name in ("arrival_rate_rps", "mean_input_tokens", "shed_frac", "late_frac")
     }
-    assert rows == {
+    assert tenants == {
         "arrival_rate_rps": [5.0, 2.5],
         "mean_input_tokens": [150.0, 300.0],
         "shed_frac": [0.0, 0.0],

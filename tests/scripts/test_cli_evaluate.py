@@ -5,8 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from trimtab.agents.heuristics import ANALYTIC_SCORER, HEURISTICS
 from trimtab.scripts.cli import app

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def make_track() -> KnobTrack:
     return KnobTrack(policy="trained-ppo", at_s=at_s, values=values)
 
 
-def make_evaluation(goodput: dict[str, float] = GOODPUT, **changes: object) -> Evaluation:
+def make_evaluation(goodput: dict[str, float] = GOODPUT, **changes: Any) -> Evaluation:
     evaluation = Evaluation(
         scenario="made",
         part=Part.TEST,

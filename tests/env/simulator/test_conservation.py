@@ -73,18 +73,21 @@ def assert_pages_conserved(fleet: SimulatedFleet) -> None:
     own = -(-tokens // 16) - np.where(tokens > 0, requests["pinned_blocks"] * block_pages, 0)
     assert (own >= 0).all()
     is_placed = requests["replica"] >= 0
-    held, references, context = (
+    left = requests["prefill_target_tokens"] - requests["prefill_done_tokens"]
+    held, references, context, prefill_left = (
         np.bincount(requests["replica"][is_placed], values[is_placed], minlength=replicas.size)
         for values in (
             own,
             np.where(tokens > 0, requests["pinned_blocks"], 0),
             np.where(requests["status"] == DECODING, tokens, 0),
+            np.where(requests["status"] == PREFILLING, left, 0),
         )
     )
     cached = replicas["num_cached_blocks"] * block_pages
     np.testing.assert_array_equal(replicas["free_pages"] + held + cached, replicas["total_pages"])
     assert (replicas["free_pages"] >= 0).all()
     np.testing.assert_array_equal(replicas["context_tokens"], context)
+    np.testing.assert_array_equal(replicas["prefill_left_tokens"], prefill_left)
     for r, table in enumerate(arrays.cache_table):
         entries = arrays.cache[r][table[table > 0] - 1]
         assert entries.size == replicas["num_cached_blocks"][r]

@@ -7,7 +7,7 @@ from trimtab.env.knobs import Knobs
 from trimtab.env.latency import base_time_s, context_time_s, iteration_time_s
 from trimtab.env.simulated_fleet import SimulatedFleet, run_workload
 from trimtab.env.simulator.layout import FAILED, FINISHED
-from trimtab.env.simulator.setup import replica_coefficients
+from trimtab.env.simulator.setup import FleetConfig, replica_coefficients
 
 FIRST = Knobs.of()  # no term is on: ties go to the first replica
 
@@ -137,14 +137,17 @@ def test_urgent_request_enters_the_iteration_after_a_preemption(make_cluster, ma
     workload = make_workload(
         [0.0, 1e-4, 0.05], [1000, 1000, 500], [400, 400, 10], priority=[0, 1, 0]
     )
-    fleet = SimulatedFleet(make_cluster(kv_pages=130), workload)
+    # Without scrapes, nothing but its own events calls at the replica.
+    config = FleetConfig(scrape_interval_s=1e3)
+    fleet = SimulatedFleet(make_cluster(kv_pages=130), workload, config)
     fleet.reset(seed=0, knobs=FIRST)
-    while fleet.arrays.replicas["num_preemptions"][0] == 0:
-        fleet.advance(0.001)
-    preempted_s = fleet.now_s
+    probe = fleet.branch()
+    while probe.arrays.replicas["num_preemptions"][0] == 0:
+        probe.advance(0.001)
     fleet.drain()
     assert (fleet.requests["status"] == FINISHED).all()
-    assert fleet.requests["first_token_s"][2] < preempted_s + 0.1
+    assert fleet.requests["num_preemptions"].tolist() == [0, 1, 0]
+    assert fleet.requests["first_token_s"][2] < probe.now_s + 0.1
 
 
 def test_cached_prompt_is_not_computed_again(make_cluster, make_workload):

@@ -1,0 +1,146 @@
+"""Training: it runs, it begins at the base, its rewards are those of the arrivals, it logs."""
+
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from trimtab.agents import training
+from trimtab.agents.bundle import load_bundle, save_bundle
+from trimtab.agents.evaluation import run_policy
+from trimtab.agents.heuristics import ANALYTIC_SCORER
+from trimtab.agents.policy import ConstantPolicy, LearnedPolicy
+from trimtab.agents.training import TrainingConfig, layout_for, make_model, train
+from trimtab.agents.training_log import WandbMode, training_log
+from trimtab.env.knobs import TUNABLE_KNOBS
+from trimtab.env.scenario import Part
+from trimtab.env.short_term_env import EpisodeConfig
+from trimtab.traces.errors import MissingExtraError
+
+BASE = ANALYTIC_SCORER.knobs
+QUICK = TrainingConfig(
+    num_windows=256,
+    num_envs=4,
+    episodes_per_rollout=2,
+    num_workloads=3,
+    num_checks=2,
+    num_validation_workloads=2,
+    hidden_size=8,
+    batch_size=64,
+    episode=EpisodeConfig(num_windows=8),
+)
+
+
+def test_256_windows_train_and_log(scenario, tmp_path):
+    played = []
+    result = train(
+        scenario, BASE, tmp_path, QUICK, wandb_mode=WandbMode.DISABLED, on_windows=played.append
+    )
+    assert sum(played) == result.num_windows == 256
+    assert result.validation[0] == (0, 0.0)
+    assert len(result.validation) >= 3
+    assert result.best_windows in [windows for windows, _ in result.validation]
+    rows = list(csv.DictReader((tmp_path / "progress.csv").read_text().splitlines()))
+    names = set(rows[0])
+    assert {f"policy/weight_{name}" for name in TUNABLE_KNOBS} <= names
+    assert {"train/approx_kl", "train/explained_variance", "time/fps"} <= names
+    assert {"eval/small/goodput_frac", "eval/small/goodput_gain"} <= names
+
+
+def test_same_seed_same_policy(scenario, tmp_path):
+    weights = [
+        train(scenario, BASE, tmp_path, QUICK, wandb_mode=WandbMode.DISABLED).policy.state_dict()
+        for _ in range(2)
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_untrained_policy_is_the_base(scenario, tmp_path):
+    model, envs = make_model(scenario, BASE, QUICK)
+    save_bundle(
+        tmp_path / "bundle",
+        policy=model.policy,
+        base_knobs=BASE,
+        layout=envs[0].layout,
+        evaluation={},
+        description="nothing",
+    )
+    workload = scenario.workload(Part.TEST, 0)
+    learned, track = run_policy(
+        scenario, workload, LearnedPolicy(load_bundle(tmp_path / "bundle")), seed=0
+    )
+    base, _ = run_policy(scenario, workload, ConstantPolicy(name="base", knobs=BASE), seed=0)
+    assert track.at_s.size > 1
+    assert np.array_equal(learned.requests["replica"], base.requests["replica"])
+    assert learned.kpis().as_dict() == pytest.approx(base.kpis().as_dict(), rel=1e-12)
+
+
+def test_updates_use_the_rewards_of_the_arrivals(scenario, tmp_path, monkeypatch):
+    seen = []
+    original = training._ArrivalRewards._on_rollout_end
+
+    def spy(self):
+        before = self.locals["rollout_buffer"].rewards.copy()
+        original(self)
+        buffer = self.locals["rollout_buffer"]
+        seen.append((before, buffer.rewards.copy(), buffer.returns.copy()))
+
+    monkeypatch.setattr(training._ArrivalRewards, "_on_rollout_end", spy)
+    train(scenario, BASE, tmp_path, QUICK, wandb_mode=WandbMode.DISABLED)
+    length = QUICK.episode.num_windows
+    assert seen
+    for before, after, returns in seen:
+        assert not np.allclose(before[: length - 1], after[: length - 1])
+        # The last window of an episode is followed by nothing: its return is its reward.
+        assert returns[-1] == pytest.approx(after[-1], abs=1e-6)
+
+
+def test_layout_holds_the_cluster(scenario):
+    layout = layout_for(scenario)
+    assert (layout.max_replicas, layout.max_gpus, layout.max_servers) == (4, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
+        ({"discount": 1.5}, r"discount must be in \(0, 1\], got 1.5"),
+    ],
+)
+def test_config_errors(change, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(**change)
+
+
+def test_log_works_without_wandb(tmp_path):
+    with training_log(tmp_path, mode=WandbMode.DISABLED, config={}) as logger:
+        logger.record("a/b", 1.5)
+        logger.dump(3)
+    assert "1.5" in (tmp_path / "progress.csv").read_text()
+
+
+def test_missing_wandb_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with (
+        pytest.raises(MissingExtraError, match=r"wandb mode is 'offline', but .* not installed"),
+        training_log(tmp_path, mode=WandbMode.OFFLINE, config={}),
+    ):
+        pass
+
+
+@pytest.mark.slow
+def test_offline_wandb_writes_a_run(tmp_path):
+    """In a process of its own: wandb leaves threads and warnings behind."""
+    code = (
+        "import pathlib, sys\n"
+        "from trimtab.agents.training_log import WandbMode, training_log\n"
+        "path = pathlib.Path(sys.argv[1])\n"
+        "with training_log(path, mode=WandbMode.OFFLINE, config={'a': 1}) as logger:\n"
+        "    logger.record('eval/small/goodput_frac', 0.5)\n"
+        "    logger.dump(1)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=120)
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
