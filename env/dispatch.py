@@ -395,22 +395,3 @@ def explain(
         )  # fmt: skip
         parts.append({name: float(t) for name, t in zip(TERM_NAMES, terms, strict=True) if t})
     return parts
-
-
-__all__ = [
-    "NUM_TERMS",
-    "QUERY_DTYPE",
-    "TERM_NAMES",
-    "VIEW_DTYPE",
-    "can_take",
-    "choose_replica",
-    "explain",
-    "full_chunk_token_s",
-    "is_shed",
-    "next_uniform",
-    "predicted_ttft_s",
-    "refresh_decode_base",
-    "refresh_prefill_stretch",
-    "refresh_slow_factor",
-    "session_score",
-]

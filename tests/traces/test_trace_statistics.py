@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import trimtab.traces.data
 from trimtab.traces.bundled import BUNDLED_FILES, load_bundled
 from trimtab.traces.errors import TraceError
 from trimtab.traces.schema import RequestTrace
@@ -176,7 +177,7 @@ def test_bundled_traces_name_their_licence(name):
 
 
 def test_bundled_traces_are_attributed_beside_the_files():
-    package = Path(__file__).parents[2] / "traces" / "data"
+    package = Path(trimtab.traces.data.__file__).parent
     text = (package / "README.md").read_text(encoding="utf-8")
     for name in (*BUNDLED_FILES.values(), "CC BY 4.0", "Splitwise", "Changed"):
         assert name in text
