@@ -22,8 +22,8 @@ from trimtab.env.simulator.setup import FleetConfig
 from trimtab.env.simulator.workload import Workload, compile_workload
 from trimtab.traces.synthetic import SyntheticConfig, generate
 
-# Requests per second that the 16 replicas sustain with some room.
-RATE_RPS = 100.0
+# About 80 % of what the 16 replicas sustain within their limits.
+RATE_RPS = 60.0
 MILLION = 1_000_000
 
 

@@ -42,9 +42,9 @@ VIEW_DTYPE = np.dtype(
 # What a gateway knows of one request.
 QUERY_DTYPE = np.dtype(
     [
-        ("input_tokens", np.int64),
+        ("input_tokens", np.int32),
+        ("priority", np.int32),
         ("expected_output_tokens", np.float64),
-        ("priority", np.int64),
         ("session_hash", np.uint64),
         ("ttft_slo_s", np.float64),
         ("tpot_slo_s", np.float64),

@@ -27,29 +27,29 @@ REQUEST_DTYPE = np.dtype(
         # What arrives.
         ("query", QUERY_DTYPE),
         ("arrival_s", np.float64),
-        ("output_tokens", np.int64),  # the truth, hidden from the scheduler
+        ("output_tokens", np.int32),  # the truth, hidden from the scheduler
         ("weight", np.float64),
         ("first_block", np.int64),
-        ("num_blocks", np.int64),
+        ("num_blocks", np.int32),
         # What happens to it.
-        ("status", np.int64),
-        ("replica", np.int64),
-        ("next", np.int64),
+        ("status", np.int32),
+        ("replica", np.int32),
+        ("next", np.int32),
         ("ready_s", np.float64),
-        ("hit_tokens", np.int64),
-        ("believed_uncached_tokens", np.int64),
-        ("pinned_blocks", np.int64),
-        ("prefill_done_tokens", np.int64),
-        ("prefill_target_tokens", np.int64),
-        ("generated_tokens", np.int64),
+        ("hit_tokens", np.int32),
+        ("believed_uncached_tokens", np.int32),
+        ("pinned_blocks", np.int32),
+        ("prefill_done_tokens", np.int32),
+        ("prefill_target_tokens", np.int32),
+        ("generated_tokens", np.int32),
         ("joined_iteration", np.int64),
-        ("page_phase", np.int64),
+        ("page_phase", np.int32),
         ("admission", np.int64),
         ("predicted_ttft_s", np.float64),
         ("first_token_s", np.float64),
         ("finish_s", np.float64),
-        ("num_dispatches", np.int64),
-        ("num_preemptions", np.int64),
+        ("num_dispatches", np.int32),
+        ("num_preemptions", np.int32),
     ]
 )
 
@@ -100,9 +100,7 @@ REPLICA_DTYPE = np.dtype(
         ("prompt_tokens", np.int64),
         ("num_preemptions", np.int64),
         ("num_crashes", np.int64),
-        # The layers' time at the last number of tokens that it was computed for.
-        ("linear_tokens", np.int64),
-        ("linear_s", np.float64),
+        ("kind", np.int64),  # row of `linear_s`: replicas of equal coefficients share one
         # Since the last scrape.
         ("measured_s", np.float64),
         ("nominal_s", np.float64),
@@ -153,6 +151,7 @@ class SimulationArrays(NamedTuple):
     next_event_s: np.ndarray  # float64 [R], when the replica next changes in a visible way
     actual: np.ndarray  # LATENCY_DTYPE [R]
     nominal: np.ndarray  # LATENCY_DTYPE [R], what the scheduler believes
+    linear_s: np.ndarray  # float64 [kinds, T], remembered layer times by tokens, NaN if not yet
     views: np.ndarray  # VIEW_DTYPE [R]
     sequences: np.ndarray  # SEQUENCE_DTYPE [R, S], a heap by end_iteration
     page_phases: np.ndarray  # int64 [R, page_tokens]

@@ -48,6 +48,8 @@ _SIZES = (
     "num_words",
     "num_slowdowns",
     "num_crashes",
+    "num_kinds",
+    "num_linear",
 )
 
 
@@ -88,6 +90,7 @@ def handle(arrays: SimulationArrays) -> np.ndarray:
         *arrays.holders.shape,
         arrays.slowdowns.shape[1],
         arrays.crashes.size,
+        *arrays.linear_s.shape,
     )
     for name, size in zip(_SIZES, sizes, strict=True):
         record[name] = size
@@ -154,6 +157,13 @@ def actual_of(sim):
 def nominal_of(sim):
     """Latency coefficients that the scheduler believes [R]."""
     return carray(_pointer(sim.nominal_at), (sim.num_replicas,), LATENCY_DTYPE)
+
+
+@njit(cache=True, nogil=True)
+def linear_s_of(sim, kind):
+    """Remembered layer times of a kind of replica, by tokens [T]."""
+    shape = (sim.num_kinds, sim.num_linear)
+    return carray(_pointer(sim.linear_s_at), shape, np.float64)[kind]
 
 
 @njit(cache=True, nogil=True)

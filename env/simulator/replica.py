@@ -32,6 +32,7 @@ from .memory import (
     cache_of,
     cache_table_of,
     fleet_of,
+    linear_s_of,
     holders_of,
     next_events_of,
     page_phases_of,
@@ -87,12 +88,13 @@ def _prefill_work(sim, r, budget):
 
 @njit(cache=True, nogil=True)
 def _linear_s(sim, r, tokens):
-    """Return the layers' time, remembered for the number of tokens last asked for."""
-    replica = replicas_of(sim)[r]
-    if tokens != replica.linear_tokens:
-        replica.linear_tokens = tokens
-        replica.linear_s = linear_time_s(actual_of(sim)[r], float(tokens))
-    return replica.linear_s
+    """Return the layers' time for a number of tokens, remembered where it was asked before."""
+    remembered = linear_s_of(sim, replicas_of(sim)[r].kind)
+    if tokens >= remembered.size:
+        return linear_time_s(actual_of(sim)[r], float(tokens))
+    if np.isnan(remembered[tokens]):
+        remembered[tokens] = linear_time_s(actual_of(sim)[r], float(tokens))
+    return remembered[tokens]
 
 
 @njit(cache=True, nogil=True)

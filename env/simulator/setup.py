@@ -163,6 +163,8 @@ def allocate(
     entries, table = _make_cache(replicas, workload, int(fleet["block_pages"][0]))
     slots = int(replicas["max_num_seqs"].max()) + 1
     servers = server_indices(cluster)
+    kinds, replicas["kind"] = np.unique(nominal, return_inverse=True)
+    most_tokens = int(replicas["max_batch_tokens"].max() + replicas["max_num_seqs"].max())
     bias = np.zeros(num_replicas)
     bias[: knobs.replica_bias.size] = knobs.replica_bias
     arrays = SimulationArrays(
@@ -174,6 +176,7 @@ def allocate(
         next_event_s=np.full(num_replicas, np.inf),
         actual=nominal.copy(),
         nominal=nominal,
+        linear_s=np.full((kinds.size, most_tokens + 1), np.nan),
         views=_make_view(replicas, page_tokens),
         sequences=np.zeros((num_replicas, slots), dtype=SEQUENCE_DTYPE),
         page_phases=np.zeros((num_replicas, page_tokens), dtype=np.int64),
