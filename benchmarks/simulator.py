@@ -3,9 +3,10 @@
 Synthetic traffic with conversations and shared prompts on the bundled fleet of 16 mixed GPUs, with
 the full analytic scorer and shedding, metrics scraped every 0.2 s. Making the trace is timed
 apart. The ratio to single stepping is taken pair by pair in one run, so it holds on a noisy
-machine; absolute figures are of the machine at hand.
+machine. Absolute figures are CPU time of the machine at hand, the best of the runs, because what
+else runs there only adds; the median stands beside it.
 
-Run: python benchmarks/simulator.py [--json] [--requests 100000] [--pairs 3]
+Run: python benchmarks/simulator.py [--json] [--requests 100000] [--pairs 5]
 """
 
 import argparse
@@ -56,8 +57,9 @@ def measure(num_requests: int, num_pairs: int) -> dict[str, float]:
     million = make_workload(MILLION)
     million_s = run_s(million, scorer)
     return {
-        "requests_per_s_16": num_requests / statistics.median(scorer_s),
-        "requests_per_s_16_power_of_two": num_requests / statistics.median(cheap_s),
+        "requests_per_s_16": num_requests / min(scorer_s),
+        "requests_per_s_16_median": num_requests / statistics.median(scorer_s),
+        "requests_per_s_16_power_of_two": num_requests / min(cheap_s),
         "jump_over_single_step": statistics.median(ratios),
         "million_s": million_s,
         "million_requests_per_s": MILLION / million_s,
@@ -71,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     parser.add_argument("--requests", type=int, default=100_000)
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=5)
     arguments = parser.parse_args()
     figures = measure(arguments.requests, arguments.pairs)
     if arguments.json:

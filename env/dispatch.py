@@ -9,9 +9,9 @@ the routers that `agents/heuristics.py` names.
 """
 
 import numpy as np
-from numba import njit
 
 from ..traces.hashing import mix64
+from .compiled import compiled
 from .latency import base_time_s
 
 # What a gateway knows of one replica. "Own" counts are kept by the gateway at every dispatch,
@@ -86,21 +86,21 @@ MAX_PREFILL_FRAC = 0.9
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled
 def next_uniform(random_state):
     """Advance a splitmix64 state of shape [1] and return a float in [0, 1)."""
     random_state[0] += _GOLDEN
     return (mix64(random_state[0]) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled
 def session_score(session_hash, replica):
     """Return the rendezvous hash of a session on a replica, in [0, 1)."""
     mixed = mix64(session_hash + _GOLDEN * np.uint64(replica + 1))
     return (mixed >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled
 def decode_iteration_s(view, coefficients, extra_seqs, extra_tokens):
     """Nominal decode iteration of a replica with some sequences more, as the gateway guesses it."""
     return (
@@ -110,7 +110,7 @@ def decode_iteration_s(view, coefficients, extra_seqs, extra_tokens):
     )
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled
 def predicted_ttft_s(view, coefficients, knobs, uncached_tokens, now_s):
     """Predicted TTFT of a request on a replica: backlog, own prefill, iteration in progress."""
     backlog_s = knobs.backlog * view.pending_tokens * view.prefill_token_s - knobs.elapsed * (
@@ -121,7 +121,7 @@ def predicted_ttft_s(view, coefficients, knobs, uncached_tokens, now_s):
     return view.slow_factor * (max(0.0, backlog_s) + own_s + knobs.iteration * step_s)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _has_heuristic_terms(k):
     """Whether any term of the usual heuristics is switched on."""
     return (
@@ -141,7 +141,7 @@ def _has_heuristic_terms(k):
     )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _heuristic_terms(
     view, coefficients, query, knobs, uncached_tokens, now_s, replica, scale, random_state, terms
 ):
@@ -179,7 +179,7 @@ def _heuristic_terms(
     return total
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _scorer_terms(v, coefficients, query, knobs, uncached_tokens, now_s, terms):
     """Fill the terms of the analytic scorer; return their sum."""
     ttft_s = predicted_ttft_s(v, coefficients, knobs, uncached_tokens, now_s)
@@ -200,7 +200,7 @@ def _scorer_terms(v, coefficients, query, knobs, uncached_tokens, now_s, terms):
     return terms[13] + terms[14] + terms[15] + terms[16] + terms[17] + terms[18]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def score_replica(
     view,
     nominal,
@@ -235,7 +235,7 @@ def score_replica(
     return total
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def can_take(view, query, replica):
     """Whether a replica is up and could hold the request in its KV cache at all."""
     v = view[replica]
@@ -243,7 +243,7 @@ def can_take(view, query, replica):
     return v.is_available != 0 and fits
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _waiting_span(view, query):
     """Return minimum and span of the waiting requests over the replicas that can take it."""
     lowest, highest = np.inf, -np.inf
@@ -254,7 +254,7 @@ def _waiting_span(view, query):
     return lowest, highest - lowest
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _cache_aware_stage(view, query, hit_tokens, knobs):
     """Return which rule of the cache-aware gate applies: shortest queue, best match, free cache.
 
@@ -276,7 +276,7 @@ def _cache_aware_stage(view, query, hit_tokens, knobs):
     return 2
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _cache_aware_cost(stage, view, query, hit_tokens, replica):
     outstanding = float(view[replica].outstanding_requests)
     if stage == 0:
@@ -287,7 +287,7 @@ def _cache_aware_cost(stage, view, query, hit_tokens, replica):
     return view[replica].cached_frac + 1e-9 * outstanding
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def choose_replica(
     view, nominal, query, hit_tokens, knobs, bias, now_s, cursor, random_state, terms
 ):
@@ -330,7 +330,7 @@ def choose_replica(
     return is_found, best
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def is_shed(view, nominal, query, hit_tokens, knobs, now_s, replica):
     """Whether the request should be refused: its predicted TTFT is too far over its limit."""
     if knobs.shed_enabled == 0.0:
@@ -341,7 +341,7 @@ def is_shed(view, nominal, query, hit_tokens, knobs, now_s, replica):
     return ttft_s > limit * query.ttft_slo_s
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def refresh_slow_factor(view, knobs, replica):
     """Recompute a replica's predicted slow-down from its two measured ratios."""
     v = view[replica]
@@ -350,14 +350,14 @@ def refresh_slow_factor(view, knobs, replica):
     )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def refresh_prefill_stretch(view, replica):
     """Recompute what prefill does to a replica's time per output token."""
     v = view[replica]
     v.prefill_stretch = 1.0 / (1.0 - min(v.prefill_frac, MAX_PREFILL_FRAC))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def refresh_decode_base(view, nominal, replica, decode_seqs):
     """Recompute a replica's nominal decode iteration time at a batch size."""
     c = nominal[replica]
@@ -365,7 +365,7 @@ def refresh_decode_base(view, nominal, replica, decode_seqs):
     view[replica].decode_base_s = base_time_s(c, 0.0, 0.0, seqs)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def full_chunk_token_s(coefficients, chunk_tokens):
     """Nominal seconds a prefill token when whole chunks are processed alone."""
     positions = chunk_tokens * (chunk_tokens + 1.0) / 2.0

@@ -12,7 +12,8 @@ there on aiconfigurator tables, median error 1-4 % for prefill and decode.
 """
 
 import numpy as np
-from numba import njit
+
+from .compiled import compiled
 
 # One record a replica. Times are seconds; every coefficient is for the whole replica (all GPUs
 # of its tensor-parallel group working together).
@@ -33,7 +34,7 @@ LATENCY_DTYPE = np.dtype(
 )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def linear_time_s(coefficients, tokens):
     """Time of the layers without attention: p-norm of weight traffic and matrix multiplication."""
     c = coefficients
@@ -46,7 +47,7 @@ def linear_time_s(coefficients, tokens):
     return big * (1.0 + (small / big) ** p) ** (1.0 / p)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def other_time_s(coefficients, prefill_tokens, prefill_position_tokens, decode_seqs):
     """Overhead, communication and prefill attention of an iteration.
 
@@ -61,7 +62,7 @@ def other_time_s(coefficients, prefill_tokens, prefill_position_tokens, decode_s
     )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def base_time_s(coefficients, prefill_tokens, prefill_position_tokens, decode_seqs):
     """Part of an iteration's time that does not depend on the decode context."""
     return linear_time_s(coefficients, float(prefill_tokens + decode_seqs)) + other_time_s(
@@ -69,7 +70,7 @@ def base_time_s(coefficients, prefill_tokens, prefill_position_tokens, decode_se
     )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def context_time_s(coefficients, is_mixed):
     """Seconds that one decode context token adds to an iteration."""
     if is_mixed:
@@ -77,7 +78,7 @@ def context_time_s(coefficients, is_mixed):
     return coefficients.decode_context_s
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def iteration_time_s(
     coefficients, prefill_tokens, prefill_start_tokens, decode_seqs, decode_context_tokens
 ):

@@ -6,8 +6,8 @@ preemption by recompute of the latest, least urgent request).
 """
 
 import numpy as np
-from numba import njit
 
+from ..compiled import compiled
 from . import gateway
 from .kv_pages import (
     available_pages,
@@ -33,7 +33,7 @@ from .queues import pop_waiting, push_prefill, push_waiting, remove_sequence
 WATERMARK_FRAC = 0.01
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def prefill_budget(sim, r):
     """Return the prefill tokens that the next iteration has room for."""
     replica = replicas_of(sim)[r]
@@ -41,7 +41,7 @@ def prefill_budget(sim, r):
     return max(budget - replica.num_decoding, fleet_of(sim).page_tokens)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _try_admit(sim, r, index, waiting_index):
     """Move a waiting request to prefill if its KV pages can be had."""
     replica, request = replicas_of(sim)[r], requests_of(sim)[index]
@@ -74,7 +74,7 @@ def _try_admit(sim, r, index, waiting_index):
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def admit(sim, r):
     """Admit waiting requests, most urgent first, while the next iteration has tokens for them."""
     replica = replicas_of(sim)[r]
@@ -95,7 +95,7 @@ def admit(sim, r):
             return
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def next_ready_s(sim, r):
     """Return when the next waiting request gets ready that admission has not seen yet."""
     replica = replicas_of(sim)[r]
@@ -110,7 +110,7 @@ def next_ready_s(sim, r):
     return soonest_s
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def first_ready_s(sim, r):
     """Return when the first of the waiting requests is or was ready; infinity if there is none."""
     soonest_s = np.inf
@@ -121,7 +121,7 @@ def first_ready_s(sim, r):
     return soonest_s
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def leave_decode(sim, r, position):
     """Take a sequence out of the decode batch, free its pages, and return its request."""
     replica = replicas_of(sim)[r]
@@ -137,7 +137,7 @@ def leave_decode(sim, r, position):
     return index
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _is_worse(a, b):
     """Whether request `a` is preempted before `b`: less urgent, or as urgent and later."""
     if a.query.priority != b.query.priority:
@@ -145,7 +145,7 @@ def _is_worse(a, b):
     return a.admission > b.admission
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _preempt_one(sim, r):
     """Preempt the least urgent, latest running request, to be recomputed. Needs two running."""
     replica, requests, heap = replicas_of(sim)[r], requests_of(sim), sequences_of(sim, r)
@@ -173,7 +173,7 @@ def _preempt_one(sim, r):
     push_waiting(replica, requests, worst, True)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _unlink_prefill(replica, requests, index, before):
     if before == NONE:
         replica.prefill_head = requests[index].next
@@ -184,7 +184,7 @@ def _unlink_prefill(replica, requests, index, before):
     replica.num_prefilling -= 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def make_room(sim, r):
     """Preempt until the next iteration's pages can be had; fail a lone request that cannot grow."""
     replica = replicas_of(sim)[r]
@@ -199,7 +199,7 @@ def make_room(sim, r):
             end_request(sim, r, index, FAILED)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def end_request(sim, r, index, status):
     """Note that a request ended, finished or failed."""
     requests_of(sim)[index].status = status
@@ -207,7 +207,7 @@ def end_request(sim, r, index, status):
     gateway.on_finish(sim, index)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def fail_oversized(sim, r):
     """Fail the waiting request that an idle replica cannot admit: it exceeds the KV cache."""
     replica = replicas_of(sim)[r]

@@ -7,8 +7,8 @@ Does not know: what a window or an episode is (`..simulated_fleet`).
 """
 
 import numpy as np
-from numba import njit
 
+from ..compiled import compiled
 from ..dispatch import full_chunk_token_s, refresh_decode_base, refresh_slow_factor
 from . import gateway
 from .layout import FAILED, NONE, NUM_PRIORITIES
@@ -32,7 +32,7 @@ from .queues import pop_prefill, pop_waiting, remove_sequence
 from .replica import advance, idle_until
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _lose(sim, index, now_s):
     """Retry a request that a crash took, if its client has not seen a token; else fail it."""
     request = requests_of(sim)[index]
@@ -44,7 +44,7 @@ def _lose(sim, index, now_s):
         request.finish_s = now_s
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _crash(sim, r, now_s):
     replica = replicas_of(sim)[r]
     gateway.forget_replica(sim, r)
@@ -74,7 +74,7 @@ def _crash(sim, r, now_s):
             _lose(sim, pop_waiting(replica, requests_of(sim), k), now_s)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _restart(sim, r, now_s):
     replica, v = replicas_of(sim)[r], views_of(sim)[r]
     idle_until(replica, now_s)
@@ -85,7 +85,7 @@ def _restart(sim, r, now_s):
     replica.scraped_prefill_s = replica.prefill_s
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _advance_due(sim, now_s):
     """Let the gateway see all that has happened by now."""
     for r in range(next_events_of(sim).size):
@@ -93,7 +93,7 @@ def _advance_due(sim, now_s):
             advance(sim, r, now_s, False)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _crash_or_restart(sim):
     event = crashes_of(sim)[fleet_of(sim).next_crash]
     fleet_of(sim).next_crash += 1
@@ -105,7 +105,7 @@ def _crash_or_restart(sim):
         _crash(sim, event.replica, event.at_s)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _scrape_all(sim, now_s):
     for r in range(replicas_of(sim).size):
         advance(sim, r, now_s, True)
@@ -113,7 +113,7 @@ def _scrape_all(sim, now_s):
     fleet_of(sim).next_scrape_s += fleet_of(sim).scrape_interval_s
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _arrive(sim, now_s):
     _advance_due(sim, now_s)
     index = fleet_of(sim).next_arrival
@@ -121,7 +121,7 @@ def _arrive(sim, now_s):
     gateway.dispatch(sim, index, now_s)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def run_until(handle, until_s):
     """Run the fleet through every event before a moment and bring all replicas up to it."""
     sim = handle[0]
@@ -146,7 +146,7 @@ def run_until(handle, until_s):
     fleet.now_s = until_s
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def begin(handle):
     """Fill what the gateway derives from nominal coefficients, and empty the prefix caches."""
     sim = handle[0]
@@ -158,7 +158,7 @@ def begin(handle):
         refresh_decode_base(views_of(sim), nominal_of(sim), r, 1.0)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def refresh_view(handle):
     """Recompute what depends on the knobs after they changed; plans are made anew."""
     sim = handle[0]
@@ -167,7 +167,7 @@ def refresh_view(handle):
         refresh_slow_factor(views_of(sim), knobs_of(sim), r)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def num_open(handle):
     """Return how many requests are waiting or running anywhere."""
     sim = handle[0]

@@ -7,8 +7,8 @@ Does not know: how replicas compute.
 """
 
 import numpy as np
-from numba import njit
 
+from ..compiled import compiled
 from ..dispatch import (
     choose_replica,
     is_shed,
@@ -46,12 +46,12 @@ OUTPUT_TOKENS_GAIN = 0.01
 LOG_RATIO_LIMIT = 3.0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _footprint_tokens(query):
     return query.input_tokens + 0.5 * query.expected_output_tokens
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def on_first_token(sim, index):
     """Note a request's first token: its prefill is no backlog any more, its TTFT is known."""
     request = requests_of(sim)[index]
@@ -65,7 +65,7 @@ def on_first_token(sim, index):
     refresh_slow_factor(views_of(sim), knobs_of(sim), request.replica)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def on_finish(sim, index):
     """Note that a request left its replica, finished or failed."""
     request = requests_of(sim)[index]
@@ -80,7 +80,7 @@ def on_finish(sim, index):
     fleet_of(sim).expected_output_tokens[k] = mean
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _match(sim, request):
     """Fill `hits_of(sim)` with the prompt tokens that each replica has cached."""
     fleet = fleet_of(sim)
@@ -95,7 +95,7 @@ def _match(sim, request):
             hits_of(sim)[r] = min(hits_of(sim)[r] * block_tokens, most)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def dispatch(sim, index, now_s):
     """Place a request on a replica, or shed it."""
     request, fleet, knobs = requests_of(sim)[index], fleet_of(sim), knobs_of(sim)
@@ -131,7 +131,7 @@ def dispatch(sim, index, now_s):
     next_events_of(sim)[r] = min(next_events_of(sim)[r], now_s)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def scrape(sim, r, now_s):
     """Read a replica's metrics page, unless this scrape is lost."""
     if next_uniform(random_of(sim, 1)) < fleet_of(sim).scrape_drop_frac:
@@ -161,7 +161,7 @@ def scrape(sim, r, now_s):
     refresh_slow_factor(views_of(sim), knobs_of(sim), r)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def forget_replica(sim, r):
     """Empty the gateway's own counts of a replica that crashed."""
     v = views_of(sim)[r]

@@ -8,8 +8,7 @@ Does not know: who is admitted or preempted, or time.
 Source: vLLM's block manager and automatic prefix caching.
 """
 
-from numba import njit
-
+from ..compiled import compiled
 from .memory import (
     blocks_of,
     cache_of,
@@ -23,20 +22,20 @@ from .memory import (
 from .prefix_cache import evict_oldest, find_entry, is_held, pin, unpin
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def pages_of(tokens, fleet):
     """Return the KV pages that hold some tokens."""
     return (tokens + fleet.page_tokens - 1) >> fleet.page_shift
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def available_pages(sim, r):
     """Return the pages that are free or can be freed by eviction."""
     replica = replicas_of(sim)[r]
     return replica.free_pages + replica.num_evictable_blocks * fleet_of(sim).block_pages
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def take_pages(sim, r, pages):
     """Take pages, evicting the oldest blocks that nobody uses where needed."""
     replica = replicas_of(sim)[r]
@@ -46,7 +45,7 @@ def take_pages(sim, r, pages):
     replica.free_pages -= pages
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def unpin_blocks(sim, r, request):
     """Drop a request's hold on its cached blocks."""
     # Last block first, so that the tail of a prompt is evicted before its head.
@@ -56,7 +55,7 @@ def unpin_blocks(sim, r, request):
     request.pinned_blocks = 0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def pin_hits(sim, r, request):
     """Pin the leading cached blocks of a request; at least one token is left to compute."""
     block_tokens = fleet_of(sim).block_pages * fleet_of(sim).page_tokens
@@ -71,7 +70,7 @@ def pin_hits(sim, r, request):
         request.pinned_blocks += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def release(sim, r, request, kv_tokens):
     """Give back a running request's KV pages; its cached blocks stay, unpinned."""
     fleet = fleet_of(sim)
@@ -80,7 +79,7 @@ def release(sim, r, request, kv_tokens):
     unpin_blocks(sim, r, request)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def growth_pages(sim, r, iterations):
     """Pages that the decode batch takes in the next iterations: one each `page_tokens`."""
     fleet, replica, phases = fleet_of(sim), replicas_of(sim)[r], page_phases_of(sim, r)
@@ -91,7 +90,7 @@ def growth_pages(sim, r, iterations):
     return pages
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def iterations_within_pages(sim, r, limit):
     """Return the most iterations, up to a limit, whose growth fits the available pages."""
     available = available_pages(sim, r)

@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import (  # type: ignore[attr-defined]
-    carray,
-    njit,
-    types,
-)
+from numba import carray, types  # type: ignore[attr-defined]
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ..compiled import compiled
 from ..dispatch import NUM_TERMS, VIEW_DTYPE
 from ..knobs import KNOBS_DTYPE
 from ..latency import LATENCY_DTYPE
@@ -35,7 +32,7 @@ from .layout import (
     SimulationArrays,
 )
 
-_COMPILED_FILES = ("dispatch.py", "knobs.py", "latency.py", "../traces/hashing.py")
+_COMPILED_FILES = ("compiled.py", "dispatch.py", "knobs.py", "latency.py", "../traces/hashing.py")
 _SIZES = (
     "num_requests",
     "num_block_references",
@@ -111,139 +108,139 @@ def _pointer_intrinsic(typing_context, address):
 _pointer: Any = _pointer_intrinsic
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def fleet_of(sim):
     """The fleet's own record."""
     return carray(_pointer(sim.fleet_at), (1,), FLEET_DTYPE)[0]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def requests_of(sim):
     """Request table [N]."""
     return carray(_pointer(sim.requests_at), (sim.num_requests,), REQUEST_DTYPE)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def blocks_of(sim):
     """Dense ids of the requests' prompt blocks."""
     return carray(_pointer(sim.blocks_at), (sim.num_block_references,), np.int32)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def pinned_entries_of(sim):
     """Cache entries that running requests have pinned, in the places of their blocks."""
     return carray(_pointer(sim.pinned_entries_at), (sim.num_block_references,), np.int32)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def replicas_of(sim):
     """Replica table [R]."""
     return carray(_pointer(sim.replicas_at), (sim.num_replicas,), REPLICA_DTYPE)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def next_events_of(sim):
     """When each replica next changes in a visible way, s [R]."""
     return carray(_pointer(sim.next_event_s_at), (sim.num_replicas,), np.float64)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def actual_of(sim):
     """True latency coefficients [R]."""
     return carray(_pointer(sim.actual_at), (sim.num_replicas,), LATENCY_DTYPE)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def nominal_of(sim):
     """Latency coefficients that the scheduler believes [R]."""
     return carray(_pointer(sim.nominal_at), (sim.num_replicas,), LATENCY_DTYPE)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def linear_s_of(sim, kind):
     """Remembered layer times of a kind of replica, by tokens [T]."""
     shape = (sim.num_kinds, sim.num_linear)
     return carray(_pointer(sim.linear_s_at), shape, np.float64)[kind]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def views_of(sim):
     """The gateway's view of each replica [R]."""
     return carray(_pointer(sim.views_at), (sim.num_replicas,), VIEW_DTYPE)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def sequences_of(sim, r):
     """Heap of a replica's decoding sequences [S]."""
     shape = (sim.num_replicas, sim.num_slots)
     return carray(_pointer(sim.sequences_at), shape, SEQUENCE_DTYPE)[r]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def page_phases_of(sim, r):
     """Decoding sequences of a replica by the iteration at which they need a page."""
     shape = (sim.num_replicas, sim.page_tokens)
     return carray(_pointer(sim.page_phases_at), shape, np.int64)[r]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def cache_of(sim, r):
     """Prefix-cache entries of a replica [C]."""
     shape = (sim.num_replicas, sim.num_entries)
     return carray(_pointer(sim.cache_at), shape, CACHE_ENTRY_DTYPE)[r]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def cache_table_of(sim, r):
     """Hash table from block to cache entry of a replica [H]."""
     shape = (sim.num_replicas, sim.table_size)
     return carray(_pointer(sim.cache_table_at), shape, np.int32)[r]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def holders_of(sim):
     """Bit masks of the replicas that hold each block [B, words]."""
     return carray(_pointer(sim.holders_at), (sim.num_blocks, sim.num_words), np.uint64)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def slowdowns_of(sim, r):
     """Changes of a replica's slow-down [K]."""
     shape = (sim.num_replicas, sim.num_slowdowns)
     return carray(_pointer(sim.slowdowns_at), shape, SLOWDOWN_DTYPE)[r]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def crashes_of(sim):
     """Crashes and restarts in order of time."""
     return carray(_pointer(sim.crashes_at), (sim.num_crashes,), CRASH_DTYPE)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def knobs_of(sim):
     """The knobs in force."""
     return carray(_pointer(sim.knobs_at), (1,), KNOBS_DTYPE)[0]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def bias_of(sim):
     """Additive score of each replica [R]."""
     return carray(_pointer(sim.bias_at), (sim.num_replicas,), np.float64)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def hits_of(sim):
     """Scratch: cached prompt tokens of the request in hand [R]."""
     return carray(_pointer(sim.hits_at), (sim.num_replicas,), np.int64)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def terms_of(sim):
     """Scratch: parts of a score [NUM_TERMS]."""
     return carray(_pointer(sim.terms_at), (NUM_TERMS,), np.float64)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def random_of(sim, stream):
     """State of one random stream [1]: 0 dispatch, 1 scrapes."""
     return carray(_pointer(sim.random_at), (2,), np.uint64)[stream : stream + 1]

@@ -9,20 +9,20 @@ Source: vLLM's automatic prefix caching (reference counts, LRU over free blocks)
 """
 
 import numpy as np
-from numba import njit
 
+from ..compiled import compiled
 from .layout import NONE
 
 _WORD_BITS = 64
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled
 def _slot_hash(block, table_size):
     mixed = np.uint64(block) * np.uint64(0x9E3779B97F4A7C15)
     return np.int64(mixed >> np.uint64(20)) & (table_size - 1)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def find_entry(table, entries, block):
     """Return the cache entry of a block, or `NONE`. `table` and `entries` are one replica's."""
     size = table.size
@@ -35,7 +35,7 @@ def find_entry(table, entries, block):
     return NONE
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _table_insert(table, block, entry):
     slot = _slot_hash(block, table.size)
     while table[slot] != 0:
@@ -43,7 +43,7 @@ def _table_insert(table, block, entry):
     table[slot] = entry + 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _table_remove(table, entries, block):
     size = table.size
     slot = _slot_hash(block, size)
@@ -61,7 +61,7 @@ def _table_remove(table, entries, block):
     table[hole] = 0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _lru_remove(replica, entries, entry):
     e = entries[entry]
     if e.previous == NONE:
@@ -75,7 +75,7 @@ def _lru_remove(replica, entries, entry):
     replica.num_evictable_blocks -= 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _lru_append(replica, entries, entry):
     e = entries[entry]
     e.previous = replica.lru_tail
@@ -88,7 +88,7 @@ def _lru_append(replica, entries, entry):
     replica.num_evictable_blocks += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def pin(replica, entries, entry):
     """Add one reference to a cached block; a referenced block is not evicted."""
     if entries[entry].references == 0:
@@ -96,7 +96,7 @@ def pin(replica, entries, entry):
     entries[entry].references += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def unpin(replica, entries, entry):
     """Drop one reference; at zero the block becomes the most recently used evictable one."""
     entries[entry].references -= 1
@@ -104,7 +104,7 @@ def unpin(replica, entries, entry):
         _lru_append(replica, entries, entry)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def insert_pinned(replica, table, entries, holders, index, block):
     """Cache a block with one reference and return its entry. The caller has paid its pages."""
     entry = replica.free_entry
@@ -117,14 +117,14 @@ def insert_pinned(replica, table, entries, holders, index, block):
     return entry
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def is_held(holders, block, index):
     """Whether replica `index` has a block in its cache."""
     word = holders[block, index // _WORD_BITS]
     return (word >> np.uint64(index % _WORD_BITS)) & np.uint64(1) != 0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def evict_oldest(replica, table, entries, holders, index):
     """Drop the least recently used block. The caller takes its pages."""
     entry = replica.lru_head
@@ -137,7 +137,7 @@ def evict_oldest(replica, table, entries, holders, index):
     replica.num_cached_blocks -= 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def clear(replica, table, entries, holders, index):
     """Forget everything, pinned or not, as a crashed engine does. Pages are the caller's."""
     for slot in range(table.size):
@@ -148,7 +148,7 @@ def clear(replica, table, entries, holders, index):
     chain(replica, entries)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def chain(replica, entries):
     """Put every entry on the free list."""
     for entry in range(entries.size):
@@ -161,7 +161,7 @@ def chain(replica, entries):
     replica.num_evictable_blocks = 0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def match_replicas(blocks, first_block, num_blocks, holders, depth):
     """Fill `depth` [R] with the number of leading blocks that each replica holds."""
     depth[:] = 0
@@ -180,7 +180,7 @@ def match_replicas(blocks, first_block, num_blocks, holders, depth):
         _set_depth(alive, base, num_blocks, depth)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _set_depth(mask, base, position, depth):
     if position == 0:
         return

@@ -6,18 +6,17 @@ sequence ends, so an iteration costs nothing per sequence.
 Does not know: time, KV pages or latency.
 """
 
-from numba import njit
-
+from ..compiled import compiled
 from .layout import NONE, NUM_PRIORITIES
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled
 def waiting_list(request):
     """Return the waiting list that a request belongs to: its priority, the last for all beyond."""
     return min(request.query.priority, NUM_PRIORITIES - 1)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def push_waiting(replica, requests, index, is_front):
     """Append a request to its waiting list, or put it in front after a preemption."""
     k = waiting_list(requests[index])
@@ -34,7 +33,7 @@ def push_waiting(replica, requests, index, is_front):
     replica.num_waiting += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def pop_waiting(replica, requests, k):
     """Remove and return the head of a waiting list that is not empty."""
     index = replica.waiting_head[k]
@@ -45,7 +44,7 @@ def pop_waiting(replica, requests, k):
     return index
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def push_prefill(replica, requests, index):
     """Append a request to the list of those in prefill."""
     requests[index].next = NONE
@@ -57,7 +56,7 @@ def push_prefill(replica, requests, index):
     replica.num_prefilling += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def pop_prefill(replica, requests):
     """Remove and return the head of the prefilling list."""
     index = replica.prefill_head
@@ -68,14 +67,14 @@ def pop_prefill(replica, requests):
     return index
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled
 def _swap(heap, a, b):
     end_iteration, request = heap[a].end_iteration, heap[a].request
     heap[a].end_iteration, heap[a].request = heap[b].end_iteration, heap[b].request
     heap[b].end_iteration, heap[b].request = end_iteration, request
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _sift_up(heap, child):
     while child > 0:
         parent = (child - 1) >> 1
@@ -85,7 +84,7 @@ def _sift_up(heap, child):
         child = parent
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _sift_down(heap, size, parent):
     while True:
         child = 2 * parent + 1
@@ -99,7 +98,7 @@ def _sift_down(heap, size, parent):
         parent = child
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def push_sequence(heap, size, end_iteration, request):
     """Add a decoding sequence to a heap of `size` sequences."""
     heap[size].end_iteration = end_iteration
@@ -107,7 +106,7 @@ def push_sequence(heap, size, end_iteration, request):
     _sift_up(heap, size)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def remove_sequence(heap, size, position):
     """Remove the sequence at a position of a heap of `size` and return its request."""
     request = heap[position].request

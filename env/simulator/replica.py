@@ -10,8 +10,8 @@ follows the project's prototype study.
 """
 
 import numpy as np
-from numba import njit
 
+from ..compiled import compiled
 from ..latency import context_time_s, linear_time_s, other_time_s
 from . import gateway
 from .admission import (
@@ -32,8 +32,8 @@ from .memory import (
     cache_of,
     cache_table_of,
     fleet_of,
-    linear_s_of,
     holders_of,
+    linear_s_of,
     next_events_of,
     page_phases_of,
     pinned_entries_of,
@@ -46,13 +46,13 @@ from .prefix_cache import find_entry, insert_pinned, is_held, pin
 from .queues import pop_prefill, push_sequence
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def jump_time_s(first_s, slope_s, iterations):
     """Return the time of some iterations when each takes `slope_s` more than the one before."""
     return first_s * iterations + 0.5 * slope_s * iterations * (iterations - 1)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def iterations_until(first_s, slope_s, span_s, limit):
     """Return how many iterations start within a span, at least 1 and at most `limit`."""
     half = 0.5 * slope_s
@@ -66,7 +66,7 @@ def iterations_until(first_s, slope_s, span_s, limit):
     return k
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _prefill_work(sim, r, budget):
     """Return the chunk of the next iteration: tokens, positions, and whole iterations like it."""
     requests = requests_of(sim)
@@ -86,7 +86,7 @@ def _prefill_work(sim, r, budget):
     return tokens, positions, 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _linear_s(sim, r, tokens):
     """Return the layers' time for a number of tokens, remembered where it was asked before."""
     remembered = linear_s_of(sim, replicas_of(sim)[r].kind)
@@ -97,7 +97,7 @@ def _linear_s(sim, r, tokens):
     return remembered[tokens]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _plan(sim, r):
     """Return (iterations to the next change, chunk tokens, first_s, slope_s)."""
     replica, c = replicas_of(sim)[r], actual_of(sim)[r]
@@ -125,7 +125,7 @@ def _plan(sim, r):
     return limit, chunk, first_s, slope_s
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _finish_prefill(sim, r, index):
     """End a request's prefill: cache its blocks, emit a token, start decoding."""
     replica, request, fleet = replicas_of(sim)[r], requests_of(sim)[index], fleet_of(sim)
@@ -161,7 +161,7 @@ def _finish_prefill(sim, r, index):
     page_phases_of(sim, r)[request.page_phase] += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _advance_prefill(sim, r, tokens):
     """Spend prefill tokens on the list's head and those behind it; end those that complete."""
     replica, requests = replicas_of(sim)[r], requests_of(sim)
@@ -177,7 +177,7 @@ def _advance_prefill(sim, r, tokens):
             _finish_prefill(sim, r, pop_prefill(replica, requests))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _apply(sim, r, iterations, chunk, first_s, slope_s):
     """Let some planned iterations happen."""
     replica = replicas_of(sim)[r]
@@ -210,7 +210,7 @@ def _apply(sim, r, iterations, chunk, first_s, slope_s):
         end_request(sim, r, leave_decode(sim, r, 0), FINISHED)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def idle_until(replica, until_s):
     """Move an idle replica's clock forward at idle power."""
     if until_s > replica.clock_s:
@@ -218,7 +218,7 @@ def idle_until(replica, until_s):
         replica.clock_s = until_s
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _update_slow_factor(sim, r):
     replica = replicas_of(sim)[r]
     while slowdowns_of(sim, r)[replica.next_slow_index].at_s <= replica.clock_s:
@@ -226,7 +226,7 @@ def _update_slow_factor(sim, r):
         replica.next_slow_index += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _prepare(sim, r, until_s):
     """Bring a replica to the start of its next iteration; return whether there is one.
 
@@ -252,7 +252,7 @@ def _prepare(sim, r, until_s):
             fail_oversized(sim, r)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def advance(sim, r, until_s, is_partial):
     """Advance a replica through every change up to a moment.
 
