@@ -7,3 +7,6 @@ from numba import njit
 
 compiled = njit(cache=True, nogil=True, error_model="numpy")
 """Decorator of every compiled function of the dispatch kernel and the simulator."""
+
+inlined = njit(cache=True, nogil=True, error_model="numpy", inline="always")
+"""The same for small functions on the path of every candidate; LLVM alone leaves them calls."""

@@ -11,7 +11,7 @@ the routers that `agents/heuristics.py` names.
 import numpy as np
 
 from ..traces.hashing import mix64
-from .compiled import compiled
+from .compiled import compiled, inlined
 from .latency import base_time_s
 
 # What a gateway knows of one replica. "Own" counts are kept by the gateway at every dispatch,
@@ -100,7 +100,7 @@ def session_score(session_hash, replica):
     return (mixed >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-@compiled
+@inlined
 def decode_iteration_s(view, coefficients, extra_seqs, extra_tokens):
     """Nominal decode iteration of a replica with some sequences more, as the gateway guesses it."""
     return (
@@ -110,7 +110,7 @@ def decode_iteration_s(view, coefficients, extra_seqs, extra_tokens):
     )
 
 
-@compiled
+@inlined
 def predicted_ttft_s(view, coefficients, knobs, uncached_tokens, now_s):
     """Predicted TTFT of a request on a replica: backlog, own prefill, iteration in progress."""
     backlog_s = knobs.backlog * view.pending_tokens * view.prefill_token_s - knobs.elapsed * (
@@ -179,7 +179,7 @@ def _heuristic_terms(
     return total
 
 
-@compiled
+@inlined
 def _scorer_terms(v, coefficients, query, knobs, uncached_tokens, now_s, terms):
     """Fill the terms of the analytic scorer; return their sum."""
     ttft_s = predicted_ttft_s(v, coefficients, knobs, uncached_tokens, now_s)
@@ -200,7 +200,7 @@ def _scorer_terms(v, coefficients, query, knobs, uncached_tokens, now_s, terms):
     return terms[13] + terms[14] + terms[15] + terms[16] + terms[17] + terms[18]
 
 
-@compiled
+@inlined
 def score_replica(
     view,
     nominal,
@@ -235,7 +235,7 @@ def score_replica(
     return total
 
 
-@compiled
+@inlined
 def can_take(view, query, replica):
     """Whether a replica is up and could hold the request in its KV cache at all."""
     v = view[replica]
