@@ -173,6 +173,7 @@ class _Checkpoints(BaseCallback):
             scenario.workload(Part.VALIDATION, i) for i in range(config.num_validation_workloads)
         ]
         self._window_s = config.episode.window_s
+        self._num_windows = config.num_windows
         self._interval = max(1, config.num_windows // config.num_checks)
         self._base_goodput = self._goodput(None)
         self.checks: list[tuple[int, float]] = [(0, 0.0)]
@@ -187,7 +188,9 @@ class _Checkpoints(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        if self.num_timesteps - self.checks[-1][0] >= self._interval:
+        is_last = self.num_timesteps >= self._num_windows
+        # The last update is still to come: `train` checks after it.
+        if not is_last and self.num_timesteps - self.checks[-1][0] >= self._interval:
             self.check()
 
     def check(self) -> None:

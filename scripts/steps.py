@@ -68,6 +68,11 @@ def train_with_progress(
         )
 
 
+def trace_option(trace: str | None) -> str:
+    """Return the option that names a trace again in a next command."""
+    return "" if trace is None else f" --trace {trace}"
+
+
 def write_knobs(path: Path, knobs: Knobs) -> None:
     """Write the tunable knobs of a vector as JSON, in place of an older file at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,9 +95,9 @@ def describe_training(scenario: Scenario, config: TrainingConfig, result: Traini
 def bundle_results(result: TrainingResult, evaluation: Evaluation | None) -> dict[str, Any]:
     """Return the results that go into a bundle: validation checks, and test if evaluated."""
     results: dict[str, Any] = {
-        "validation": [
-            {"windows": windows, "goodput_gain": gain} for windows, gain in result.validation
-        ]
+        "validation_goodput_gain": {
+            f"after {windows} windows": gain for windows, gain in result.validation
+        }
     }
     if evaluation is not None:
         gain = evaluation.difference(TRAINED_NAME, TUNED_NAME)

@@ -14,7 +14,7 @@ from ..agents.training import TrainingConfig
 from ..agents.training_log import WandbMode
 from ..env.short_term_env import EpisodeConfig
 from .evaluate import make_scenario, read_knobs
-from .steps import train_with_progress, write_bundle
+from .steps import trace_option, train_with_progress, write_bundle
 
 WINDOW_S = 2.0
 
@@ -47,4 +47,6 @@ def train(
     for num_windows, gain in result.validation:
         console.print(f"validation at {num_windows} windows: {100 * gain:+.2f} points over base")
     console.print(f"wrote {out / 'bundle'}", soft_wrap=True, markup=False)
-    console.print(f"next: trimtab evaluate --bundle {out / 'bundle'}", soft_wrap=True, markup=False)
+    knobs_option = "" if knobs is None else f" --knobs {knobs}"
+    next_command = f"trimtab evaluate{trace_option(trace)}{knobs_option} --bundle {out / 'bundle'}"
+    console.print(f"next: {next_command}", soft_wrap=True, markup=False)

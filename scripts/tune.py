@@ -12,7 +12,7 @@ from rich.console import Console
 from ..agents.heuristics import ANALYTIC_SCORER
 from ..agents.tuning import TuningConfig
 from .evaluate import make_scenario, read_knobs
-from .steps import tune_with_progress, write_knobs
+from .steps import trace_option, tune_with_progress, write_knobs
 
 
 def tune(
@@ -43,4 +43,6 @@ def tune(
         f"{100 * result.tuned_goodput:.2f} %: {verdict}"
     )
     console.print(f"wrote {out}", soft_wrap=True, markup=False)
-    console.print(f"next: trimtab evaluate --knobs {out}", soft_wrap=True, markup=False)
+    for command in ("evaluate", "train"):
+        next_command = f"trimtab {command}{trace_option(trace)} --knobs {out}"
+        console.print(f"next: {next_command}", soft_wrap=True, markup=False)

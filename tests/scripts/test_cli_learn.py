@@ -1,0 +1,93 @@
+"""The commands that learn, on a user's trace, from import to a judged bundle; and the demo."""
+
+import json
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from trimtab.agents.bundle import load_bundle
+from trimtab.agents.evaluation import Evaluation, PolicyResult
+from trimtab.env.knobs import TUNABLE_KNOBS
+from trimtab.env.kpis import Kpis
+from trimtab.env.scenario import Part
+from trimtab.scripts.cli import app
+from trimtab.scripts.demo import verdict
+from trimtab.scripts.steps import TRAINED_NAME, TUNED_NAME
+from trimtab.traces.store import write_store
+from trimtab.traces.synthetic import SyntheticConfig, generate
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("learn") / "mine.trace"
+    config = SyntheticConfig(num_requests=3000, rate_rps=10.0, seed=0, block_tokens=128)
+    write_store(path, generate(config))
+    return path
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_tune_train_and_evaluate_a_trace(store, tmp_path):
+    common = ("--trace", store, "--span", 8, "--load", 0.5)
+    knobs, out = tmp_path / "tuned.json", tmp_path / "train"
+    printed = run("tune", *common, "--generations", 1, "--out", knobs)
+    assert f"next: trimtab train --trace {store} --knobs {knobs}" in printed
+    assert set(json.loads(knobs.read_text())) == set(TUNABLE_KNOBS)
+    printed = run(
+        "train", *common, "--knobs", knobs, "--windows", 16, "--envs", 2,
+        "--wandb", "disabled", "--out", out,
+    )  # fmt: skip
+    assert f"--knobs {knobs} --bundle {out / 'bundle'}" in printed
+    bundle = load_bundle(out / "bundle")
+    assert bundle.base_knobs["backlog"] == json.loads(knobs.read_text())["backlog"]
+    assert "after 0 windows" in bundle.evaluation["validation_goodput_gain"]
+    printed = run(
+        "evaluate", *common, "--knobs", knobs, "--bundle", out / "bundle",
+        "--policies", "round-robin", "--workloads", 1, "--no-load-curve",
+        "--out", tmp_path / "report",
+    )  # fmt: skip
+    for name in ("round-robin", TUNED_NAME, TRAINED_NAME):
+        assert name in printed
+
+
+def test_a_bundle_of_other_code_is_refused_in_one_line(store, tmp_path):
+    result = CliRunner().invoke(app, ["evaluate", "--bundle", str(tmp_path / "nothing")])
+    assert result.exit_code == 2
+    assert "nothing" in result.output
+    assert "Traceback" not in result.output
+
+
+def make_evaluation(gains: list[float]) -> Evaluation:
+    def result(name: str, goodput: list[float]) -> PolicyResult:
+        fields = {name: 0.0 for name in Kpis.__slots__} | {"num_requests": 1, "num_preemptions": 0}
+        kpis = tuple(Kpis(**(fields | {"goodput_frac": value})) for value in goodput)
+        return PolicyResult(name=name, kpis=kpis, ttft_quantiles_s=None)
+
+    return Evaluation(
+        scenario="made",
+        part=Part.TEST,
+        load_frac=0.8,
+        rate_rps=1.0,
+        seed=0,
+        policies=(
+            result(TUNED_NAME, [0.5] * len(gains)),
+            result(TRAINED_NAME, [0.5 + gain for gain in gains]),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("gains", "message"),
+    [
+        ([0.02, 0.03, 0.01] * 4, r"is better than the tuned scorer: \+2\.00 points"),
+        ([-0.02, -0.03, -0.01] * 4, r"is WORSE than the tuned scorer: -2\.00 points"),
+        ([-0.02, 0.02, 0.001] * 4, r"cannot be told from the tuned scorer: \+0\.03 points"),
+    ],
+)
+def test_the_demo_says_what_training_was_worth(gains, message):
+    assert re.search(message, verdict(make_evaluation(gains)))
