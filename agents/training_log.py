@@ -6,6 +6,7 @@ Does not know: what is logged.
 """
 
 import importlib.util
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -17,6 +18,7 @@ from stable_baselines3.common.logger import CSVOutputFormat, KVWriter, Logger
 from ..traces.errors import MissingExtraError
 
 PROJECT = "trimtab"
+_LOG = logging.getLogger(__name__)
 
 
 class WandbMode(StrEnum):
@@ -54,15 +56,20 @@ def training_log(
 ) -> Iterator[Logger]:
     """Yield a logger that writes `progress.csv` in a directory, and a W&B run unless disabled.
 
+    Without the package an offline run is left out, with a line in the log.
+
     Raises:
-        MissingExtraError: W&B is wanted and not installed.
+        MissingExtraError: an online run is wanted, and the package wandb is not installed.
     """
     if mode is not WandbMode.DISABLED and importlib.util.find_spec("wandb") is None:
-        msg = (
-            f"wandb mode is '{mode}', but the package wandb is not installed; "
-            "run 'pip install wandb' or use --wandb disabled"
-        )
-        raise MissingExtraError(msg)
+        if mode is WandbMode.ONLINE:
+            msg = (
+                "wandb mode is 'online', but the package wandb is not installed; "
+                "run 'pip install wandb' or use --wandb disabled"
+            )
+            raise MissingExtraError(msg)
+        _LOG.warning("wandb is not installed: logging to progress.csv alone")
+        mode = WandbMode.DISABLED
     directory.mkdir(parents=True, exist_ok=True)
     outputs: list[KVWriter] = [CSVOutputFormat(str(directory / "progress.csv"))]
     if mode is not WandbMode.DISABLED:

@@ -122,13 +122,18 @@ def test_log_works_without_wandb(tmp_path):
     assert "1.5" in (tmp_path / "progress.csv").read_text()
 
 
-def test_missing_wandb_is_named(tmp_path, monkeypatch):
+def test_missing_wandb_is_an_error_only_online(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with (
-        pytest.raises(MissingExtraError, match=r"wandb mode is 'offline', but .* not installed"),
-        training_log(tmp_path, mode=WandbMode.OFFLINE, config={}),
+        pytest.raises(MissingExtraError, match=r"wandb mode is 'online', but .* not installed"),
+        training_log(tmp_path, mode=WandbMode.ONLINE, config={}),
     ):
         pass
+    with training_log(tmp_path, mode=WandbMode.OFFLINE, config={}) as logger:
+        logger.record("a/b", 2.5)
+        logger.dump(1)
+    assert "2.5" in (tmp_path / "progress.csv").read_text()
+    assert "wandb is not installed" in caplog.text
 
 
 @pytest.mark.slow
