@@ -33,8 +33,9 @@ INITIAL_OUTPUT_TOKENS = 200.0
 class FleetConfig:
     """How a simulated fleet behaves beyond its cluster."""
 
-    scrape_interval_s: float = 0.2
-    """Time between reads of the engines' metrics pages."""
+    scrape_interval_s: float = 0.05
+    """Time between reads of the engines' metrics pages; llm-d's default. Its weights live on them:
+    at 0.2 s they lose a fifth of their goodput in the demo, and others nothing."""
     scrape_drop_frac: float = 0.02
     """Share of those reads that are lost."""
     faults: FaultConfig = field(default_factory=FaultConfig)
