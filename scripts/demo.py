@@ -37,7 +37,7 @@ SPAN_S = 60.0
 def demo(
     *,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same table.")] = 0,
-    generations: Annotated[int, typer.Option(min=1, help="Generations of tuning.")] = 30,
+    generations: Annotated[int, typer.Option(min=1, help="Generations of tuning.")] = 50,
     windows: Annotated[int, typer.Option(min=1, help="Windows of training.")] = 34_560,
     envs: Annotated[int, typer.Option(min=1, help="Environments stepped together.")] = 48,
     workloads: Annotated[int, typer.Option(min=1, help="Unseen workloads to compare on.")] = 30,
@@ -52,9 +52,7 @@ def demo(
     console = Console(highlight=False)
     scenario = azure_scenario(seed=seed, span_s=SPAN_S)
     console.print("1. tune the analytic scorer on the first half of the trace (CMA-ES)")
-    tuning_config = TuningConfig(
-        num_generations=generations, population=12, workloads_per_generation=5, seed=seed
-    )
+    tuning_config = TuningConfig(num_generations=generations, population=12, seed=seed)
     tuned = tune_with_progress(scenario, ANALYTIC_SCORER.knobs, tuning_config)
     write_knobs(out / "tuned.json", tuned.knobs)
     console.print(
