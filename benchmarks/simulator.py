@@ -2,9 +2,9 @@
 
 Synthetic traffic with conversations and shared prompts on the bundled fleet of 16 mixed GPUs, with
 the full analytic scorer and shedding. Metrics are scraped every 0.2 s, and in one figure every
-50 ms as in the demo. Making the trace is timed apart. The ratio to single stepping is taken pair by pair in one run, so it holds on a noisy
-machine. Absolute figures are CPU time of the machine at hand, the best of the runs, because what
-else runs there only adds; the median stands beside it.
+50 ms as in the demo. Making the trace is timed apart. The ratio to single stepping is taken pair
+by pair in one run, so it holds on a noisy machine. Absolute figures are CPU time of the machine at
+hand, the best of the runs, because what else runs there only adds; the median stands beside it.
 
 Run: python benchmarks/simulator.py [--json] [--requests 100000] [--pairs 5]
 """
