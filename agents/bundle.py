@@ -216,7 +216,7 @@ def _weights(policy: EquivariantPolicy) -> bytes:
     """Return the actor's weights as the content of a safetensors file."""
     state = _actor(policy.pi_features_extractor, policy.action_net).state_dict()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items()):
         if not torch.isfinite(tensor).all():
             msg = f"policy weight '{name}' is not finite; training diverged, save an earlier policy"
             raise ValueError(msg)
@@ -387,7 +387,7 @@ def _load_weights(root: Path, config: _BundleConfig, actor: nn.Module) -> None:
     if tensors.keys() != expected.keys():
         names = ", ".join(sorted(tensors.keys() ^ expected.keys()))
         raise _error(root, f"{WEIGHTS_NAME} and this code's actor differ in {names}", _SAVE_ANEW)
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items()):
         if _kind(tensor) != _kind(expected[name]):
             fault = f"tensor '{name}' is {_kind(tensor)}, expected {_kind(expected[name])}"
             raise _error(root, fault, _SAVE_ANEW)

@@ -16,7 +16,7 @@ import statistics
 import time
 
 from trimtab.agents.heuristics import ANALYTIC_SCORER, HEURISTICS
-from trimtab.env.cluster import load_cluster
+from trimtab.env.cluster_file import load_cluster
 from trimtab.env.knobs import Knobs
 from trimtab.env.simulated_fleet import SimulatedFleet
 from trimtab.env.simulator.setup import FleetConfig

@@ -1,37 +1,25 @@
 """The fleet as it is built: servers, their GPUs, and the replicas placed on them.
 
-A cluster file names servers and groups of replicas; GPUs are handed out in order. Every fault of
-a file is reported at once, with the path of its key.
-
 Does not know: load, time or latency; what a fleet does at a moment is the simulator's business.
-Every `*.yaml` in `env/data/` is a cluster that `load_cluster` finds by its name.
+`cluster_file.py` reads these specs from YAML.
 Source: page arithmetic as in vLLM; memory not for KV from aiconfigurator 0.12 `systems/*.yaml`.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
-
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ..traces.errors import ConfigError
-from .hardware import GPUS, Gpu, Precision, nearest_name, unknown_name_message
+from .config_file import faults_message
+from .hardware import GPUS, Gpu, Precision, unknown_name_message
 from .model_profile import MODELS, ModelProfile
-
-DATA_DIR = Path(__file__).parent / "data"
 
 # bytes per GPU for CUDA context, activations and buffers, `other_mem` of aiconfigurator (3.5 GiB)
 OTHER_BYTES_PER_GPU = 3_758_096_384
 # Gb/s per server when a file names none: one 200 Gb/s adapter, aiconfigurator a100_sxm
 DEFAULT_NETWORK_GBPS = 200.0
 # bytes/s in a Gb/s
-_BYTES_PER_S_PER_GBPS = 1e9 / 8
-
-_UNKNOWN_NAME: Literal["unknown_name"] = "unknown_name"
+BYTES_PER_S_PER_GBPS = 1e9 / 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +34,7 @@ class ServerSpec:
     """Name in `hardware.GPUS`."""
     num_gpus: int
     """GPUs in the machine."""
-    network_bytes_per_s: float = DEFAULT_NETWORK_GBPS * _BYTES_PER_S_PER_GBPS
+    network_bytes_per_s: float = DEFAULT_NETWORK_GBPS * BYTES_PER_S_PER_GBPS
     """Bandwidth to other servers, one direction."""
 
 
@@ -95,9 +83,9 @@ class ClusterSpec:
 
     def __post_init__(self) -> None:
         """Report all faults of the specs at once."""
-        faults = list(_spec_faults(self.servers, self.replicas, _replica_label))
+        faults = list(spec_faults(self.servers, self.replicas, replica_label))
         if faults:
-            raise ConfigError(_faults_message(self.name, faults))
+            raise ConfigError(faults_message("cluster", self.name, faults))
 
     def server_of(self, replica: ReplicaSpec) -> ServerSpec:
         """The server that holds the replica."""
@@ -122,193 +110,12 @@ def kv_pages(cluster: ClusterSpec, replica: ReplicaSpec) -> int:
     return int(free_bytes // _page_bytes(cluster.model_of(replica), replica))
 
 
-def bundled_cluster_names() -> tuple[str, ...]:
-    """Names of the clusters that come with the package."""
-    return tuple(sorted(path.stem for path in DATA_DIR.glob("*.yaml")))
-
-
-def load_cluster(path_or_name: str | Path) -> ClusterSpec:
-    """Read a cluster from a YAML file, or a bundled one by its name.
-
-    Raises: `ConfigError` with every fault of the file: key path, value and nearest known key.
-    """
-    path = _cluster_path(path_or_name)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        msg = f"cluster file '{path}' cannot be read as YAML: {error}"
-        raise ConfigError(msg) from error
-    faults: list[str] = []
-    file = _validated(_ClusterFile, content, "", faults)
-    if file is None:
-        raise ConfigError(_faults_message(str(path), faults))
-    server_entries = _entries(_ServerEntry, file.servers, "servers", faults)
-    replica_entries = _entries(_ReplicaEntry, file.replicas, "replicas", faults)
-    servers = [entry.spec() for entry in server_entries.values()]
-    replicas, paths = _expand(replica_entries)
-    if len(servers) < len(file.servers):
-        # A server whose own entry is faulty must not make its replicas look homeless as well.
-        names = {server.name for server in servers}
-        replicas = [replica for replica in replicas if replica.server in names]
-    faults += _spec_faults(servers, replicas, lambda replica: paths[replica.name])
-    if faults:
-        raise ConfigError(_faults_message(str(path), list(dict.fromkeys(faults))))
-    return ClusterSpec(name=file.name, servers=tuple(servers), replicas=tuple(replicas))
-
-
-def _replica_label(replica: ReplicaSpec) -> str:
+def replica_label(replica: ReplicaSpec) -> str:
     """How faults of specs made by hand name a replica."""
     return f"replica {replica.name!r}"
 
 
-def _known_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """The name itself; for pydantic, a fault that names the nearest when it is not known."""
-    if name not in known:
-        code, template = _UNKNOWN_NAME, "{text}"
-        raise PydanticCustomError(code, template, {"text": unknown_name_message(kind, name, known)})
-    return name
-
-
-class _Entry(BaseModel):
-    """Base of what a cluster file may hold: typed strictly, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _ClusterFile(_Entry):
-    """Top level of a cluster file; the lists' items are checked one by one."""
-
-    name: str = Field(min_length=1)
-    servers: list[Any] = Field(min_length=1)
-    replicas: list[Any] = Field(min_length=1)
-
-
-class _ServerEntry(_Entry):
-    """One item of `servers`."""
-
-    name: str = Field(min_length=1)
-    gpu: Annotated[str, AfterValidator(lambda name: _known_name("GPU", name, GPUS))]
-    num_gpus: int = Field(ge=1)
-    zone: str = Field(min_length=1)
-    network_gbps: float = Field(default=DEFAULT_NETWORK_GBPS, gt=0, allow_inf_nan=False)
-
-    def spec(self) -> ServerSpec:
-        """The server that this entry describes."""
-        return ServerSpec(
-            name=self.name,
-            zone=self.zone,
-            gpu=self.gpu,
-            num_gpus=self.num_gpus,
-            network_bytes_per_s=self.network_gbps * _BYTES_PER_S_PER_GBPS,
-        )
-
-
-class _ReplicaEntry(_Entry):
-    """One item of `replicas`: `count` equal replicas on one server."""
-
-    server: str
-    model: Annotated[str, AfterValidator(lambda name: _known_name("model", name, MODELS))]
-    tensor_parallel: int = Field(default=1, ge=1)
-    count: int = Field(default=1, ge=1)
-    precision: Annotated[Precision, Field(strict=False)] = Precision.BF16
-    max_num_seqs: int = Field(default=256, ge=1)
-    max_batch_tokens: int = Field(default=512, ge=1)
-    kv_memory_frac: float = Field(default=0.9, gt=0, le=1)
-    page_tokens: int = Field(default=16, ge=1)
-
-    def spec(self, name: str, first_gpu: int) -> ReplicaSpec:
-        """One replica of this entry, on the GPUs from `first_gpu` on."""
-        return ReplicaSpec(
-            name=name,
-            server=self.server,
-            model=self.model,
-            gpu_indices=tuple(range(first_gpu, first_gpu + self.tensor_parallel)),
-            precision=self.precision,
-            max_num_seqs=self.max_num_seqs,
-            max_batch_tokens=self.max_batch_tokens,
-            kv_memory_frac=self.kv_memory_frac,
-            page_tokens=self.page_tokens,
-        )
-
-
-EntryT = TypeVar("EntryT", bound=_Entry)
-
-
-def _cluster_path(path_or_name: str | Path) -> Path:
-    """The file that a path or a bundled name means."""
-    path = Path(path_or_name)
-    if path.is_file():
-        return path
-    names = bundled_cluster_names()
-    if str(path_or_name) in names:
-        return DATA_DIR / f"{path_or_name}.yaml"
-    message = unknown_name_message("cluster", str(path_or_name), names)
-    msg = f"{message}; or give the path of a YAML file"
-    raise ConfigError(msg)
-
-
-def _validated(kind: type[EntryT], content: object, path: str, faults: list[str]) -> EntryT | None:
-    """The content as an entry of this kind, or None with its faults appended."""
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        faults += [_fault_text(kind, path, detail) for detail in error.errors()]
-        return None
-
-
-def _entries(
-    kind: type[EntryT], items: Sequence[Any], key: str, faults: list[str]
-) -> dict[str, EntryT]:
-    """The valid entries of a list by their key path; the faults of the others are appended."""
-    paths = [f"{key}[{index}]" for index in range(len(items))]
-    validated = {
-        path: _validated(kind, item, path, faults) for path, item in zip(paths, items, strict=True)
-    }
-    return {path: entry for path, entry in validated.items() if entry is not None}
-
-
-def _fault_text(kind: type[BaseModel], path: str, detail: ErrorDetails) -> str:
-    """One fault: key path, what is wrong, the value, what was expected."""
-    keys = [str(part) for part in detail["loc"]]
-    key_path = ".".join(part for part in (path, *keys) if part) or "file"
-    known = list(kind.model_fields)
-    if detail["type"] == "extra_forbidden":
-        nearest = nearest_name(keys[-1], known)
-        hint = f"did you mean {nearest!r}?" if nearest else f"known keys: {', '.join(known)}"
-        return f"{key_path}: unknown key with value {detail['input']!r}; {hint}"
-    if detail["type"] == "missing":
-        return f"{key_path}: key is missing; add it"
-    if detail["type"] == "model_type":
-        return f"{key_path}: must be a mapping of {', '.join(known)}, got {detail['input']!r}"
-    text = detail["msg"]
-    is_unknown = detail["type"] == _UNKNOWN_NAME
-    return f"{key_path}: {text}" if is_unknown else f"{key_path}: {text}, got {detail['input']!r}"
-
-
-def _expand(entries: dict[str, _ReplicaEntry]) -> tuple[list[ReplicaSpec], dict[str, str]]:
-    """All replicas of the entries, GPUs handed out in order, and the key path of each by name."""
-    replicas: list[ReplicaSpec] = []
-    paths: dict[str, str] = {}
-    num_used_gpus: Counter[str] = Counter()
-    num_named: Counter[str] = Counter()
-    for path, entry in entries.items():
-        for _ in range(entry.count):
-            prefix = f"{entry.server}/{entry.model}"
-            replica = entry.spec(f"{prefix}-{num_named[prefix]}", num_used_gpus[entry.server])
-            num_named[prefix] += 1
-            num_used_gpus[entry.server] += entry.tensor_parallel
-            replicas.append(replica)
-            paths[replica.name] = path
-    return replicas, paths
-
-
-def _faults_message(source: str, faults: Sequence[str]) -> str:
-    """All faults of a cluster in one message, each on its line."""
-    lines = "".join(f"\n  - {fault}" for fault in faults)
-    return f"cluster '{source}' has {len(faults)} fault(s):{lines}"
-
-
-def _spec_faults(
+def spec_faults(
     servers: Sequence[ServerSpec],
     replicas: Sequence[ReplicaSpec],
     label: Callable[[ReplicaSpec], str],

@@ -19,7 +19,8 @@ from ..traces.conversations import assign_sessions
 from ..traces.schema import RequestTrace
 from ..traces.superposition import superpose
 from ..traces.transform import merge, slice_time, split, with_service
-from .cluster import ClusterSpec, load_cluster
+from .cluster import ClusterSpec
+from .cluster_file import load_cluster
 from .knobs import Knobs
 from .kpis import is_met
 from .simulated_fleet import SimulatedFleet

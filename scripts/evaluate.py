@@ -18,7 +18,7 @@ from ..agents.bundle import load_bundle
 from ..agents.evaluation import Evaluation, PolicyMaker
 from ..agents.heuristics import ANALYTIC_SCORER, HEURISTICS, heuristic
 from ..agents.policy import ConstantPolicy, LearnedPolicy, constant_policy
-from ..env.cluster import load_cluster
+from ..env.cluster_file import load_cluster
 from ..env.knobs import Knobs
 from ..env.scenario import TROUBLED, Part, Scenario, azure_scenario, scenario_from_trace
 from ..traces.errors import ConfigError, TraceError

@@ -47,7 +47,7 @@ def test_tests_have_no_packages_and_unique_names() -> None:
     "place",
     [
         "py.typed",
-        "env/data/demo-16.yaml",
+        "env/data/clusters/demo-16.yaml",
         "traces/data/README.md",
         "traces/data/azure_code.csv.gz",
         "traces/data/azure_conv.csv.gz",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .layout import CRASH_DTYPE, SLOWDOWN_DTYPE
+from .layout import CRASH, EVENT_DTYPE, RESTART, SLOWDOWN_DTYPE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +87,9 @@ def draw_slowdowns(
 
 
 def draw_crashes(config: FaultConfig, num_replicas: int, horizon_s: float, seed: int) -> np.ndarray:
-    """Return crashes and restarts in order of time, CRASH_DTYPE [K]; none overlap on a replica."""
+    """Return crashes and restarts in order of time, EVENT_DTYPE [K]; none overlap on a replica."""
     rng = np.random.default_rng([seed, 2])
-    events: list[tuple[float, int, int]] = []
+    events: list[tuple[float, int, int, float]] = []
     for replica in range(num_replicas):
         up_from_s = 0.0
         count = rng.poisson(config.crashes_per_hour * horizon_s / 3600.0)
@@ -97,5 +97,5 @@ def draw_crashes(config: FaultConfig, num_replicas: int, horizon_s: float, seed:
         for at_s, span_s in zip(starts, rng.uniform(*config.restart_span_s, count), strict=True):
             if at_s > up_from_s:
                 up_from_s = at_s + span_s
-                events += [(at_s, replica, 0), (up_from_s, replica, 1)]
-    return np.array(sorted(events), dtype=CRASH_DTYPE)
+                events += [(at_s, CRASH, replica, 0.0), (up_from_s, RESTART, replica, 0.0)]
+    return np.array(sorted(events), dtype=EVENT_DTYPE)

@@ -11,11 +11,11 @@ import numpy as np
 from ..compiled import compiled
 from ..dispatch import full_chunk_token_s, refresh_decode_base, refresh_slow_factor
 from . import gateway
-from .layout import FAILED, NONE, NUM_PRIORITIES
+from .layout import CRASH, FAILED, NONE, NUM_PRIORITIES, RESTART
 from .memory import (
     cache_of,
     cache_table_of,
-    crashes_of,
+    events_of,
     fleet_of,
     holders_of,
     knobs_of,
@@ -94,15 +94,15 @@ def _advance_due(sim, now_s):
 
 
 @compiled
-def _crash_or_restart(sim):
-    event = crashes_of(sim)[fleet_of(sim).next_crash]
-    fleet_of(sim).next_crash += 1
+def _take_event(sim):
+    event = events_of(sim)[fleet_of(sim).next_event]
+    fleet_of(sim).next_event += 1
     _advance_due(sim, event.at_s)
-    if event.is_restart != 0:
-        _restart(sim, event.replica, event.at_s)
-    elif replicas_of(sim)[event.replica].is_up != 0:
-        advance(sim, event.replica, event.at_s, True)
-        _crash(sim, event.replica, event.at_s)
+    if event.kind == RESTART:
+        _restart(sim, event.target, event.at_s)
+    elif event.kind == CRASH and replicas_of(sim)[event.target].is_up != 0:
+        advance(sim, event.target, event.at_s, True)
+        _crash(sim, event.target, event.at_s)
 
 
 @compiled
@@ -127,16 +127,16 @@ def run_until(handle, until_s):
     sim = handle[0]
     fleet, requests = fleet_of(sim), requests_of(sim)
     while True:
-        arrival_s, crash_s = np.inf, np.inf
+        arrival_s, event_s = np.inf, np.inf
         if fleet.next_arrival < requests.size:
             arrival_s = requests[fleet.next_arrival].arrival_s
-        if fleet.next_crash < crashes_of(sim).size:
-            crash_s = crashes_of(sim)[fleet.next_crash].at_s
-        now_s = min(arrival_s, crash_s, fleet.next_scrape_s)
+        if fleet.next_event < events_of(sim).size:
+            event_s = events_of(sim)[fleet.next_event].at_s
+        now_s = min(arrival_s, event_s, fleet.next_scrape_s)
         if now_s >= until_s:
             break
-        if crash_s <= now_s:
-            _crash_or_restart(sim)
+        if event_s <= now_s:
+            _take_event(sim)
         elif fleet.next_scrape_s <= now_s:
             _scrape_all(sim, now_s)
         else:

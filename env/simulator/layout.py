@@ -120,13 +120,23 @@ CACHE_ENTRY_DTYPE = np.dtype(
 )
 
 SLOWDOWN_DTYPE = np.dtype([("at_s", np.float64), ("factor", np.float64)])
-CRASH_DTYPE = np.dtype([("at_s", np.float64), ("replica", np.int64), ("is_restart", np.int64)])
+# What happens to the fleet from outside, in order of time. `target` is a replica, or a link for
+# LINK; `value` is what the kind says.
+EVENT_DTYPE = np.dtype(
+    [
+        ("at_s", np.float64),
+        ("kind", np.int64),
+        ("target", np.int64),
+        ("value", np.float64),
+    ]
+)
+CRASH, RESTART = range(2)
 
 FLEET_DTYPE = np.dtype(
     [
         ("now_s", np.float64),
         ("next_arrival", np.int64),
-        ("next_crash", np.int64),
+        ("next_event", np.int64),
         ("next_scrape_s", np.float64),
         ("scrape_interval_s", np.float64),
         ("scrape_drop_frac", np.float64),
@@ -159,7 +169,7 @@ class SimulationArrays(NamedTuple):
     cache_table: np.ndarray  # int32 [R, H], open addressing: entry + 1, 0 empty
     holders: np.ndarray  # uint64 [B, ceil(R / 64)], bit r set if replica r caches the block
     slowdowns: np.ndarray  # SLOWDOWN_DTYPE [R, K], sorted, padded with at_s = inf
-    crashes: np.ndarray  # CRASH_DTYPE [K], sorted
+    events: np.ndarray  # EVENT_DTYPE [K], sorted by time
     knobs: np.ndarray  # KNOBS_DTYPE [1]
     bias: np.ndarray  # float64 [R]
     hits: np.ndarray  # int64 [R], scratch: cached prompt tokens of the request in hand
@@ -169,7 +179,7 @@ class SimulationArrays(NamedTuple):
 
 def copy_arrays(arrays: SimulationArrays) -> SimulationArrays:
     """Return an independent copy; the static arrays (blocks, coefficients, faults) are shared."""
-    static = {"blocks", "actual", "nominal", "slowdowns", "crashes"}
+    static = {"blocks", "actual", "nominal", "slowdowns", "events"}
     return SimulationArrays(
         **{
             name: array if name in static else array.copy()
@@ -180,8 +190,9 @@ def copy_arrays(arrays: SimulationArrays) -> SimulationArrays:
 
 __all__ = [
     "CACHE_ENTRY_DTYPE",
-    "CRASH_DTYPE",
+    "CRASH",
     "DECODING",
+    "EVENT_DTYPE",
     "FAILED",
     "FINISHED",
     "FLEET_DTYPE",
@@ -193,6 +204,7 @@ __all__ = [
     "PREFILLING",
     "REPLICA_DTYPE",
     "REQUEST_DTYPE",
+    "RESTART",
     "SEQUENCE_DTYPE",
     "SHED",
     "SLOWDOWN_DTYPE",

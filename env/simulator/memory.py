@@ -23,7 +23,7 @@ from ..knobs import KNOBS_DTYPE
 from ..latency import LATENCY_DTYPE
 from .layout import (
     CACHE_ENTRY_DTYPE,
-    CRASH_DTYPE,
+    EVENT_DTYPE,
     FLEET_DTYPE,
     REPLICA_DTYPE,
     REQUEST_DTYPE,
@@ -44,7 +44,7 @@ _SIZES = (
     "num_blocks",
     "num_words",
     "num_slowdowns",
-    "num_crashes",
+    "num_events",
     "num_kinds",
     "num_linear",
 )
@@ -86,7 +86,7 @@ def handle(arrays: SimulationArrays) -> np.ndarray:
         arrays.cache_table.shape[1],
         *arrays.holders.shape,
         arrays.slowdowns.shape[1],
-        arrays.crashes.size,
+        arrays.events.size,
         *arrays.linear_s.shape,
     )
     for name, size in zip(_SIZES, sizes, strict=True):
@@ -211,9 +211,9 @@ def slowdowns_of(sim, r):
 
 
 @compiled
-def crashes_of(sim):
-    """Crashes and restarts in order of time."""
-    return carray(_pointer(sim.crashes_at), (sim.num_crashes,), CRASH_DTYPE)
+def events_of(sim):
+    """What happens to the fleet from outside, in order of time."""
+    return carray(_pointer(sim.events_at), (sim.num_events,), EVENT_DTYPE)
 
 
 @compiled

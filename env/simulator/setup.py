@@ -187,7 +187,7 @@ def allocate(
             (max(1, workload.num_distinct_blocks), (num_replicas + 63) // 64), dtype=np.uint64
         ),
         slowdowns=draw_slowdowns(config.faults, servers, horizon_s, seed),
-        crashes=draw_crashes(config.faults, num_replicas, horizon_s, seed),
+        events=draw_crashes(config.faults, num_replicas, horizon_s, seed),
         knobs=knobs.record(),
         bias=bias,
         hits=np.zeros(num_replicas, dtype=np.int64),

@@ -13,10 +13,9 @@ from trimtab.env.cluster import (
     ClusterSpec,
     ReplicaSpec,
     ServerSpec,
-    bundled_cluster_names,
     kv_pages,
-    load_cluster,
 )
+from trimtab.env.cluster_file import bundled_cluster_names, load_cluster
 from trimtab.env.hardware import GIB, GPUS, Precision
 from trimtab.env.model_profile import MODELS
 from trimtab.env.roofline import latency_coefficients

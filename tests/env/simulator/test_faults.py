@@ -9,9 +9,11 @@ from trimtab.env.simulated_fleet import SimulatedFleet
 from trimtab.env.simulator.faults import FaultConfig, draw_crashes, draw_slowdowns
 from trimtab.env.simulator.fleet_loop import run_until
 from trimtab.env.simulator.layout import (
-    CRASH_DTYPE,
+    CRASH,
+    EVENT_DTYPE,
     FAILED,
     FINISHED,
+    RESTART,
     SHED,
     SLOWDOWN_DTYPE,
     SimulationArrays,
@@ -20,7 +22,6 @@ from trimtab.env.simulator.memory import handle
 from trimtab.env.simulator.setup import FleetConfig, allocate
 
 ROUND_ROBIN = Knobs.of(round_robin_weight=1.0)
-DOWN, UP = 0, 1
 
 
 def make_run(cluster, workload, *, slowdowns=None, crashes=(), knobs=ROUND_ROBIN):
@@ -31,7 +32,7 @@ def make_run(cluster, workload, *, slowdowns=None, crashes=(), knobs=ROUND_ROBIN
     table = arrays.slowdowns
     if slowdowns is not None:
         table = np.array([[*slowdowns, (np.inf, 1.0)]] * len(cluster.replicas), SLOWDOWN_DTYPE)
-    return arrays._replace(slowdowns=table, crashes=np.array(list(crashes), dtype=CRASH_DTYPE))
+    return arrays._replace(slowdowns=table, events=np.array(list(crashes), dtype=EVENT_DTYPE))
 
 
 def run_to(arrays: SimulationArrays, until_s: float) -> None:
@@ -78,7 +79,9 @@ def make_crash_run(make_cluster, make_workload, crashes):
 
 
 def test_crash_retries_what_has_no_token_and_fails_the_rest(make_cluster, make_workload):
-    arrays = make_crash_run(make_cluster, make_workload, [(1.0, 0, DOWN), (2.5, 0, UP)])
+    arrays = make_crash_run(
+        make_cluster, make_workload, [(1.0, CRASH, 0, 0.0), (2.5, RESTART, 0, 0.0)]
+    )
     run_to(arrays, np.nextafter(1.0, 0.0))
     before = arrays.requests.copy()
     is_open = (before["replica"] == 0) & np.isnan(before["finish_s"])
@@ -108,7 +111,9 @@ def test_crash_retries_what_has_no_token_and_fails_the_rest(make_cluster, make_w
 
 
 def test_dead_replica_gets_nothing_until_it_is_back(make_cluster, make_workload):
-    arrays = make_crash_run(make_cluster, make_workload, [(1.0, 0, DOWN), (2.5, 0, UP)])
+    arrays = make_crash_run(
+        make_cluster, make_workload, [(1.0, CRASH, 0, 0.0), (2.5, RESTART, 0, 0.0)]
+    )
     busy_s = []
     for until_s in (1.0001, 2.4999):
         run_to(arrays, until_s)
@@ -128,7 +133,9 @@ def test_dead_replica_gets_nothing_until_it_is_back(make_cluster, make_workload)
 
 
 def test_view_of_a_restarted_replica_is_that_of_a_fresh_one(make_cluster, make_workload):
-    arrays = make_crash_run(make_cluster, make_workload, [(1.0, 0, DOWN), (5.1, 0, UP)])
+    arrays = make_crash_run(
+        make_cluster, make_workload, [(1.0, CRASH, 0, 0.0), (5.1, RESTART, 0, 0.0)]
+    )
     fresh = arrays.views[0].copy()
     run_to(arrays, np.nextafter(1.0, 0.0))
     assert arrays.views["decode_base_s"][0] != fresh["decode_base_s"]
@@ -140,7 +147,12 @@ def test_view_of_a_restarted_replica_is_that_of_a_fresh_one(make_cluster, make_w
 
 
 def test_all_replicas_down_refuses_everything(make_cluster, make_workload):
-    crashes = [(1.0, 0, DOWN), (1.0, 1, DOWN), (2.0, 0, UP), (2.0, 1, UP)]
+    crashes = [
+        (1.0, CRASH, 0, 0.0),
+        (1.0, CRASH, 1, 0.0),
+        (2.0, RESTART, 0, 0.0),
+        (2.0, RESTART, 1, 0.0),
+    ]
     arrays = make_crash_run(make_cluster, make_workload, crashes)
     run_to(arrays, 60.0)
     requests = arrays.requests
@@ -186,8 +198,8 @@ def test_drawn_crashes_alternate_and_are_in_order():
     assert crashes.size > 100
     assert (np.diff(crashes["at_s"]) >= 0).all()
     for replica in range(5):
-        own = crashes[crashes["replica"] == replica]
-        np.testing.assert_array_equal(own["is_restart"], np.arange(own.size) % 2)
+        own = crashes[crashes["target"] == replica]
+        np.testing.assert_array_equal(own["kind"], np.tile([CRASH, RESTART], own.size // 2))
         spans_s = own["at_s"][1::2] - own["at_s"][::2]
         assert ((spans_s >= 30.0) & (spans_s <= 120.0)).all()
     assert draw_crashes(FaultConfig(), 5, 3600.0, seed=1).size == 0
