@@ -30,6 +30,10 @@ LATENCY_DTYPE = np.dtype(
         ("decode_context_s", np.float64),  # per context token of a decoding sequence
         ("mixed_context_factor", np.float64),  # slow-down of decode attention beside prefill
         ("communication_token_s", np.float64),  # all-reduce bytes of one token
+        # Layers with a sliding window read, for each sequence, min(context, window) tokens.
+        ("window_tokens", np.float64),  # 0: no such layers
+        ("window_context_s", np.float64),  # per windowed context token of a decoding sequence
+        ("window_attention_s", np.float64),  # per prefill token and windowed token before it
     ]
 )
 
