@@ -36,6 +36,7 @@ VIEW_DTYPE = np.dtype(
         ("slow_factor", np.float64),  # exp of the weighted log ratios
         ("kv_capacity_tokens", np.float64),  # static
         ("prefill_token_s", np.float64),  # static: nominal seconds a token of a full chunk
+        ("model", np.int64),  # static: which of the fleet's models it serves
     ]
 )
 
@@ -48,6 +49,7 @@ QUERY_DTYPE = np.dtype(
         ("session_hash", np.uint64),
         ("ttft_slo_s", np.float64),
         ("tpot_slo_s", np.float64),
+        ("model", np.int32),
     ]
 )
 
@@ -122,7 +124,7 @@ def predicted_ttft_s(view, coefficients, knobs, uncached_tokens, now_s):
 
 
 @compiled
-def _has_heuristic_terms(k):
+def has_heuristic_terms(k):
     """Whether any term of the usual heuristics is switched on."""
     return (
         k.random_weight != 0.0
@@ -237,10 +239,10 @@ def score_replica(
 
 @inlined
 def can_take(view, query, replica):
-    """Whether a replica is up and could hold the request in its KV cache at all."""
+    """Whether a replica is up, serves the model, and could hold the request in its KV cache."""
     v = view[replica]
     fits = query.input_tokens + query.expected_output_tokens <= v.kv_capacity_tokens
-    return v.is_available != 0 and fits
+    return v.is_available != 0 and v.model == query.model and fits
 
 
 @compiled
@@ -300,7 +302,7 @@ def choose_replica(
     if knobs.waiting_share_weight != 0.0:
         waiting_min, waiting_span = _waiting_span(view, query)
     scale = (cursor, num_replicas, waiting_min, waiting_span)
-    has_heuristics = _has_heuristic_terms(knobs)
+    has_heuristics = has_heuristic_terms(knobs)
     is_gated = knobs.hit_threshold_frac > 0.0
     stage = _cache_aware_stage(view, query, hit_tokens, knobs) if is_gated else 0
     is_found, best, best_cost = False, 0, np.inf

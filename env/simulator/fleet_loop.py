@@ -11,15 +11,16 @@ import numpy as np
 from ..compiled import compiled
 from ..dispatch import full_chunk_token_s, refresh_decode_base, refresh_slow_factor
 from . import gateway
+from .due import next_due, set_next_event, wake
 from .layout import CRASH, FAILED, NONE, NUM_PRIORITIES, RESTART
 from .memory import (
     cache_of,
     cache_table_of,
     events_of,
     fleet_of,
+    gateways_of,
     holders_of,
     knobs_of,
-    next_events_of,
     nominal_of,
     page_phases_of,
     replicas_of,
@@ -57,10 +58,9 @@ def _crash(sim, r, now_s):
     replica.context_tokens = 0
     replica.prefill_left_tokens = 0
     replica.has_preempted = 0
-    replica.measured_s = 0.0
-    replica.nominal_s = 0.0
+    replica.plan_iterations = 0
     page_phases_of(sim, r)[:] = 0
-    next_events_of(sim)[r] = np.inf
+    set_next_event(sim, r, np.inf)
     while replica.num_decoding > 0:
         index = remove_sequence(
             sequences_of(sim, r), replica.num_decoding, replica.num_decoding - 1
@@ -76,21 +76,19 @@ def _crash(sim, r, now_s):
 
 @compiled
 def _restart(sim, r, now_s):
-    replica, v = replicas_of(sim)[r], views_of(sim)[r]
+    replica = replicas_of(sim)[r]
     idle_until(replica, now_s)
     replica.is_up = 1
-    v.is_available = 1
-    v.scraped_at_s = now_s
-    v.progress_at_s = now_s
-    replica.scraped_prefill_s = replica.prefill_s
+    gateway.welcome_replica(sim, r, now_s)
 
 
 @compiled
 def _advance_due(sim, now_s):
     """Let the gateway see all that has happened by now."""
-    for r in range(next_events_of(sim).size):
-        if next_events_of(sim)[r] <= now_s:
-            advance(sim, r, now_s, False)
+    r = next_due(sim, 0, now_s)
+    while r != NONE:
+        advance(sim, r, now_s, False)
+        r = next_due(sim, r + 1, now_s)
 
 
 @compiled
@@ -107,10 +105,14 @@ def _take_event(sim):
 
 @compiled
 def _scrape_all(sim, now_s):
+    """Let the gateway whose turn it is read all metrics pages."""
+    fleet, g = fleet_of(sim), fleet_of(sim).next_scraper
     for r in range(replicas_of(sim).size):
         advance(sim, r, now_s, True)
-        gateway.scrape(sim, r, now_s)
-    fleet_of(sim).next_scrape_s += fleet_of(sim).scrape_interval_s
+        gateway.scrape(sim, g, r, now_s)
+    gateways_of(sim)[g].next_scrape_s += fleet.scrape_interval_s
+    fleet.next_scraper = (g + 1) % sim.num_gateways
+    fleet.next_scrape_s = gateways_of(sim)[fleet.next_scraper].next_scrape_s
 
 
 @compiled
@@ -154,17 +156,19 @@ def begin(handle):
         chain(replicas_of(sim)[r], cache_of(sim, r))
         chunk_tokens = float(replicas_of(sim)[r].max_batch_tokens)
         token_s = full_chunk_token_s(nominal_of(sim)[r], chunk_tokens)
-        views_of(sim)[r].prefill_token_s = token_s
-        refresh_decode_base(views_of(sim), nominal_of(sim), r, 1.0)
+        for g in range(sim.num_gateways):
+            views_of(sim, g)[r].prefill_token_s = token_s
+            refresh_decode_base(views_of(sim, g), nominal_of(sim), r, 1.0)
 
 
 @compiled
 def refresh_view(handle):
     """Recompute what depends on the knobs after they changed; plans are made anew."""
     sim = handle[0]
-    for r in range(views_of(sim).size):
-        next_events_of(sim)[r] = min(next_events_of(sim)[r], fleet_of(sim).now_s)
-        refresh_slow_factor(views_of(sim), knobs_of(sim), r)
+    for r in range(sim.num_replicas):
+        wake(sim, r, fleet_of(sim).now_s)
+        for g in range(sim.num_gateways):
+            refresh_slow_factor(views_of(sim, g), knobs_of(sim), r)
 
 
 @compiled

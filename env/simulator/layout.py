@@ -13,6 +13,7 @@ import numpy as np
 from ..dispatch import QUERY_DTYPE, VIEW_DTYPE
 from ..knobs import KNOBS_DTYPE
 from ..latency import LATENCY_DTYPE
+from ..shortlist import CANDIDATE_DTYPE
 
 # Status of a request. Arrived requests are in exactly one of the others.
 PENDING, WAITING, PREFILLING, DECODING, FINISHED, SHED, FAILED = range(7)
@@ -50,6 +51,7 @@ REQUEST_DTYPE = np.dtype(
         ("finish_s", np.float64),
         ("num_dispatches", np.int32),
         ("num_preemptions", np.int32),
+        ("gateway", np.int32),  # who dispatched it
     ]
 )
 
@@ -101,10 +103,14 @@ REPLICA_DTYPE = np.dtype(
         ("num_preemptions", np.int64),
         ("num_crashes", np.int64),
         ("kind", np.int64),  # row of `linear_s`: replicas of equal coefficients share one
-        # Since the last scrape.
+        # Counters of the metrics page.
         ("measured_s", np.float64),
         ("nominal_s", np.float64),
-        ("scraped_prefill_s", np.float64),
+        # The jump in progress: iterations left of it, 0 for none.
+        ("plan_iterations", np.int64),
+        ("plan_chunk", np.int64),
+        ("plan_first_s", np.float64),
+        ("plan_slope_s", np.float64),
     ]
 )
 
@@ -138,31 +144,58 @@ FLEET_DTYPE = np.dtype(
         ("next_arrival", np.int64),
         ("next_event", np.int64),
         ("next_scrape_s", np.float64),
+        ("next_scraper", np.int64),  # the gateway whose turn it is then
         ("scrape_interval_s", np.float64),
         ("scrape_drop_frac", np.float64),
-        ("expected_output_tokens", np.float64, (NUM_PRIORITIES,)),
-        ("cursor", np.int64),
         ("page_tokens", np.int64),  # a power of two
         ("page_shift", np.int64),  # its logarithm
         ("block_pages", np.int64),
         ("is_single_step", np.int64),
+        ("num_candidates", np.int64),  # walked through per request; 0: all replicas are scored
+        ("num_matched", np.int64),  # replicas with hits for the request in hand
+    ]
+)
+
+# What a gateway keeps beside its view of each replica.
+GATEWAY_DTYPE = np.dtype(
+    [
+        ("next_scrape_s", np.float64),
+        ("cursor", np.int64),
+        ("expected_output_tokens", np.float64, (NUM_PRIORITIES,)),
+        ("walk", np.int64),  # where the walk for candidates goes on
+    ]
+)
+
+# Counters of a replica's metrics page as a gateway last read them, to difference with.
+SCRAPED_DTYPE = np.dtype(
+    [
+        ("measured_s", np.float64),
+        ("nominal_s", np.float64),
+        ("prefill_s", np.float64),
+        ("num_decoding", np.int64),
     ]
 )
 
 
 class SimulationArrays(NamedTuple):
-    """All arrays of one simulation: N requests, R replicas, S slots, C cache entries, B blocks."""
+    """All arrays of one simulation.
+
+    N requests, R replicas, G gateways, M models, P priorities, S slots, C cache entries, B blocks.
+    """
 
     fleet: np.ndarray  # FLEET_DTYPE [1]
     requests: np.ndarray  # REQUEST_DTYPE [N]
     blocks: np.ndarray  # int32 [sum of num_blocks], dense ids of prompt blocks
     pinned_entries: np.ndarray  # int32 like blocks: the cache entry that a request has pinned
     replicas: np.ndarray  # REPLICA_DTYPE [R]
-    next_event_s: np.ndarray  # float64 [R], when the replica next changes in a visible way
+    event_tree: np.ndarray  # float64 [2 x a power of two], when replicas next change (`due.py`)
     actual: np.ndarray  # LATENCY_DTYPE [R]
     nominal: np.ndarray  # LATENCY_DTYPE [R], what the scheduler believes
     linear_s: np.ndarray  # float64 [kinds, T], remembered layer times by tokens, NaN if not yet
-    views: np.ndarray  # VIEW_DTYPE [R]
+    gateways: np.ndarray  # GATEWAY_DTYPE [G]
+    views: np.ndarray  # VIEW_DTYPE [G * R], the first gateway's first
+    scraped: np.ndarray  # SCRAPED_DTYPE [G * R]
+    shortlists: np.ndarray  # CANDIDATE_DTYPE [G * M * P, SHORTLIST_SIZE + MAX_HOLDERS]
     sequences: np.ndarray  # SEQUENCE_DTYPE [R, S], a heap by end_iteration
     page_phases: np.ndarray  # int64 [R, page_tokens]
     cache: np.ndarray  # CACHE_ENTRY_DTYPE [R, C]
@@ -173,8 +206,9 @@ class SimulationArrays(NamedTuple):
     knobs: np.ndarray  # KNOBS_DTYPE [1]
     bias: np.ndarray  # float64 [R]
     hits: np.ndarray  # int64 [R], scratch: cached prompt tokens of the request in hand
+    matched: np.ndarray  # int64 [R], scratch: the replicas whose hits are not 0
     terms: np.ndarray  # float64 [NUM_TERMS], scratch
-    random: np.ndarray  # uint64 [2], states of the dispatch and the scrape stream
+    random: np.ndarray  # uint64 [2 * G], states of each gateway's dispatch and scrape stream
 
 
 def copy_arrays(arrays: SimulationArrays) -> SimulationArrays:
@@ -190,12 +224,14 @@ def copy_arrays(arrays: SimulationArrays) -> SimulationArrays:
 
 __all__ = [
     "CACHE_ENTRY_DTYPE",
+    "CANDIDATE_DTYPE",
     "CRASH",
     "DECODING",
     "EVENT_DTYPE",
     "FAILED",
     "FINISHED",
     "FLEET_DTYPE",
+    "GATEWAY_DTYPE",
     "KNOBS_DTYPE",
     "LATENCY_DTYPE",
     "NONE",
@@ -205,6 +241,7 @@ __all__ = [
     "REPLICA_DTYPE",
     "REQUEST_DTYPE",
     "RESTART",
+    "SCRAPED_DTYPE",
     "SEQUENCE_DTYPE",
     "SHED",
     "SLOWDOWN_DTYPE",

@@ -21,18 +21,25 @@ from ..compiled import compiled
 from ..dispatch import NUM_TERMS, VIEW_DTYPE
 from ..knobs import KNOBS_DTYPE
 from ..latency import LATENCY_DTYPE
+from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
 from .layout import (
     CACHE_ENTRY_DTYPE,
     EVENT_DTYPE,
     FLEET_DTYPE,
+    GATEWAY_DTYPE,
+    NUM_PRIORITIES,
     REPLICA_DTYPE,
     REQUEST_DTYPE,
+    SCRAPED_DTYPE,
     SEQUENCE_DTYPE,
     SLOWDOWN_DTYPE,
     SimulationArrays,
 )
 
-_COMPILED_FILES = ("compiled.py", "dispatch.py", "knobs.py", "latency.py", "../traces/hashing.py")
+_COMPILED_FILES = (
+    *("compiled.py", "dispatch.py", "knobs.py", "latency.py", "shortlist.py"),
+    "../traces/hashing.py",
+)
 _SIZES = (
     "num_requests",
     "num_block_references",
@@ -47,6 +54,9 @@ _SIZES = (
     "num_events",
     "num_kinds",
     "num_linear",
+    "num_tree_nodes",
+    "num_gateways",
+    "num_models",
 )
 
 
@@ -88,6 +98,9 @@ def handle(arrays: SimulationArrays) -> np.ndarray:
         arrays.slowdowns.shape[1],
         arrays.events.size,
         *arrays.linear_s.shape,
+        arrays.event_tree.size,
+        arrays.gateways.size,
+        arrays.shortlists.shape[0] // (arrays.gateways.size * NUM_PRIORITIES),
     )
     for name, size in zip(_SIZES, sizes, strict=True):
         record[name] = size
@@ -139,9 +152,9 @@ def replicas_of(sim):
 
 
 @compiled
-def next_events_of(sim):
-    """When each replica next changes in a visible way, s [R]."""
-    return carray(_pointer(sim.next_event_s_at), (sim.num_replicas,), np.float64)
+def event_tree_of(sim):
+    """When replicas next change in a visible way, s, as a tree of minima (`due.py`)."""
+    return carray(_pointer(sim.event_tree_at), (sim.num_tree_nodes,), np.float64)
 
 
 @compiled
@@ -164,9 +177,32 @@ def linear_s_of(sim, kind):
 
 
 @compiled
-def views_of(sim):
-    """The gateway's view of each replica [R]."""
-    return carray(_pointer(sim.views_at), (sim.num_replicas,), VIEW_DTYPE)
+def gateways_of(sim):
+    """Gateway table [G]."""
+    return carray(_pointer(sim.gateways_at), (sim.num_gateways,), GATEWAY_DTYPE)
+
+
+@compiled
+def views_of(sim, g):
+    """A gateway's view of each replica [R]."""
+    shape = (sim.num_gateways, sim.num_replicas)
+    return carray(_pointer(sim.views_at), shape, VIEW_DTYPE)[g]
+
+
+@compiled
+def scraped_of(sim, g):
+    """The counters of each replica as a gateway last read them [R]."""
+    shape = (sim.num_gateways, sim.num_replicas)
+    return carray(_pointer(sim.scraped_at), shape, SCRAPED_DTYPE)[g]
+
+
+@compiled
+def shortlist_of(sim, g, model, priority):
+    """A gateway's cheapest replicas of late for requests of a kind, and room for holders."""
+    num_rows = sim.num_gateways * sim.num_models * NUM_PRIORITIES
+    shape = (num_rows, SHORTLIST_SIZE + MAX_HOLDERS)
+    row = (g * sim.num_models + model) * NUM_PRIORITIES + priority
+    return carray(_pointer(sim.shortlists_at), shape, CANDIDATE_DTYPE)[row]
 
 
 @compiled
@@ -235,6 +271,12 @@ def hits_of(sim):
 
 
 @compiled
+def matched_of(sim):
+    """Scratch: the replicas whose hits are not 0; the first `num_matched` count [R]."""
+    return carray(_pointer(sim.matched_at), (sim.num_replicas,), np.int64)
+
+
+@compiled
 def terms_of(sim):
     """Scratch: parts of a score [NUM_TERMS]."""
     return carray(_pointer(sim.terms_at), (NUM_TERMS,), np.float64)
@@ -242,5 +284,6 @@ def terms_of(sim):
 
 @compiled
 def random_of(sim, stream):
-    """State of one random stream [1]: 0 dispatch, 1 scrapes."""
-    return carray(_pointer(sim.random_at), (2,), np.uint64)[stream : stream + 1]
+    """State of one random stream [1]: 2 g dispatch, 2 g + 1 scrapes of gateway g."""
+    shape = (2 * sim.num_gateways,)
+    return carray(_pointer(sim.random_at), shape, np.uint64)[stream : stream + 1]

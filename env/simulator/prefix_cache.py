@@ -11,6 +11,7 @@ Source: vLLM's automatic prefix caching (reference counts, LRU over free blocks)
 import numpy as np
 
 from ..compiled import compiled
+from .bits import trailing_zeros
 from .layout import NONE
 
 _WORD_BITS = 64
@@ -162,31 +163,35 @@ def chain(replica, entries):
 
 
 @compiled
-def match_replicas(blocks, first_block, num_blocks, holders, depth):
-    """Fill `depth` [R] with the number of leading blocks that each replica holds."""
-    depth[:] = 0
+def match_replicas(blocks, first_block, num_blocks, holders, depth, matched, num_matched):
+    """Fill `depth` [R] with the number of leading blocks that each replica holds.
+
+    Returns how many hold any; `matched` [R] then begins with these. The last call's list comes
+    in and is wiped, so that the cost grows with those that hold something and not with R.
+    """
+    for i in range(num_matched):
+        depth[matched[i]] = 0
+    num_matched = 0
     if num_blocks == 0:
-        return
+        return num_matched
     for word in range(holders.shape[1]):
-        alive = ~np.uint64(0)
-        base = word * _WORD_BITS
-        for position in range(num_blocks):
-            block = blocks[first_block + position]
-            still = alive & holders[block, word]
-            _set_depth(alive & ~still, base, position, depth)
+        alive = holders[blocks[first_block], word]
+        position = 1
+        while alive != 0 and position < num_blocks:
+            still = alive & holders[blocks[first_block + position], word]
+            num_matched = _set_depth(alive & ~still, word, position, depth, matched, num_matched)
             alive = still
-            if alive == 0:
-                break
-        _set_depth(alive, base, num_blocks, depth)
+            position += 1
+        num_matched = _set_depth(alive, word, position, depth, matched, num_matched)
+    return num_matched
 
 
 @compiled
-def _set_depth(mask, base, position, depth):
-    if position == 0:
-        return
-    replica = base
-    while mask != 0 and replica < depth.size:
-        if mask & np.uint64(1):
-            depth[replica] = position
-        mask >>= np.uint64(1)
-        replica += 1
+def _set_depth(mask, word, position, depth, matched, num_matched):
+    while mask != 0:
+        replica = word * _WORD_BITS + trailing_zeros(mask)
+        depth[replica] = position
+        matched[num_matched] = replica
+        num_matched += 1
+        mask &= mask - np.uint64(1)
+    return num_matched

@@ -25,6 +25,7 @@ from .admission import (
     prefill_budget,
 )
 from .kv_pages import growth_pages, iterations_within_pages, release, take_pages
+from .due import set_next_event
 from .layout import DECODING, FINISHED, NONE
 from .memory import (
     actual_of,
@@ -34,7 +35,6 @@ from .memory import (
     fleet_of,
     holders_of,
     linear_s_of,
-    next_events_of,
     page_phases_of,
     pinned_entries_of,
     replicas_of,
@@ -238,7 +238,7 @@ def _prepare(sim, r, until_s):
         if is_idle:
             ready_s = first_ready_s(sim, r)
             if ready_s > until_s:
-                next_events_of(sim)[r] = ready_s
+                set_next_event(sim, r, ready_s)
                 return False
             idle_until(replica, ready_s)
         _update_slow_factor(sim, r)
@@ -253,29 +253,50 @@ def _prepare(sim, r, until_s):
 
 
 @compiled
+def _apply_part(sim, r, until_s):
+    """Take those iterations of the jump in progress that end by a moment; the rest stays planned."""
+    replica = replicas_of(sim)[r]
+    first_s, slope_s = replica.plan_first_s, replica.plan_slope_s
+    span_s = until_s - replica.clock_s
+    if span_s < first_s:
+        return
+    part = iterations_until(first_s, slope_s, span_s, replica.plan_iterations)
+    if jump_time_s(first_s, slope_s, part) > span_s:
+        part -= 1
+    if part > 0:
+        replica.plan_iterations -= part
+        replica.plan_first_s += part * slope_s
+        _apply(sim, r, part, replica.plan_chunk, first_s, slope_s)
+
+
+@compiled
 def advance(sim, r, until_s, is_partial):
     """Advance a replica through every change up to a moment.
 
     With `is_partial`, iterations of the jump in progress that end by then are taken as well, so
-    that counters read at that moment are right.
+    that counters read at that moment are right. The jump stays planned until it is over or
+    somebody wakes the replica (`due.wake`).
     """
     replica = replicas_of(sim)[r]
     if replica.is_up == 0:
-        next_events_of(sim)[r] = np.inf
+        set_next_event(sim, r, np.inf)
         return
-    while _prepare(sim, r, until_s):
-        iterations, chunk, first_s, slope_s = _plan(sim, r)
+    while replica.plan_iterations > 0 or _prepare(sim, r, until_s):
+        if replica.plan_iterations == 0:
+            iterations, chunk, first_s, slope_s = _plan(sim, r)
+            replica.plan_iterations = iterations
+            replica.plan_chunk = chunk
+            replica.plan_first_s = first_s
+            replica.plan_slope_s = slope_s
+        iterations = replica.plan_iterations
+        first_s, slope_s = replica.plan_first_s, replica.plan_slope_s
         end_s = replica.clock_s + jump_time_s(first_s, slope_s, iterations)
         if end_s > until_s:
-            next_events_of(sim)[r] = end_s
-            if is_partial and until_s > replica.clock_s:
-                span_s = until_s - replica.clock_s
-                part = iterations_until(first_s, slope_s, span_s, iterations)
-                if jump_time_s(first_s, slope_s, part) > span_s:
-                    part -= 1
-                if part > 0:
-                    _apply(sim, r, part, chunk, first_s, slope_s)
+            set_next_event(sim, r, end_s)
+            if is_partial:
+                _apply_part(sim, r, until_s)
             return
-        _apply(sim, r, iterations, chunk, first_s, slope_s)
+        replica.plan_iterations = 0
+        _apply(sim, r, iterations, replica.plan_chunk, first_s, slope_s)
     if is_partial:
         idle_until(replica, until_s)

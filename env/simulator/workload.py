@@ -3,6 +3,7 @@
 Does not know: the fleet that it will run on.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,8 @@ class Workload:
     blocks: np.ndarray
     num_distinct_blocks: int
     block_tokens: int
+    model_names: tuple[str, ...] = ("default",)
+    """Models that the requests' `query.model` counts; the fleet looks up which it serves."""
 
     @property
     def span_s(self) -> float:
@@ -59,15 +62,24 @@ class Workload:
 
 
 def compile_workload(
-    trace: RequestTrace, *, name: str, levels: ServiceLevels | None = None
+    trace: RequestTrace,
+    *,
+    name: str,
+    levels: ServiceLevels | None = None,
+    model_map: Mapping[str, str] | None = None,
 ) -> Workload:
-    """Turn a trace into a workload; requests without limits get those of their priority."""
+    """Turn a trace into a workload; requests without limits get those of their priority.
+
+    `model_map` gives models of the trace the names by which a cluster serves them.
+    """
+    model_map = model_map or {}
     levels = levels or ServiceLevels()
     requests = np.zeros(len(trace), dtype=REQUEST_DTYPE)
     priority = np.minimum(trace.priority.astype(np.int64), NUM_PRIORITIES - 1)
     query = requests["query"]
     query["input_tokens"] = trace.input_tokens
     query["priority"] = priority
+    query["model"] = trace.model_index
     query["session_hash"] = mix_all(trace.session_ids.astype(np.uint64), np.uint64(0))
     for field, limits in (("ttft_slo_s", levels.ttft_slo_s), ("tpot_slo_s", levels.tpot_slo_s)):
         own = getattr(trace, field)
@@ -89,4 +101,5 @@ def compile_workload(
         blocks=blocks.astype(np.int32),
         num_distinct_blocks=distinct.size,
         block_tokens=trace.block_tokens,
+        model_names=tuple(model_map.get(model, model) for model in trace.model_names),
     )
