@@ -82,7 +82,7 @@ def admit(sim, r):
     budget = prefill_budget(sim, r)
     while (
         replica.num_waiting > 0
-        and replica.num_prefilling + replica.num_decoding < slots
+        and replica.num_prefilling + replica.num_decoding + replica.num_coming < slots
         and replica.prefill_left_tokens < budget
     ):
         is_admitted = False

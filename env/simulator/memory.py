@@ -22,6 +22,7 @@ from ..dispatch import NUM_TERMS, VIEW_DTYPE
 from ..knobs import KNOBS_DTYPE
 from ..latency import LATENCY_DTYPE
 from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
+from ..topology import LINK_DTYPE, PORT_DTYPE
 from .layout import (
     CACHE_ENTRY_DTYPE,
     EVENT_DTYPE,
@@ -33,11 +34,12 @@ from .layout import (
     SCRAPED_DTYPE,
     SEQUENCE_DTYPE,
     SLOWDOWN_DTYPE,
+    TRANSFER_DTYPE,
     SimulationArrays,
 )
 
 _COMPILED_FILES = (
-    *("compiled.py", "dispatch.py", "knobs.py", "latency.py", "shortlist.py"),
+    *("compiled.py", "dispatch.py", "knobs.py", "latency.py", "shortlist.py", "topology.py"),
     "../traces/hashing.py",
 )
 _SIZES = (
@@ -57,6 +59,9 @@ _SIZES = (
     "num_tree_nodes",
     "num_gateways",
     "num_models",
+    "num_links",
+    "num_zones",
+    "num_transfer_rows",
 )
 
 
@@ -101,6 +106,9 @@ def handle(arrays: SimulationArrays) -> np.ndarray:
         arrays.event_tree.size,
         arrays.gateways.size,
         arrays.shortlists.shape[0] // (arrays.gateways.size * NUM_PRIORITIES),
+        arrays.links.size,
+        arrays.zone_links.shape[0],
+        arrays.transfers.size,
     )
     for name, size in zip(_SIZES, sizes, strict=True):
         record[name] = size
@@ -287,3 +295,27 @@ def random_of(sim, stream):
     """State of one random stream [1]: 2 g dispatch, 2 g + 1 scrapes of gateway g."""
     shape = (2 * sim.num_gateways,)
     return carray(_pointer(sim.random_at), shape, np.uint64)[stream : stream + 1]
+
+
+@compiled
+def links_of(sim):
+    """Links of the cluster [L]."""
+    return carray(_pointer(sim.links_at), (sim.num_links,), LINK_DTYPE)
+
+
+@compiled
+def ports_of(sim):
+    """Where each replica is attached to the links [R]."""
+    return carray(_pointer(sim.ports_at), (sim.num_replicas,), PORT_DTYPE)
+
+
+@compiled
+def zone_links_of(sim):
+    """The link from each zone to each other [Z, Z]."""
+    return carray(_pointer(sim.zone_links_at), (sim.num_zones, sim.num_zones), np.int64)
+
+
+@compiled
+def transfers_of(sim):
+    """Transfers, the fleet's `num_transfers` first ones in progress [T]."""
+    return carray(_pointer(sim.transfers_at), (sim.num_transfer_rows,), TRANSFER_DTYPE)

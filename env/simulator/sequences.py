@@ -30,18 +30,29 @@ def start_decoding(sim, r, index, kv_tokens):
 
 
 @compiled
-def leave_decode(sim, r, position):
-    """Take the request at a place of the heap out of the batch, free its pages; return it."""
+def detach(sim, r, position):
+    """Take the request at a place of the heap out of the batch; return it. It keeps its pages.
+
+    Its KV has `prefill_target_tokens` from then on, and its `generated_tokens` are up to date.
+    """
     replica = replicas_of(sim)[r]
     index = remove_sequence(sequences_of(sim, r), replica.num_decoding, position)
     request = requests_of(sim)[index]
     replica.num_decoding -= 1
     taken = replica.decode_iteration - request.joined_iteration
-    kv_tokens = request.prefill_target_tokens + taken
+    request.prefill_target_tokens += taken
     request.generated_tokens += taken
-    replica.context_tokens -= kv_tokens
+    replica.context_tokens -= request.prefill_target_tokens
     page_phases_of(sim, r)[request.page_phase] -= 1
-    release(sim, r, request, kv_tokens)
+    return index
+
+
+@compiled
+def leave_decode(sim, r, position):
+    """Take the request at a place of the heap out of the batch, free its pages; return it."""
+    index = detach(sim, r, position)
+    request = requests_of(sim)[index]
+    release(sim, r, request, request.prefill_target_tokens)
     return index
 
 
@@ -71,4 +82,4 @@ def insert_decoding(sim, r, index, kv_tokens):
     start_decoding(sim, r, index, kv_tokens)
 
 
-__all__ = ["insert_decoding", "leave_decode", "remove_running", "start_decoding"]
+__all__ = ["detach", "insert_decoding", "leave_decode", "remove_running", "start_decoding"]

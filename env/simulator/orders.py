@@ -1,0 +1,64 @@
+"""What a controller may order a fleet to do at its present moment, beyond knobs.
+
+Does not know: whether an order makes sense (`..simulated_fleet` checks it).
+"""
+
+from ..compiled import compiled
+from . import lifecycle, transfers
+from .cluster_loop import follow_up
+from .due import wake
+from .handoff import has_room
+from .kv_pages import pages_of, take_pages
+from .layout import OFF, ORDERED_MIGRATION
+from .memory import fleet_of, replicas_of, requests_of
+
+
+@compiled
+def order_pause(handle, r, state):
+    """Let a replica that serves drain, and go off or asleep then."""
+    sim = handle[0]
+    lifecycle.begin_drain(sim, r, state)
+    follow_up(sim, fleet_of(sim).now_s)
+
+
+@compiled
+def order_start(handle, r):
+    """Begin to start or wake a replica that is off or asleep."""
+    sim = handle[0]
+    if replicas_of(sim)[r].state == OFF:
+        lifecycle.begin_start(sim, r, fleet_of(sim).now_s)
+    else:
+        lifecycle.begin_wake(sim, r, fleet_of(sim).now_s)
+
+
+@compiled
+def pages_to_move(handle, index):
+    """Return the pages that a decoding request needs elsewhere when its iteration is over."""
+    sim = handle[0]
+    request = requests_of(sim)[index]
+    taken = replicas_of(sim)[request.replica].decode_iteration - request.joined_iteration
+    return pages_of(request.prefill_target_tokens + taken + 1, fleet_of(sim))
+
+
+@compiled
+def can_move(handle, r, pages):
+    """Whether a replica has room for a request that would move there."""
+    sim = handle[0]
+    return has_room(sim, r, pages) and transfers.can_add(sim)
+
+
+@compiled
+def order_migration(handle, index, target, pages):
+    """Let a decoding request move when its iteration is over; the target has room."""
+    sim = handle[0]
+    now_s, source = fleet_of(sim).now_s, requests_of(sim)[index].replica
+    take_pages(sim, target, pages)
+    replicas_of(sim)[target].num_coming += 1
+    wake(sim, target, now_s)
+    transfer = transfers.add_between(sim, ORDERED_MIGRATION, index, source, target)
+    transfer.pages = pages
+    replica = replicas_of(sim)[source]
+    replica.num_ordered += 1
+    replica.change_at_s = min(replica.change_at_s, now_s)
+    fleet_of(sim).num_watched += 1
+    wake(sim, source, now_s)
