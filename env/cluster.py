@@ -48,7 +48,7 @@ class InitialState(StrEnum):
     """How a replica stands when a run begins."""
 
     READY = "ready"
-    OFF = "off"
+    STOPPED = "stopped"
     ASLEEP = "asleep"
 
 
@@ -106,7 +106,7 @@ class ReplicaSpec:
     role: Role = Role.BOTH
     """Which phase of a request it takes."""
     initial_state: InitialState = InitialState.READY
-    """How it stands when a run begins: standby replicas are off or asleep."""
+    """How it stands when a run begins: standby replicas are stopped or asleep."""
     engine_init_s: float = DEFAULT_ENGINE_INIT_S
     """Time from loaded weights to ready at a cold start."""
     gpu_frac: float = 1.0

@@ -7,6 +7,7 @@ import numpy as np
 
 from .cluster import ClusterSpec
 from .fleet import WindowOutcome
+from .hardware import unknown_name_message
 from .knobs import Knobs
 from .kpis import Kpis, Production, compute_kpis, credit_by_window, is_met, production
 from .simulator.fleet_loop import num_open, refresh_view, run_until
@@ -15,16 +16,17 @@ from .simulator.layout import (
     DECODING,
     FAILED,
     FINISHED,
-    OFF,
     READY,
     ROLE_PREFILL,
     SHED,
+    STOPPED,
     SimulationArrays,
     copy_arrays,
 )
 from .simulator.memory import HANDLE_DTYPE, handle
 from .simulator.orders import (
     can_move,
+    order_link,
     order_migration,
     order_pause,
     order_start,
@@ -34,12 +36,13 @@ from .simulator.setup import FleetConfig, allocate, server_indices
 from .simulator.state_reader import StateReader
 from .simulator.workload import Workload
 from .state import ClusterState
+from .topology import topology_of
 
 # Longest time that a run may go on after the last arrival, to let open requests finish.
 DRAIN_LIMIT_S = 600.0
 _DRAIN_STEP_S = 5.0
 # States of a replica by their numbers in the arrays.
-STATE_NAMES = ("ready", "down", "off", "asleep", "starting", "waking", "draining")
+STATE_NAMES = ("ready", "down", "stopped", "asleep", "starting", "waking", "draining")
 _NO_STATE = "the fleet has no state yet; call reset(seed=...) first"
 
 
@@ -128,12 +131,12 @@ class SimulatedFleet:
         refresh_view(self._sim)
 
     def start(self, replica: int) -> None:
-        """Begin to start a replica that is off; it serves when its weights and engine are ready.
+        """Begin to start a stopped replica; it serves when its weights and engine are ready.
 
         Raises:
-            ValueError: there is no such replica, or it is not off.
+            ValueError: there is no such replica, or it is not stopped.
         """
-        self._check_state(replica, "started", "off", OFF)
+        self._check_state(replica, "started", "stopped", STOPPED)
         order_start(self._sim, replica)
 
     def wake(self, replica: int) -> None:
@@ -146,13 +149,13 @@ class SimulatedFleet:
         order_start(self._sim, replica)
 
     def stop(self, replica: int) -> None:
-        """Let a replica finish what it has, and then switch it off.
+        """Let a replica finish what it has, and then switch its GPUs off.
 
         Raises:
             ValueError: there is no such replica, or it is not ready.
         """
         self._check_state(replica, "stopped", "ready", READY)
-        order_pause(self._sim, replica, OFF)
+        order_pause(self._sim, replica, STOPPED)
 
     def sleep(self, replica: int) -> None:
         """Let a replica finish what it has, and then keep its weights in host memory only.
@@ -206,6 +209,23 @@ class SimulatedFleet:
             msg = f"request {request} cannot migrate to replica {to_replica}: it {fault}"
             raise ValueError(msg)
         order_migration(self._sim, request, to_replica, pages)
+
+    def degrade_link(self, name: str, factor: float) -> None:
+        """Set a link's bandwidth to a share of what it is when whole, from here on.
+
+        `topology.links` names the links of a cluster.
+
+        Raises:
+            ValueError: there is no such link, or the share is not in [0, 1].
+        """
+        topology = topology_of(self._cluster)
+        names = [link.name for link in topology.links]
+        if name not in names:
+            raise ValueError(unknown_name_message("link", name, names))
+        if not 0 <= factor <= 1:
+            msg = f"factor must be in [0, 1], got {factor}"
+            raise ValueError(msg)
+        order_link(self._sim, topology.link_index(name), float(factor))
 
     def _is_ordered(self, request: int) -> bool:
         rows = self.arrays.transfers[: self.arrays.fleet[0]["num_transfers"]]

@@ -21,9 +21,9 @@ from .layout import (
     FAILED,
     KV_TRANSFER,
     NONE,
-    OFF,
     ORDERED_MIGRATION,
     STARTING,
+    STOPPED,
     WAKING,
     WEIGHT_TRANSFER,
 )
@@ -286,7 +286,7 @@ def on_crash(sim, r, now_s):
     replica.change_at_s = now_s
     if replica.state == DRAINING:
         lifecycle.end_drain(sim, r)
-        lifecycle.power_down(replica, OFF)
+        lifecycle.power_down(replica, STOPPED)
     else:
         replica.state = DOWN
 

@@ -11,11 +11,11 @@ from .layout import (
     ASLEEP,
     LATENCY_DTYPE,
     NONE,
-    OFF,
     READY,
     ROLE_BOTH,
     ROLE_DECODE,
     ROLE_PREFILL,
+    STOPPED,
     TRANSFER_DTYPE,
 )
 from .start_up import StartUpConfig
@@ -26,7 +26,7 @@ HANDOFF_ROWS = 16
 MIGRATION_ROWS = 2
 
 _ROLES = {Role.BOTH: ROLE_BOTH, Role.PREFILL: ROLE_PREFILL, Role.DECODE: ROLE_DECODE}
-_STATES = {InitialState.READY: READY, InitialState.OFF: OFF, InitialState.ASLEEP: ASLEEP}
+_STATES = {InitialState.READY: READY, InitialState.STOPPED: STOPPED, InitialState.ASLEEP: ASLEEP}
 # Parts of an iteration's time that do not shrink with a share of a GPU: the engine's own.
 _ENGINE_FIELDS = ("step_s", "request_s")
 
@@ -65,7 +65,7 @@ def _fill_replica(record: np.ndarray, cluster: ClusterSpec, replica: ReplicaSpec
     record["powered_w"] = record["idle_w"]
     record["alone_decode_w"] = record["decode_w"]
     record["alone_prefill_w"] = record["prefill_w"]
-    if replica.initial_state is InitialState.OFF:
+    if replica.initial_state is InitialState.STOPPED:
         record["idle_w"] = 0.0
 
 

@@ -25,7 +25,7 @@ ROLE_BOTH, ROLE_PREFILL, ROLE_DECODE = range(3)
 
 # Life of a replica: serving; crashed; without power or with its weights in host memory only; on
 # the way up from either; serving what it has before it goes off or asleep.
-READY, DOWN, OFF, ASLEEP, STARTING, WAKING, DRAINING = range(7)
+READY, DOWN, STOPPED, ASLEEP, STARTING, WAKING, DRAINING = range(7)
 
 # End of a linked list and "nobody": an index that no record has. Internal to the arrays.
 NONE = -1
@@ -337,7 +337,6 @@ __all__ = [
     "MOVING",
     "NONE",
     "NUM_PRIORITIES",
-    "OFF",
     "ORDERED_MIGRATION",
     "PENDING",
     "PORT_DTYPE",
@@ -354,6 +353,7 @@ __all__ = [
     "SHED",
     "SLOWDOWN_DTYPE",
     "STARTING",
+    "STOPPED",
     "TRANSFER_DTYPE",
     "VIEW_DTYPE",
     "WAITING",

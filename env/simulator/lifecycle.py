@@ -14,7 +14,7 @@ from ..compiled import compiled
 from ..topology import PAGE_CACHE
 from . import gateway, transfers
 from .due import set_next_event, wake
-from .layout import DOWN, DRAINING, NONE, OFF, READY, STARTING, WAKING
+from .layout import DOWN, DRAINING, NONE, READY, STARTING, STOPPED, WAKING
 from .memory import (
     cache_of,
     cache_table_of,
@@ -166,5 +166,5 @@ def go_down(sim, r, now_s):
 def power_down(replica, state):
     """Set what a replica out of service draws: nothing when it is off."""
     replica.state = state
-    if state == OFF:
+    if state == STOPPED:
         replica.idle_w = 0.0

@@ -9,7 +9,7 @@ from .cluster_loop import follow_up
 from .due import wake
 from .handoff import has_room
 from .kv_pages import pages_of, take_pages
-from .layout import OFF, ORDERED_MIGRATION
+from .layout import ORDERED_MIGRATION, STOPPED
 from .memory import fleet_of, replicas_of, requests_of
 
 
@@ -25,10 +25,17 @@ def order_pause(handle, r, state):
 def order_start(handle, r):
     """Begin to start or wake a replica that is off or asleep."""
     sim = handle[0]
-    if replicas_of(sim)[r].state == OFF:
+    if replicas_of(sim)[r].state == STOPPED:
         lifecycle.begin_start(sim, r, fleet_of(sim).now_s)
     else:
         lifecycle.begin_wake(sim, r, fleet_of(sim).now_s)
+
+
+@compiled
+def order_link(handle, link, factor):
+    """Change a link's bandwidth to a share of what it is when whole."""
+    sim = handle[0]
+    transfers.set_link(sim, link, factor, fleet_of(sim).now_s)
 
 
 @compiled

@@ -63,7 +63,12 @@ def test_bundled_cluster_is_sane(name: str) -> None:
     cluster = load_cluster(name)
     assert cluster.name == name
     held = [(r.server, index) for r in cluster.replicas for index in r.gpu_indices]
-    assert len(held) == len(set(held)) == sum(server.num_gpus for server in cluster.servers)
+    assert len(set(held)) == sum(server.num_gpus for server in cluster.servers)
+    for server, index in held:
+        shares = [
+            r.gpu_frac for r in cluster.replicas if r.server == server and index in r.gpu_indices
+        ]
+        assert sum(shares) == pytest.approx(1.0)
     for replica in cluster.replicas:
         server = cluster.server_of(replica)
         assert cluster.gpu_of(replica) is GPUS[server.gpu]
