@@ -8,8 +8,8 @@ Does not know: how replicas compute.
 
 import numpy as np
 
-from ..compiled import compiled
 from ...traces.hashing import mix64
+from ..compiled import compiled
 from ..dispatch import (
     choose_replica,
     is_shed,
@@ -120,7 +120,7 @@ def _choose(sim, g, query, now_s):
             views_of(sim, g), nominal_of(sim), query, hits_of(sim),
             matched_of(sim)[: fleet.num_matched], knobs, bias_of(sim), now_s,
             shortlist_of(sim, g, query.model, min(query.priority, NUM_PRIORITIES - 1)),
-            (gateway.walk, fleet.num_candidates), random_of(sim, 2 * g), terms_of(sim),
+            (gateway.walk, fleet.num_candidates),
         )  # fmt: skip
         if is_found:
             return is_found, r

@@ -24,8 +24,8 @@ from .admission import (
     next_ready_s,
     prefill_budget,
 )
-from .kv_pages import growth_pages, iterations_within_pages, release, take_pages
 from .due import set_next_event
+from .kv_pages import growth_pages, iterations_within_pages, release, take_pages
 from .layout import DECODING, FINISHED, NONE
 from .memory import (
     actual_of,
@@ -254,7 +254,7 @@ def _prepare(sim, r, until_s):
 
 @compiled
 def _apply_part(sim, r, until_s):
-    """Take those iterations of the jump in progress that end by a moment; the rest stays planned."""
+    """Take the iterations of the jump in progress that end by a moment; the rest stays planned."""
     replica = replicas_of(sim)[r]
     first_s, slope_s = replica.plan_first_s, replica.plan_slope_s
     span_s = until_s - replica.clock_s

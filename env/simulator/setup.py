@@ -53,8 +53,8 @@ class FleetConfig:
     """Gateways, each with its own counts, averages and scrapes. A session stays with one; a request
     without session counts as a session of its own."""
     num_candidates: int | None = None
-    """Replicas walked through per request by the analytic scorer, beside the deepest prefix hits and
-    the cheapest of late. 0: it scores all; None: 0 below 256 replicas, 32 from there on."""
+    """Replicas that the analytic scorer walks through per request, beside those that hold most of
+    the prompt and the cheapest of late. 0: it scores all; None: 0 below 256 replicas, else 32."""
     is_single_step: bool = False
     """Simulate every iteration by itself; slower, for testing the jump."""
 
