@@ -22,12 +22,12 @@ from .layout import FAILED, NONE, NUM_PRIORITIES, PREFILLING, WAITING
 from .memory import (
     fleet_of,
     knobs_of,
-    page_phases_of,
     replicas_of,
     requests_of,
     sequences_of,
 )
-from .queues import pop_waiting, push_prefill, push_waiting, remove_sequence
+from .queues import pop_waiting, push_prefill, push_waiting
+from .sequences import leave_decode
 
 # Share of KV pages kept free at admission, so that running sequences can grow (vLLM's watermark).
 WATERMARK_FRAC = 0.01
@@ -119,22 +119,6 @@ def first_ready_s(sim, r):
         if head != NONE:
             soonest_s = min(soonest_s, requests_of(sim)[head].ready_s)
     return soonest_s
-
-
-@compiled
-def leave_decode(sim, r, position):
-    """Take a sequence out of the decode batch, free its pages, and return its request."""
-    replica = replicas_of(sim)[r]
-    index = remove_sequence(sequences_of(sim, r), replica.num_decoding, position)
-    request = requests_of(sim)[index]
-    replica.num_decoding -= 1
-    taken = replica.decode_iteration - request.joined_iteration
-    kv_tokens = request.prefill_target_tokens + taken
-    request.generated_tokens += taken
-    replica.context_tokens -= kv_tokens
-    page_phases_of(sim, r)[request.page_phase] -= 1
-    release(sim, r, request, kv_tokens)
-    return index
 
 
 @compiled

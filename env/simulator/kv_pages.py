@@ -19,7 +19,7 @@ from .memory import (
     pinned_entries_of,
     replicas_of,
 )
-from .prefix_cache import evict_oldest, find_entry, is_held, pin, unpin
+from .prefix_cache import evict_oldest, find_entry, insert_pinned, is_held, pin, unpin
 
 
 @compiled
@@ -66,6 +66,22 @@ def pin_hits(sim, r, request):
             break
         entry = find_entry(cache_table_of(sim, r), cache_of(sim, r), block)
         pin(replicas_of(sim)[r], cache_of(sim, r), entry)
+        pinned_entries_of(sim)[request.first_block + position] = entry
+        request.pinned_blocks += 1
+
+
+@compiled
+def cache_prompt(sim, r, request):
+    """Cache the prompt blocks of a request that it holds in pages of its own, pinned by it."""
+    replica, cache, holders = replicas_of(sim)[r], cache_of(sim, r), holders_of(sim)
+    for position in range(request.pinned_blocks, request.num_blocks):
+        block = blocks_of(sim)[request.first_block + position]
+        if is_held(holders, block, r):
+            entry = find_entry(cache_table_of(sim, r), cache, block)
+            pin(replica, cache, entry)
+            replica.free_pages += fleet_of(sim).block_pages
+        else:
+            entry = insert_pinned(replica, cache_table_of(sim, r), cache, holders, r, block)
         pinned_entries_of(sim)[request.first_block + position] = entry
         request.pinned_blocks += 1
 

@@ -19,31 +19,30 @@ from .admission import (
     end_request,
     fail_oversized,
     first_ready_s,
-    leave_decode,
     make_room,
     next_ready_s,
     prefill_budget,
 )
-from .kv_pages import growth_pages, iterations_within_pages, release, take_pages
-from .layout import DECODING, FINISHED, NONE
+from .kv_pages import (
+    cache_prompt,
+    growth_pages,
+    iterations_within_pages,
+    release,
+    take_pages,
+)
+from .layout import FINISHED, NONE
 from .memory import (
     actual_of,
-    blocks_of,
-    cache_of,
-    cache_table_of,
     fleet_of,
-    holders_of,
     linear_s_of,
     next_events_of,
-    page_phases_of,
-    pinned_entries_of,
     replicas_of,
     requests_of,
     sequences_of,
     slowdowns_of,
 )
-from .prefix_cache import find_entry, insert_pinned, is_held, pin
-from .queues import pop_prefill, push_sequence
+from .queues import pop_prefill
+from .sequences import leave_decode, start_decoding
 
 
 @compiled
@@ -128,37 +127,18 @@ def _plan(sim, r):
 @compiled
 def _finish_prefill(sim, r, index):
     """End a request's prefill: cache its blocks, emit a token, start decoding."""
-    replica, request, fleet = replicas_of(sim)[r], requests_of(sim)[index], fleet_of(sim)
-    cache, holders = cache_of(sim, r), holders_of(sim)
-    for position in range(request.pinned_blocks, request.num_blocks):
-        block = blocks_of(sim)[request.first_block + position]
-        if is_held(holders, block, r):
-            entry = find_entry(cache_table_of(sim, r), cache, block)
-            pin(replica, cache, entry)
-            replica.free_pages += fleet.block_pages
-        else:
-            entry = insert_pinned(replica, cache_table_of(sim, r), cache, holders, r, block)
-        pinned_entries_of(sim)[request.first_block + position] = entry
-        request.pinned_blocks += 1
+    replica, request = replicas_of(sim)[r], requests_of(sim)[index]
+    cache_prompt(sim, r, request)
     request.generated_tokens += 1
     replica.generated_tokens += 1
     if request.generated_tokens == 1:
         request.first_token_s = replica.clock_s
         gateway.on_first_token(sim, index)
-    left = request.output_tokens - request.generated_tokens
-    if left <= 0:
+    if request.generated_tokens >= request.output_tokens:
         release(sim, r, request, request.prefill_target_tokens)
         end_request(sim, r, index, FINISHED)
         return
-    request.status = DECODING
-    request.joined_iteration = replica.decode_iteration
-    end_iteration = replica.decode_iteration + left
-    push_sequence(sequences_of(sim, r), replica.num_decoding, end_iteration, index)
-    replica.num_decoding += 1
-    replica.context_tokens += request.prefill_target_tokens
-    start = replica.decode_iteration + 1 - request.prefill_target_tokens
-    request.page_phase = start & (fleet.page_tokens - 1)
-    page_phases_of(sim, r)[request.page_phase] += 1
+    start_decoding(sim, r, index, request.prefill_target_tokens)
 
 
 @compiled
