@@ -37,10 +37,11 @@ def test_copies_reach_25_of_32_gb_per_s(make_cluster):
 def test_blocks_of_the_engine_are_the_pages(make_cluster, make_workload):
     """100 pages hold 1600 tokens and no more, whatever the GPU's memory."""
     cluster = make_cluster(kv_blocks=100)
-    requests = run_workload(
-        cluster, make_workload([0.0, 10.0], [1600, 1601], [1, 1]), FIRST
-    ).requests
+    workload = make_workload([0.0, 10.0], [1300, 1300], [301, 302])
+    requests = run_workload(cluster, workload, FIRST).requests
     assert requests["status"].tolist() == [FINISHED, FAILED]
+    # The last token is not stored itself.
+    assert requests["generated_tokens"].tolist() == [301, 301]
 
 
 def test_swapped_sequence_resumes_without_prefill(make_cluster, make_workload):
@@ -90,39 +91,42 @@ def test_full_host_memory_means_recompute(make_cluster, make_workload):
 
 
 def test_evicted_prompt_comes_back_from_the_host(make_cluster, make_workload):
-    """A request of all 130 pages evicts a prompt of 8 blocks; the third loads them over PCIe."""
+    """A request of 107 of 130 pages evicts 3 of a prompt's 8 blocks; the third loads them."""
     cluster = make_cluster(kv_blocks=130, host_kv_bytes=40 * PAGE_BYTES, has_host_prefix_cache=True)
     c, copy_s = replica_coefficients(cluster)[0], page_copy_s(cluster, cluster.replicas[0])
     prompts = [range(8), (), range(8), range(8)]
     workload = make_workload(
-        [0.0, 5.0, 10.0, 15.0], [520, 2080, 520, 520], [2, 1, 2, 2], prompts=prompts
+        [0.0, 5.0, 10.0, 15.0], [520, 1700, 520, 520], [2, 1, 2, 2], prompts=prompts
     )
     fleet = run_workload(cluster, workload, FIRST)
     requests, (replica,) = fleet.requests, fleet.arrays.replicas
     assert requests["hit_tokens"].tolist() == [0, 0, 512, 512]
     ttft_s = requests["first_token_s"] - requests["arrival_s"]
-    assert ttft_s[2] == pytest.approx(8 * BLOCK_PAGES * copy_s + chunk_s(c, 8, 512), abs=1e-12)
+    assert ttft_s[2] == pytest.approx(3 * BLOCK_PAGES * copy_s + chunk_s(c, 8, 512), abs=1e-12)
     # Then they are on the GPU again.
     assert ttft_s[3] == pytest.approx(chunk_s(c, 8, 512), abs=1e-12)
-    assert replica["host_hit_tokens"] == 512
-    # The gateway only knew of the GPU.
-    assert requests["believed_uncached_tokens"].tolist() == [520, 2080, 520, 8]
+    assert replica["host_hit_tokens"] == 3 * 64
+    # The gateway knows of the GPU only.
+    assert requests["believed_uncached_tokens"].tolist() == [520, 1700, 520 - 320, 8]
 
 
 def test_host_keeps_the_blocks_used_last(make_cluster, make_workload):
-    """Room for 8 blocks: of two evicted prompts of 8 blocks the later evicted stays."""
+    """Two prompts of 8 blocks leave 66 pages; 107 evict the first and 3 blocks of the second.
+
+    They go tail before head, and the host has room for 8: of the first, 5 at its head.
+    """
     cluster = make_cluster(
         kv_blocks=130, host_kv_bytes=8 * BLOCK_PAGES * PAGE_BYTES, has_host_prefix_cache=True
     )
     first, second = range(8), range(100, 108)
     workload = make_workload(
         np.arange(5.0),
-        [520, 520, 2080, 520, 520],
+        [520, 520, 1700, 520, 520],
         [1] * 5,
         prompts=[first, second, (), first, second],
     )
     fleet = run_workload(cluster, workload, FIRST)
-    assert fleet.requests["hit_tokens"].tolist() == [0, 0, 0, 0, 512]
+    assert fleet.requests["hit_tokens"].tolist() == [0, 0, 0, 320, 512]
 
 
 def test_swapped_sequences_push_cached_blocks_out_of_the_host(make_cluster, make_workload):
