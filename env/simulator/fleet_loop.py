@@ -12,6 +12,7 @@ from ..compiled import compiled
 from ..dispatch import full_chunk_token_s, refresh_decode_base, refresh_slow_factor
 from . import gateway
 from .due import next_due, set_next_event, wake
+from .host_tier import clear_host
 from .layout import CRASH, FAILED, NONE, NUM_PRIORITIES, RESTART
 from .memory import (
     cache_of,
@@ -31,6 +32,7 @@ from .memory import (
 from .prefix_cache import chain, clear
 from .queues import pop_prefill, pop_waiting, remove_sequence
 from .replica import advance, idle_until
+from .sequences import forget_sequences
 
 
 @compiled
@@ -38,6 +40,7 @@ def _lose(sim, index, now_s):
     """Retry a request that a crash took, if its client has not seen a token; else fail it."""
     request = requests_of(sim)[index]
     request.pinned_blocks = 0
+    request.host_pages = 0
     if request.generated_tokens == 0:
         gateway.dispatch(sim, index, now_s)
     else:
@@ -51,6 +54,7 @@ def _crash(sim, r, now_s):
     gateway.forget_replica(sim, r)
     clear(replica, cache_table_of(sim, r), cache_of(sim, r), holders_of(sim), r)
     idle_until(replica, now_s)
+    forget_sequences(sim, r)
     replica.is_up = 0
     replica.clock_s = now_s
     replica.num_crashes += 1
@@ -154,6 +158,7 @@ def begin(handle):
     sim = handle[0]
     for r in range(sim.num_replicas):
         chain(replicas_of(sim)[r], cache_of(sim, r))
+        clear_host(sim, r)
         chunk_tokens = float(replicas_of(sim)[r].max_batch_tokens)
         token_s = full_chunk_token_s(nominal_of(sim)[r], chunk_tokens)
         for g in range(sim.num_gateways):

@@ -32,6 +32,10 @@ REQUEST_DTYPE = np.dtype(
         ("weight", np.float64),
         ("first_block", np.int64),
         ("num_blocks", np.int32),
+        ("extra_sequences", np.int32),  # beyond one: n, best_of or beam width, less 1
+        ("adapter", np.int32),  # its number from 1, 0 for none
+        ("output_first_block", np.int64),  # what its answer adds to the chain of its next turn
+        ("num_output_blocks", np.int32),
         # What happens to it.
         ("status", np.int32),
         ("replica", np.int32),
@@ -52,6 +56,7 @@ REQUEST_DTYPE = np.dtype(
         ("num_dispatches", np.int32),
         ("num_preemptions", np.int32),
         ("gateway", np.int32),  # who dispatched it
+        ("host_pages", np.int32),  # of host memory that hold its KV while it is swapped out
     ]
 )
 
@@ -111,6 +116,49 @@ REPLICA_DTYPE = np.dtype(
         ("plan_chunk", np.int64),
         ("plan_first_s", np.float64),
         ("plan_slope_s", np.float64),
+        # Requests of several sequences: the batch and its slots count sequences.
+        ("num_sequences", np.int64),  # of the requests that decode
+        ("num_prefill_sequences", np.int64),  # of the requests in prefill
+        # Copies over PCIe.
+        ("reserve_pages", np.int64),  # kept free at admission
+        ("is_swapping", np.int64),  # preempted sequences go to host memory
+        ("copy_s", np.float64),  # that the next iteration waits for
+        ("max_adapters", np.int64),  # slots; 0: adapters cost nothing
+        ("adapter_load_s", np.float64),
+        # Layers with a sliding window: decoding sequences, each up to the window.
+        ("windowed_tokens", np.int64),
+        ("num_growing_sequences", np.int64),  # shorter than the window
+        ("num_growing", np.int64),  # their requests
+        # More totals since the start.
+        ("copied_s", np.float64),
+        ("num_swaps", np.int64),
+        ("host_hit_tokens", np.int64),
+        ("num_adapter_loads", np.int64),
+        ("num_adapter_hits", np.int64),
+    ]
+)
+
+# Host memory of a replica: free, or held by swapped sequences, or by cached blocks.
+HOST_DTYPE = np.dtype(
+    [
+        ("total_pages", np.int64),
+        ("free_pages", np.int64),
+        ("page_copy_s", np.float64),
+        ("is_tier", np.int64),  # blocks evicted from the GPU are kept here
+        # As in REPLICA_DTYPE, for the same lists.
+        ("lru_head", np.int64),
+        ("lru_tail", np.int64),
+        ("free_entry", np.int64),
+        ("num_cached_blocks", np.int64),
+        ("num_evictable_blocks", np.int64),
+    ]
+)
+
+ADAPTER_DTYPE = np.dtype(
+    [
+        ("adapter", np.int64),  # 0: the slot is empty
+        ("num_running", np.int64),
+        ("last_use", np.int64),
     ]
 )
 
@@ -209,6 +257,11 @@ class SimulationArrays(NamedTuple):
     matched: np.ndarray  # int64 [R], scratch: the replicas whose hits are not 0
     terms: np.ndarray  # float64 [NUM_TERMS], scratch
     random: np.ndarray  # uint64 [2 * G], states of each gateway's dispatch and scrape stream
+    hosts: np.ndarray  # HOST_DTYPE [R]
+    host_cache: np.ndarray  # CACHE_ENTRY_DTYPE [R, C'], of host memory
+    host_table: np.ndarray  # int32 [R, H'], as cache_table
+    adapters: np.ndarray  # ADAPTER_DTYPE [R, L], slots
+    growing: np.ndarray  # SEQUENCE_DTYPE [R, S], a heap by the iteration that fills the window
 
 
 def copy_arrays(arrays: SimulationArrays) -> SimulationArrays:
@@ -223,6 +276,7 @@ def copy_arrays(arrays: SimulationArrays) -> SimulationArrays:
 
 
 __all__ = [
+    "ADAPTER_DTYPE",
     "CACHE_ENTRY_DTYPE",
     "CANDIDATE_DTYPE",
     "CRASH",
@@ -232,6 +286,7 @@ __all__ = [
     "FINISHED",
     "FLEET_DTYPE",
     "GATEWAY_DTYPE",
+    "HOST_DTYPE",
     "KNOBS_DTYPE",
     "LATENCY_DTYPE",
     "NONE",

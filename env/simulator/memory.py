@@ -23,10 +23,12 @@ from ..knobs import KNOBS_DTYPE
 from ..latency import LATENCY_DTYPE
 from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
 from .layout import (
+    ADAPTER_DTYPE,
     CACHE_ENTRY_DTYPE,
     EVENT_DTYPE,
     FLEET_DTYPE,
     GATEWAY_DTYPE,
+    HOST_DTYPE,
     NUM_PRIORITIES,
     REPLICA_DTYPE,
     REQUEST_DTYPE,
@@ -57,6 +59,10 @@ _SIZES = (
     "num_tree_nodes",
     "num_gateways",
     "num_models",
+    "num_host_entries",
+    "host_table_size",
+    "num_adapter_slots",
+    "num_growing_slots",
 )
 
 
@@ -101,6 +107,10 @@ def handle(arrays: SimulationArrays) -> np.ndarray:
         arrays.event_tree.size,
         arrays.gateways.size,
         arrays.shortlists.shape[0] // (arrays.gateways.size * NUM_PRIORITIES),
+        arrays.host_cache.shape[1],
+        arrays.host_table.shape[1],
+        arrays.adapters.shape[1],
+        arrays.growing.shape[1],
     )
     for name, size in zip(_SIZES, sizes, strict=True):
         record[name] = size
@@ -287,3 +297,37 @@ def random_of(sim, stream):
     """State of one random stream [1]: 2 g dispatch, 2 g + 1 scrapes of gateway g."""
     shape = (2 * sim.num_gateways,)
     return carray(_pointer(sim.random_at), shape, np.uint64)[stream : stream + 1]
+
+
+@compiled
+def hosts_of(sim):
+    """Host memory of each replica [R]."""
+    return carray(_pointer(sim.hosts_at), (sim.num_replicas,), HOST_DTYPE)
+
+
+@compiled
+def host_cache_of(sim, r):
+    """Prefix-cache entries in a replica's host memory [C']."""
+    shape = (sim.num_replicas, sim.num_host_entries)
+    return carray(_pointer(sim.host_cache_at), shape, CACHE_ENTRY_DTYPE)[r]
+
+
+@compiled
+def host_table_of(sim, r):
+    """Hash table from block to host cache entry of a replica [H']."""
+    shape = (sim.num_replicas, sim.host_table_size)
+    return carray(_pointer(sim.host_table_at), shape, np.int32)[r]
+
+
+@compiled
+def adapters_of(sim, r):
+    """Adapter slots of a replica [L]."""
+    shape = (sim.num_replicas, sim.num_adapter_slots)
+    return carray(_pointer(sim.adapters_at), shape, ADAPTER_DTYPE)[r]
+
+
+@compiled
+def growing_of(sim, r):
+    """Heap of a replica's decoding requests shorter than the attention window [S]."""
+    shape = (sim.num_replicas, sim.num_growing_slots)
+    return carray(_pointer(sim.growing_at), shape, SEQUENCE_DTYPE)[r]

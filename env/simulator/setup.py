@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..cluster import ClusterSpec, ReplicaSpec, kv_pages
+from ..cluster import (
+    ClusterSpec,
+    Preemption,
+    ReplicaSpec,
+    host_kv_pages,
+    kv_pages,
+    page_copy_s,
+    pcie_copy_bytes_per_s,
+)
 from ..dispatch import NUM_TERMS, VIEW_DTYPE
 from ..knobs import Knobs
 from ..latency import LATENCY_DTYPE
@@ -16,9 +24,11 @@ from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
 from .faults import FaultConfig, draw_crashes, draw_slowdowns
 from .fleet_loop import begin
 from .layout import (
+    ADAPTER_DTYPE,
     CACHE_ENTRY_DTYPE,
     FLEET_DTYPE,
     GATEWAY_DTYPE,
+    HOST_DTYPE,
     NONE,
     NUM_PRIORITIES,
     REPLICA_DTYPE,
@@ -102,6 +112,10 @@ def _fill_replica(record: np.ndarray, cluster: ClusterSpec, replica: ReplicaSpec
     record["idle_w"] = num_gpus * (gpu.idle_w + gpu.host_w)
     record["decode_w"] = num_gpus * (gpu.decode_w + gpu.host_w)
     record["prefill_w"] = num_gpus * (gpu.prefill_w + gpu.host_w)
+    record["reserve_pages"] = int(replica.kv_watermark_frac * record["total_pages"][0])
+    record["is_swapping"] = replica.preemption is Preemption.SWAP
+    record["max_adapters"] = replica.max_loras
+    record["adapter_load_s"] = replica.adapter_bytes / pcie_copy_bytes_per_s(gpu)
     for field_name in ("waiting_head", "waiting_tail", "prefill_head", "prefill_tail"):
         record[field_name] = NONE
 
@@ -111,6 +125,15 @@ def _make_replicas(cluster: ClusterSpec) -> np.ndarray:
     for i, replica in enumerate(cluster.replicas):
         _fill_replica(replicas[i : i + 1], cluster, replica)
     return replicas
+
+
+def _make_hosts(cluster: ClusterSpec) -> np.ndarray:
+    hosts = np.zeros(len(cluster.replicas), dtype=HOST_DTYPE)
+    for host, replica in zip(hosts, cluster.replicas, strict=True):
+        host["total_pages"] = host["free_pages"] = host_kv_pages(cluster, replica)
+        host["page_copy_s"] = page_copy_s(cluster, replica)
+        host["is_tier"] = replica.has_host_prefix_cache
+    return hosts
 
 
 def _make_view(
@@ -183,14 +206,14 @@ def _make_fleet(
 
 
 def _make_cache(
-    replicas: np.ndarray, workload: Workload, block_pages: int
+    total_pages: np.ndarray, workload: Workload, block_pages: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return cache entries [R, C] and hash tables [R, H]; one entry if nothing can be cached."""
-    most = int(replicas["total_pages"].max()) // block_pages + 1
-    capacity = min(most, workload.num_distinct_blocks) + 1
-    entries = np.zeros((replicas.size, capacity), dtype=CACHE_ENTRY_DTYPE)
+    most = int(total_pages.max()) // block_pages
+    capacity = min(most + 1, workload.num_distinct_blocks) + 1 if most else 1
+    entries = np.zeros((total_pages.size, capacity), dtype=CACHE_ENTRY_DTYPE)
     table_size = 1 << int(np.ceil(np.log2(2 * capacity)))
-    return entries, np.zeros((replicas.size, table_size), dtype=np.int32)
+    return entries, np.zeros((total_pages.size, table_size), dtype=np.int32)
 
 
 def _page_tokens(cluster: ClusterSpec, workload: Workload) -> int:
@@ -232,7 +255,12 @@ def allocate(
     fleet = _make_fleet(config, workload, page_tokens, num_replicas)
     names = served_models(cluster)
     models = np.array([names.index(replica.model) for replica in cluster.replicas])
-    entries, table = _make_cache(replicas, workload, int(fleet["block_pages"][0]))
+    block_pages = int(fleet["block_pages"][0])
+    entries, table = _make_cache(replicas["total_pages"], workload, block_pages)
+    hosts = _make_hosts(cluster)
+    host_entries, host_table = _make_cache(
+        hosts["total_pages"] * hosts["is_tier"], workload, block_pages
+    )
     slots = int(replicas["max_num_seqs"].max()) + 1
     servers = server_indices(cluster)
     kinds, replicas["kind"] = np.unique(nominal, return_inverse=True)
@@ -268,6 +296,16 @@ def allocate(
         matched=np.zeros(num_replicas, dtype=np.int64),
         terms=np.zeros(NUM_TERMS),
         random=_make_random(num_gateways, seed),
+        hosts=hosts,
+        host_cache=host_entries,
+        host_table=host_table,
+        adapters=np.zeros(
+            (num_replicas, max(1, int(replicas["max_adapters"].max()))), dtype=ADAPTER_DTYPE
+        ),
+        growing=np.zeros(
+            (num_replicas, slots if (nominal["window_tokens"] > 0).any() else 1),
+            dtype=SEQUENCE_DTYPE,
+        ),
     )
     begin(handle(arrays))
     return arrays
