@@ -7,19 +7,42 @@ import numpy as np
 
 from .cluster import ClusterSpec
 from .fleet import WindowOutcome
+from .hardware import unknown_name_message
 from .knobs import Knobs
 from .kpis import Kpis, Production, compute_kpis, credit_by_window, is_met, production
 from .simulator.fleet_loop import num_open, refresh_view, run_until
-from .simulator.layout import FAILED, FINISHED, SHED, SimulationArrays, copy_arrays
+from .simulator.layout import (
+    ASLEEP,
+    DECODING,
+    FAILED,
+    FINISHED,
+    READY,
+    ROLE_PREFILL,
+    SHED,
+    STOPPED,
+    SimulationArrays,
+    copy_arrays,
+)
 from .simulator.memory import HANDLE_DTYPE, handle
+from .simulator.orders import (
+    can_move,
+    order_link,
+    order_migration,
+    order_pause,
+    order_start,
+    pages_to_move,
+)
 from .simulator.setup import FleetConfig, allocate, server_indices
 from .simulator.state_reader import StateReader
 from .simulator.workload import Workload
 from .state import ClusterState
+from .topology import topology_of
 
 # Longest time that a run may go on after the last arrival, to let open requests finish.
 DRAIN_LIMIT_S = 600.0
 _DRAIN_STEP_S = 5.0
+# States of a replica by their numbers in the arrays.
+STATE_NAMES = ("ready", "down", "stopped", "asleep", "starting", "waking", "draining")
 _NO_STATE = "the fleet has no state yet; call reset(seed=...) first"
 
 
@@ -106,6 +129,107 @@ class SimulatedFleet:
         arrays.bias[:] = 0.0
         arrays.bias[: knobs.replica_bias.size] = knobs.replica_bias
         refresh_view(self._sim)
+
+    def start(self, replica: int) -> None:
+        """Begin to start a stopped replica; it serves when its weights and engine are ready.
+
+        Raises:
+            ValueError: there is no such replica, or it is not stopped.
+        """
+        self._check_state(replica, "started", "stopped", STOPPED)
+        order_start(self._sim, replica)
+
+    def wake(self, replica: int) -> None:
+        """Begin to wake a replica that is asleep.
+
+        Raises:
+            ValueError: there is no such replica, or it is not asleep.
+        """
+        self._check_state(replica, "woken", "asleep", ASLEEP)
+        order_start(self._sim, replica)
+
+    def stop(self, replica: int) -> None:
+        """Let a replica finish what it has, and then switch its GPUs off.
+
+        Raises:
+            ValueError: there is no such replica, or it is not ready.
+        """
+        self._check_state(replica, "stopped", "ready", READY)
+        order_pause(self._sim, replica, STOPPED)
+
+    def sleep(self, replica: int) -> None:
+        """Let a replica finish what it has, and then keep its weights in host memory only.
+
+        Raises:
+            ValueError: there is no such replica, or it is not ready.
+        """
+        self._check_state(replica, "put to sleep", "ready", READY)
+        order_pause(self._sim, replica, ASLEEP)
+
+    def _check_state(self, replica: int, deed: str, expected: str, state: int) -> None:
+        replicas = self.arrays.replicas
+        if not 0 <= replica < replicas.size:
+            msg = f"replica must be in [0, {replicas.size - 1}], got {replica}"
+            raise ValueError(msg)
+        if replicas["state"][replica] != state:
+            actual = STATE_NAMES[int(replicas["state"][replica])]
+            msg = f"replica {replica} is {actual}; only one that is {expected} can be {deed}"
+            raise ValueError(msg)
+
+    def migrate(self, request: int, to_replica: int) -> None:
+        """Move a decoding request with its KV to another replica, where it goes on.
+
+        It leaves at the end of the iteration in progress and stands still while its KV moves.
+
+        Raises:
+            ValueError: the request is not decoding, or the replica cannot take it.
+        """
+        self._check_state(to_replica, "migrated to", "ready", READY)
+        if not 0 <= request < self.requests.size:
+            msg = f"request must be in [0, {self.requests.size - 1}], got {request}"
+            raise ValueError(msg)
+        record = self.requests[request]
+        if record["status"] != DECODING:
+            msg = f"request {request} is not decoding; only a decoding request can migrate"
+            raise ValueError(msg)
+        source, target = self.arrays.replicas[[int(record["replica"]), to_replica]]
+        pages = pages_to_move(self._sim, request)
+        fault = None
+        if record["replica"] == to_replica:
+            fault = "is there already"
+        elif source["kv_kind"] != target["kv_kind"]:
+            fault = "has KV of another model or format"
+        elif target["role"] == ROLE_PREFILL:
+            fault = "would come to a prefill replica"
+        elif self._is_ordered(request):
+            fault = "has been ordered to migrate already"
+        elif not can_move(self._sim, to_replica, request, pages):
+            fault = f"finds no room for {pages} KV pages"
+        if fault:
+            msg = f"request {request} cannot migrate to replica {to_replica}: it {fault}"
+            raise ValueError(msg)
+        order_migration(self._sim, request, to_replica, pages)
+
+    def degrade_link(self, name: str, factor: float) -> None:
+        """Set a link's bandwidth to a share of what it is when whole, from here on.
+
+        `topology.links` names the links of a cluster.
+
+        Raises:
+            ValueError: there is no such link, or the share is not in [0, 1].
+        """
+        topology = topology_of(self._cluster)
+        names = [link.name for link in topology.links]
+        if name not in names:
+            raise ValueError(unknown_name_message("link", name, names))
+        if not 0 <= factor <= 1:
+            msg = f"factor must be in [0, 1], got {factor}"
+            raise ValueError(msg)
+        order_link(self._sim, topology.link_index(name), float(factor))
+
+    def _is_ordered(self, request: int) -> bool:
+        rows = self.arrays.transfers[: self.arrays.fleet[0]["num_transfers"]]
+        return bool((rows["request"] == request).any())
 
     def advance(self, span_s: float) -> WindowOutcome:
         """Run the fleet for some time.

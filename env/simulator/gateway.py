@@ -165,6 +165,42 @@ def dispatch(sim, index, now_s):
 
 
 @compiled
+def choose_decoder(sim, index, now_s):
+    """Return (whether there is one, the replica that a request with its prefill done goes on at).
+
+    Its KV comes along, so every replica counts as one that holds the whole prompt.
+    """
+    request, fleet, hits = requests_of(sim)[index], fleet_of(sim), hits_of(sim)
+    query, g = request.query, request.gateway
+    query.phase = 1
+    hits[:] = query.input_tokens
+    is_found, r = choose_replica(
+        views_of(sim, g), nominal_of(sim), query, hits, knobs_of(sim), bias_of(sim), now_s,
+        fleet.decode_cursor, random_of(sim, 2 * g), terms_of(sim),
+    )  # fmt: skip
+    hits[:] = 0
+    fleet.num_matched = 0
+    query.phase = 0
+    if is_found:
+        fleet.decode_cursor = (r + 1) % hits.size
+    return is_found, r
+
+
+@compiled
+def move(sim, index, r):
+    """Count a request that has its first token at another replica."""
+    request = requests_of(sim)[index]
+    footprint_tokens = _footprint_tokens(request.query)
+    v = views_of(sim, request.gateway)[request.replica]
+    v.outstanding_requests -= 1
+    v.outstanding_tokens = max(0.0, v.outstanding_tokens - footprint_tokens)
+    request.replica = r
+    v = views_of(sim, request.gateway)[r]
+    v.outstanding_requests += 1
+    v.outstanding_tokens += footprint_tokens
+
+
+@compiled
 def _moved(mean, gain, value):
     """Return a moving average with a new value taken in."""
     mean += gain * (value - mean)
@@ -239,6 +275,13 @@ def _forget(sim, g, r):
 
 
 @compiled
+def dismiss_replica(sim, r):
+    """Let all gateways send nothing new to a replica."""
+    for g in range(sim.num_gateways):
+        views_of(sim, g)[r].is_available = 0
+
+
+@compiled
 def welcome_replica(sim, r, now_s):
     """Let all gateways send to a replica that is up again."""
     for g in range(sim.num_gateways):
@@ -251,8 +294,11 @@ def welcome_replica(sim, r, now_s):
 
 __all__ = [
     "NUM_PRIORITIES",
+    "choose_decoder",
+    "dismiss_replica",
     "dispatch",
     "forget_replica",
+    "move",
     "on_finish",
     "on_first_token",
     "scrape",

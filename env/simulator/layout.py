@@ -14,9 +14,18 @@ from ..dispatch import QUERY_DTYPE, VIEW_DTYPE
 from ..knobs import KNOBS_DTYPE
 from ..latency import LATENCY_DTYPE
 from ..shortlist import CANDIDATE_DTYPE
+from ..topology import LINK_DTYPE, MAX_PATH, PORT_DTYPE
 
-# Status of a request. Arrived requests are in exactly one of the others.
-PENDING, WAITING, PREFILLING, DECODING, FINISHED, SHED, FAILED = range(7)
+# Status of a request. Arrived requests are in exactly one of the others; a moving one has its KV
+# on the way from one replica to another, or waits for that.
+PENDING, WAITING, PREFILLING, DECODING, FINISHED, SHED, FAILED, MOVING = range(8)
+
+# Which phase of a request a replica takes.
+ROLE_BOTH, ROLE_PREFILL, ROLE_DECODE = range(3)
+
+# Life of a replica: serving; crashed; without power or with its weights in host memory only; on
+# the way up from either; serving what it has before it goes off or asleep.
+READY, DOWN, STOPPED, ASLEEP, STARTING, WAKING, DRAINING = range(7)
 
 # End of a linked list and "nobody": an index that no record has. Internal to the arrays.
 NONE = -1
@@ -57,6 +66,10 @@ REQUEST_DTYPE = np.dtype(
         ("num_preemptions", np.int32),
         ("gateway", np.int32),  # who dispatched it
         ("host_pages", np.int32),  # of host memory that hold its KV while it is swapped out
+        # Moves of its KV between replicas.
+        ("source", np.int32),  # the replica that still holds it, while it is moving; else `NONE`
+        ("kv_ready_s", np.float64),  # when it was at hand where the request went on last
+        ("num_moves", np.int32),
     ]
 )
 
@@ -135,6 +148,36 @@ REPLICA_DTYPE = np.dtype(
         ("host_hit_tokens", np.int64),
         ("num_adapter_loads", np.int64),
         ("num_adapter_hits", np.int64),
+        # Cluster: roles and moves.
+        ("role", np.int64),
+        ("kv_kind", np.int64),  # replicas of one kind can pass KV on to each other
+        ("kv_token_bytes", np.float64),
+        ("change_at_s", np.float64),  # when something from outside changes its iterations next
+        ("inbound_head", np.int64),  # requests whose KV waits for room here
+        ("inbound_tail", np.int64),
+        ("landed_head", np.int64),  # requests whose KV is here, to join at the next iteration
+        ("landed_tail", np.int64),
+        ("num_coming", np.int64),  # sequences not in the batch yet for which pages are taken
+        ("num_leaving", np.int64),  # requests out of the batch whose pages are still held
+        ("num_ordered", np.int64),  # migrations away that begin at the next iteration
+        # Cluster: life cycle and sharing.
+        ("state", np.int64),
+        ("drain_state", np.int64),  # what it goes to when it has drained
+        ("is_loading", np.int64),  # next step of a start: 0 the weights, 1 ready
+        ("timer_s", np.float64),  # end of the step of a start in progress
+        ("weight_bytes", np.float64),
+        ("engine_init_s", np.float64),
+        ("powered_w", np.float64),  # idle power when it is not off
+        ("outer_factor", np.float64),  # slow-down from hidden trouble
+        ("warm_factor", np.float64),  # slow-down after a start
+        ("warm_from_s", np.float64),
+        ("num_warm_steps", np.int64),  # steps of the slow start taken
+        ("is_time_sliced", np.int64),
+        ("share_factor", np.float64),  # slow-down from replicas on the same GPUs
+        ("next_share_factor", np.float64),  # the same from the next iteration on
+        ("ticked_busy_s", np.float64),
+        ("alone_decode_w", np.float64),
+        ("alone_prefill_w", np.float64),
     ]
 )
 
@@ -184,7 +227,32 @@ EVENT_DTYPE = np.dtype(
         ("value", np.float64),
     ]
 )
-CRASH, RESTART = range(2)
+CRASH, RESTART, LINK = range(3)
+
+# A transfer is KV that moves with its request, or an engine's weights. An ordered migration has
+# its room at the target and waits for the end of an iteration; a dropped one gives it back.
+KV_TRANSFER, WEIGHT_TRANSFER, ORDERED_MIGRATION, DROPPED_MIGRATION = range(4)
+TRANSFER_DTYPE = np.dtype(
+    [
+        ("kind", np.int64),
+        ("request", np.int64),
+        ("source", np.int64),
+        ("target", np.int64),
+        ("pages", np.int64),  # taken at the target
+        ("begins_at_s", np.float64),
+        ("has_begun", np.int64),
+        ("left_bytes", np.float64),  # at `updated_at_s`
+        ("updated_at_s", np.float64),
+        ("bytes_per_s", np.float64),
+        ("ends_at_s", np.float64),
+        ("num_links", np.int64),
+        ("links", np.int64, (MAX_PATH,)),
+        ("shares", np.float64, (MAX_PATH,)),
+        # Scratch of the fair shares.
+        ("is_fixed", np.int64),
+        ("fair_bytes_per_s", np.float64),
+    ]
+)
 
 FLEET_DTYPE = np.dtype(
     [
@@ -201,6 +269,27 @@ FLEET_DTYPE = np.dtype(
         ("is_single_step", np.int64),
         ("num_candidates", np.int64),  # walked through per request; 0: all replicas are scored
         ("num_matched", np.int64),  # replicas with hits for the request in hand
+        # Cluster. The loop stops at every change of a replica while something needs it
+        # (`num_watched`): prefill replicas, requests on the move, replicas that drain.
+        ("num_watched", np.int64),
+        ("next_action_s", np.float64),  # of transfers and starts; may be too early, never too late
+        ("num_transfers", np.int64),
+        ("num_moving", np.int64),
+        ("num_inbound", np.int64),  # moving requests that wait for room
+        ("num_draining", np.int64),
+        ("departed_head", np.int64),  # moving requests without a target
+        ("departed_tail", np.int64),
+        ("has_departed", np.int64),  # some of them have not been tried
+        ("decode_cursor", np.int64),
+        ("kv_overlap_frac", np.float64),
+        ("node_start_s", np.float64),
+        ("weight_source", np.int64),
+        ("wake_init_s", np.float64),
+        ("is_restart_cold", np.int64),
+        ("slow_start_factor", np.float64),
+        ("slow_start_span_s", np.float64),
+        ("has_time_slices", np.int64),
+        ("ticked_at_s", np.float64),
     ]
 )
 
@@ -262,11 +351,15 @@ class SimulationArrays(NamedTuple):
     host_table: np.ndarray  # int32 [R, H'], as cache_table
     adapters: np.ndarray  # ADAPTER_DTYPE [R, L], slots
     growing: np.ndarray  # SEQUENCE_DTYPE [R, S], a heap by the iteration that fills the window
+    links: np.ndarray  # LINK_DTYPE [L]
+    ports: np.ndarray  # PORT_DTYPE [R], where each replica is attached
+    zone_links: np.ndarray  # int64 [Z, Z], the link from each zone to each other
+    transfers: np.ndarray  # TRANSFER_DTYPE [T], the first `num_transfers` in progress
 
 
 def copy_arrays(arrays: SimulationArrays) -> SimulationArrays:
     """Return an independent copy; the static arrays (blocks, coefficients, faults) are shared."""
-    static = {"blocks", "actual", "nominal", "slowdowns", "events"}
+    static = {"blocks", "actual", "nominal", "slowdowns", "events", "ports", "zone_links"}
     return SimulationArrays(
         **{
             name: array if name in static else array.copy()
@@ -277,10 +370,14 @@ def copy_arrays(arrays: SimulationArrays) -> SimulationArrays:
 
 __all__ = [
     "ADAPTER_DTYPE",
+    "ASLEEP",
     "CACHE_ENTRY_DTYPE",
     "CANDIDATE_DTYPE",
     "CRASH",
     "DECODING",
+    "DOWN",
+    "DRAINING",
+    "DROPPED_MIGRATION",
     "EVENT_DTYPE",
     "FAILED",
     "FINISHED",
@@ -288,20 +385,35 @@ __all__ = [
     "GATEWAY_DTYPE",
     "HOST_DTYPE",
     "KNOBS_DTYPE",
+    "KV_TRANSFER",
     "LATENCY_DTYPE",
+    "LINK",
+    "LINK_DTYPE",
+    "MOVING",
     "NONE",
     "NUM_PRIORITIES",
+    "ORDERED_MIGRATION",
     "PENDING",
+    "PORT_DTYPE",
     "PREFILLING",
+    "READY",
     "REPLICA_DTYPE",
     "REQUEST_DTYPE",
     "RESTART",
+    "ROLE_BOTH",
+    "ROLE_DECODE",
+    "ROLE_PREFILL",
     "SCRAPED_DTYPE",
     "SEQUENCE_DTYPE",
     "SHED",
     "SLOWDOWN_DTYPE",
+    "STARTING",
+    "STOPPED",
+    "TRANSFER_DTYPE",
     "VIEW_DTYPE",
     "WAITING",
+    "WAKING",
+    "WEIGHT_TRANSFER",
     "SimulationArrays",
     "copy_arrays",
 ]

@@ -21,6 +21,7 @@ from ..knobs import Knobs
 from ..latency import LATENCY_DTYPE
 from ..roofline import latency_coefficients
 from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
+from .cluster_setup import fill_fleet, fill_replicas, link_arrays, share_coefficients
 from .faults import FaultConfig, draw_crashes, draw_slowdowns
 from .fleet_loop import begin
 from .layout import (
@@ -38,6 +39,7 @@ from .layout import (
 )
 from .memory import handle
 from .served_models import model_of_names, served_models
+from .start_up import StartUpConfig
 from .workload import Workload
 
 # Expected output of a request before any has finished; near the mean of public chat traces.
@@ -65,6 +67,11 @@ class FleetConfig:
     num_candidates: int | None = None
     """Replicas that the analytic scorer walks through per request, beside those that hold most of
     the prompt and the cheapest of late. 0: it scores all; None: 0 below 256 replicas, else 32."""
+    start_up: StartUpConfig = field(default_factory=StartUpConfig)
+    """What it takes to start and wake replicas."""
+    kv_overlap_frac: float = 0.0
+    """Share of a prompt's KV that has moved by the end of its prefill, layer by layer; that part
+    is taken to cost no bandwidth."""
     is_single_step: bool = False
     """Simulate every iteration by itself; slower, for testing the jump."""
 
@@ -74,6 +81,9 @@ class FleetConfig:
             raise ValueError(msg)
         if not 0 <= self.scrape_drop_frac < 1:
             msg = f"scrape_drop_frac must be in [0, 1), got {self.scrape_drop_frac}"
+            raise ValueError(msg)
+        if not 0 <= self.kv_overlap_frac <= 1:
+            msg = f"kv_overlap_frac must be in [0, 1], got {self.kv_overlap_frac}"
             raise ValueError(msg)
         if self.num_gateways < 1:
             msg = f"num_gateways must be at least 1, got {self.num_gateways}"
@@ -99,6 +109,8 @@ def replica_coefficients(cluster: ClusterSpec) -> np.ndarray:
             tensor_parallel=replica.tensor_parallel,
             precision=replica.precision,
         )
+        if replica.compute_frac < 1.0:
+            share_coefficients(table[i : i + 1], replica.compute_frac)
     return table
 
 
@@ -124,6 +136,7 @@ def _make_replicas(cluster: ClusterSpec) -> np.ndarray:
     replicas = np.zeros(len(cluster.replicas), dtype=REPLICA_DTYPE)
     for i, replica in enumerate(cluster.replicas):
         _fill_replica(replicas[i : i + 1], cluster, replica)
+    fill_replicas(replicas, cluster)
     return replicas
 
 
@@ -140,7 +153,8 @@ def _make_view(
     replicas: np.ndarray, page_tokens: int, models: np.ndarray, num_gateways: int
 ) -> np.ndarray:
     view = np.zeros(replicas.size, dtype=VIEW_DTYPE)
-    view["is_available"] = 1
+    view["is_available"] = replicas["is_up"]
+    view["role"] = replicas["role"]
     view["slow_factor"] = 1.0
     view["prefill_stretch"] = 1.0
     view["kv_capacity_tokens"] = replicas["total_pages"] * page_tokens
@@ -253,6 +267,7 @@ def allocate(
     replicas, nominal = _make_replicas(cluster), replica_coefficients(cluster)
     num_replicas, num_gateways = replicas.size, config.num_gateways
     fleet = _make_fleet(config, workload, page_tokens, num_replicas)
+    fill_fleet(fleet, replicas, config.start_up, config.kv_overlap_frac)
     names = served_models(cluster)
     models = np.array([names.index(replica.model) for replica in cluster.replicas])
     block_pages = int(fleet["block_pages"][0])
@@ -306,6 +321,7 @@ def allocate(
             (num_replicas, slots if (nominal["window_tokens"] > 0).any() else 1),
             dtype=SEQUENCE_DTYPE,
         ),
+        **link_arrays(cluster, replicas),
     )
     begin(handle(arrays))
     return arrays

@@ -90,7 +90,8 @@ def compile_workload(
     requests["status"] = PENDING
     requests["replica"] = NONE
     requests["next"] = NONE
-    for moment in ("first_token_s", "finish_s"):
+    requests["source"] = NONE
+    for moment in ("first_token_s", "finish_s", "kv_ready_s"):
         requests[moment] = np.nan
     requests["extra_sequences"] = trace.num_sequences - 1
     requests["adapter"] = trace.adapter_index
