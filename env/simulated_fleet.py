@@ -3,17 +3,23 @@
 Does not know: policies, rewards or Gymnasium.
 """
 
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
+
 import numpy as np
 
 from .cluster import ClusterSpec
 from .fleet import WindowOutcome
 from .knobs import Knobs
 from .kpis import Kpis, Production, compute_kpis, credit_by_window, is_met, production
-from .simulator.fleet_loop import num_open, refresh_view, run_until
-from .simulator.layout import FAILED, FINISHED, SHED, SimulationArrays, copy_arrays
-from .simulator.memory import HANDLE_DTYPE, handle
+from .simulator.fleet_loop import num_open, refresh_view
+from .simulator.layout import FAILED, FINISHED, SHED, SimulationArrays
 from .simulator.setup import FleetConfig, allocate, server_indices
-from .simulator.state_reader import StateReader
+from .simulator.side_by_side import drain_many, over_parts, run_many
+from .simulator.snapshot import Bank, Snapshot, Sync
+from .simulator.state_reader import StateReader, Window
 from .simulator.workload import Workload
 from .state import ClusterState
 
@@ -26,7 +32,8 @@ _NO_STATE = "the fleet has no state yet; call reset(seed=...) first"
 class SimulatedFleet:
     """Replicas of a cluster serving a workload, at simulated time.
 
-    `reset` begins the workload anew; a fleet can be copied at any moment with `branch`.
+    `reset` begins the workload anew. At any moment a fleet can be copied with `branch`, or its
+    state taken with `snapshot` and given back, to it or to another, with `restore`.
     """
 
     def __init__(
@@ -37,8 +44,8 @@ class SimulatedFleet:
         self._config = config or FleetConfig()
         self._servers = server_indices(cluster)
         self._reader = StateReader(cluster, self._servers)
-        self._arrays: SimulationArrays | None = None
-        self._handle = np.zeros(1, dtype=HANDLE_DTYPE)
+        self._bank: Bank | None = None
+        self._sync: Sync | None = None
         self._made: Production | None = None
 
     @property
@@ -58,16 +65,18 @@ class SimulatedFleet:
         Raises:
             RuntimeError: `reset` was not called.
         """
-        if self._arrays is None:
+        return self._state_bank.arrays
+
+    @property
+    def _state_bank(self) -> Bank:
+        if self._bank is None:
             raise RuntimeError(_NO_STATE)
-        return self._arrays
+        return self._bank
 
     @property
     def _sim(self) -> np.ndarray:
         """The handle of the arrays, for compiled functions."""
-        if self._arrays is None:
-            raise RuntimeError(_NO_STATE)
-        return self._handle
+        return self._state_bank.handle
 
     @property
     def now_s(self) -> float:
@@ -86,7 +95,7 @@ class SimulatedFleet:
 
     def reset(self, *, seed: int, knobs: Knobs | None = None) -> ClusterState:
         """Begin the workload anew; the seed sets faults, lost scrapes and random choices."""
-        self._arrays = allocate(
+        arrays = allocate(
             self._cluster,
             self._workload,
             self._config,
@@ -94,8 +103,8 @@ class SimulatedFleet:
             seed=seed,
             horizon_s=self._workload.span_s + DRAIN_LIMIT_S,
         )
-        self._handle = handle(self._arrays)
-        self._reader.begin(self._arrays)
+        self._bank, self._sync = Bank(arrays), None
+        self._reader.begin(arrays)
         self._made = None
         return self.state()
 
@@ -113,14 +122,27 @@ class SimulatedFleet:
         Raises:
             ValueError: the span is not above 0.
         """
-        if not span_s > 0:
-            msg = f"span_s must be above 0, got {span_s}"
+        return advance_all([self], span_s)[0]
+
+    def run_until(self, moment_s: float) -> None:
+        """Run the fleet up to a moment, and no more: no window begins or ends.
+
+        Raises:
+            ValueError: the moment has passed.
+        """
+        if not moment_s >= self.now_s:
+            msg = f"moment_s must not be before now ({self.now_s}), got {moment_s}"
             raise ValueError(msg)
-        arrays, start_s = self.arrays, self.now_s
+        _run_all([self], np.array([moment_s]))
+
+    def _begin_window(self) -> tuple[float, int, float]:
+        """Return the moment, the next arrival and the energy used, for `_end_window`."""
+        arrays = self.arrays
         first = int(arrays.fleet[0]["next_arrival"])
-        energy_j = float(arrays.replicas["energy_j"].sum())
-        self._run_until(start_s + span_s)
-        self._reader.end_window(arrays, start_s, first)
+        return self.now_s, first, float(arrays.replicas["energy_j"].sum())
+
+    def _end_window(self, start_s: float, first: int, energy_j: float) -> WindowOutcome:
+        self._reader.end_window(self.arrays, start_s, first)
         return self._outcome(start_s, first, energy_j)
 
     def _outcome(self, start_s: float, first: int, energy_j: float) -> WindowOutcome:
@@ -145,22 +167,12 @@ class SimulatedFleet:
 
     def drain(self) -> None:
         """Run on, with whatever still arrives, until nothing is open or the limit is reached."""
-        self._run_until(max(self.now_s, self._end_s))
-        deadline_s = self.now_s + DRAIN_LIMIT_S
-        while self.num_open and self.now_s < deadline_s:
-            self._run_until(self.now_s + _DRAIN_STEP_S)
+        drain_all([self])
 
     @property
     def _end_s(self) -> float:
         """A moment just after the last arrival."""
         return float(np.nextafter(self._workload.span_s, np.inf))
-
-    def _run_until(self, until_s: float) -> None:
-        """Run, and take stock of what was made at the last arrival, on the way."""
-        if self._made is None and until_s >= self._end_s:
-            run_until(self._sim, self._end_s)
-            self._made = production(self.arrays.replicas)
-        run_until(self._sim, until_s)
 
     def state(self) -> ClusterState:
         """Return what a scheduler can see at this moment."""
@@ -174,14 +186,123 @@ class SimulatedFleet:
         """Return the indicators of everything that has arrived."""
         return compute_kpis(self.requests, self.arrays.replicas, self._made)
 
+    def snapshot(self, into: Snapshot | None = None) -> Snapshot:
+        """Return the fleet's state, independent of what happens to the fleet afterwards.
+
+        Writing it `into` the last snapshot of the same fleet takes microseconds; what that one
+        held is lost.
+
+        Raises:
+            ValueError: `into` is of another cluster, workload or config.
+        """
+        bank = self._state_bank
+        if into is None:
+            into = Snapshot(bank, self._origin)
+        self._check_origin(into)
+        self._sync = into.take(bank, self._sync)
+        into.extra = (self._reader.window, self._made)
+        return into
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Become what a fleet of the same cluster, workload and config was, bit for bit.
+
+        To do so over and over with the last snapshot of another fleet takes microseconds.
+
+        Raises:
+            ValueError: the snapshot is of another cluster, workload or config.
+        """
+        self._check_origin(snapshot)
+        self._bank, self._sync = snapshot.put(self._bank, self._sync)
+        window, self._made = cast("tuple[Window, Production | None]", snapshot.extra)
+        self._reader.window = window
+
+    @property
+    def _origin(self) -> tuple[object, ...]:
+        return (self._cluster, self._workload, self._config)
+
+    def _check_origin(self, snapshot: Snapshot) -> None:
+        names = ("cluster", "workload", "config")
+        for name, own, other in zip(
+            names, self._origin, cast("tuple[object, ...]", snapshot.origin), strict=True
+        ):
+            if own is not other and (name == "workload" or own != other):
+                msg = f"snapshot is of another {name}; got {_short(other)}, fleet has {_short(own)}"
+                raise ValueError(msg)
+
     def branch(self) -> "SimulatedFleet":
         """Return an independent copy of the fleet as it is."""
         copy = SimulatedFleet(self._cluster, self._workload, self._config)
-        copy._arrays = copy_arrays(self.arrays)
-        copy._handle = handle(copy._arrays)
+        copy._bank = self._state_bank.duplicate()
+        copy._reader.window = self._reader.window
         copy._made = self._made
-        copy._reader = self._reader.branch()
         return copy
+
+
+def _short(what: object) -> str:
+    return f"'{what.name}'" if hasattr(what, "name") else str(what)
+
+
+class Workers:
+    """Threads that advance fleets side by side."""
+
+    def __init__(self, num_workers: int | None = None) -> None:
+        self.num_workers = num_workers or os.cpu_count() or 1
+        self.pool = ThreadPoolExecutor(self.num_workers) if self.num_workers > 1 else None
+
+    def close(self) -> None:
+        """Stop the threads."""
+        if self.pool is not None:
+            self.pool.shutdown()
+
+
+def _handles(fleets: Sequence[SimulatedFleet]) -> np.ndarray:
+    return fleets[0]._sim if len(fleets) == 1 else np.concatenate([f._sim for f in fleets])
+
+
+def _run_all(
+    fleets: Sequence[SimulatedFleet], until_s: np.ndarray, workers: Workers | None = None
+) -> None:
+    """Run fleets up to moments, and take stock of what each made at its last arrival."""
+    pool, num_workers = (workers.pool, workers.num_workers) if workers else (None, 1)
+    ending = [
+        fleet
+        for fleet, moment_s in zip(fleets, until_s, strict=True)
+        if fleet._made is None and moment_s >= fleet._end_s
+    ]
+    if ending:
+        ends_s = np.array([fleet._end_s for fleet in ending])
+        over_parts(run_many, _handles(ending), ends_s, pool, num_workers)
+        for fleet in ending:
+            fleet._made = production(fleet.arrays.replicas)
+    over_parts(run_many, _handles(fleets), until_s, pool, num_workers)
+
+
+def advance_all(
+    fleets: Sequence[SimulatedFleet], span_s: float, workers: Workers | None = None
+) -> list[WindowOutcome]:
+    """Run fleets for some time, all in one call; the results are those of one after the other.
+
+    Raises:
+        ValueError: the span is not above 0.
+    """
+    if not span_s > 0:
+        msg = f"span_s must be above 0, got {span_s}"
+        raise ValueError(msg)
+    starts = [fleet._begin_window() for fleet in fleets]
+    _run_all(fleets, np.array([start[0] for start in starts]) + span_s, workers)
+    return [fleet._end_window(*start) for fleet, start in zip(fleets, starts, strict=True)]
+
+
+def drain_all(fleets: Sequence[SimulatedFleet], workers: Workers | None = None) -> None:
+    """Run fleets on, with whatever still arrives, until nothing is open or the limit is reached."""
+    pool, num_workers = (workers.pool, workers.num_workers) if workers else (None, 1)
+    ends_s = np.array([max(fleet.now_s, fleet._end_s) for fleet in fleets])
+    _run_all(fleets, ends_s, workers)
+
+    def drain(handles: np.ndarray, deadline_s: np.ndarray) -> None:
+        drain_many(handles, deadline_s, _DRAIN_STEP_S)
+
+    over_parts(drain, _handles(fleets), ends_s + DRAIN_LIMIT_S, pool, num_workers)
 
 
 def run_workload(

@@ -1,7 +1,7 @@
 """The simulator's memory: every array of a fleet in motion, and nothing but arrays.
 
 A running simulation is one `SimulationArrays`, a named tuple of NumPy record arrays that the
-compiled functions pass along. Copying its arrays is a snapshot.
+compiled functions pass along. Each has a rule in `snapshot.COPY_RULES` for how it is copied.
 
 Does not know: what happens to the arrays (`replica.py`, `fleet_loop.py`).
 """
@@ -88,6 +88,7 @@ REPLICA_DTYPE = np.dtype(
         ("free_entry", np.int64),
         ("num_cached_blocks", np.int64),
         ("num_evictable_blocks", np.int64),
+        ("num_touched_entries", np.int64),  # one past the last cache entry that was ever used
         # Totals since the start.
         ("energy_j", np.float64),
         ("busy_s", np.float64),
@@ -177,17 +178,6 @@ class SimulationArrays(NamedTuple):
     random: np.ndarray  # uint64 [2], states of the dispatch and the scrape stream
 
 
-def copy_arrays(arrays: SimulationArrays) -> SimulationArrays:
-    """Return an independent copy; the static arrays (blocks, coefficients, faults) are shared."""
-    static = {"blocks", "actual", "nominal", "slowdowns", "events"}
-    return SimulationArrays(
-        **{
-            name: array if name in static else array.copy()
-            for name, array in arrays._asdict().items()
-        }
-    )
-
-
 __all__ = [
     "CACHE_ENTRY_DTYPE",
     "CRASH",
@@ -211,5 +201,4 @@ __all__ = [
     "VIEW_DTYPE",
     "WAITING",
     "SimulationArrays",
-    "copy_arrays",
 ]

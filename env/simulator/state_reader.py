@@ -3,7 +3,7 @@
 Does not know: how the arrays change, or how a state is scaled for a policy.
 """
 
-import copy
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +14,25 @@ from .layout import NUM_PRIORITIES, SHED, SimulationArrays
 
 # Weight of the newest window in the moving average of the arrival rate.
 RATE_GAIN = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Window:
+    """What is remembered of the last window; its arrays are never written to."""
+
+    tenants: FloatArray
+    """[NUM_PRIORITIES, 4]: rate, mean prompt, share refused, share late."""
+    busy_frac: FloatArray
+    """[R]."""
+    power_w: FloatArray
+    """[R]."""
+    totals: FloatArray
+    """[R, 2]: busy time and energy since the start."""
+    mean_rate_rps: float = 0.0
+    load: float = 0.0
+    """Prompt tokens that arrived over those that the fleet can compute."""
+    rate_change: float = 0.0
+    """Log ratio of the window's rate to the mean of those before."""
 
 
 class StateReader:
@@ -33,12 +52,14 @@ class StateReader:
         self._tdp_w = np.array([g.tdp_w for g in gpus])
         self._host_w = np.array([g.host_w for g in gpus])
         self._server_static = self._read_servers(cluster)
-        self._tenants = np.zeros((NUM_PRIORITIES, 4))
-        self._busy_frac = np.zeros(len(cluster.replicas))
-        self._power_w = np.zeros(len(cluster.replicas))
-        self._totals = np.zeros((len(cluster.replicas), 2))
-        self._mean_rate_rps = 0.0
-        self._fleet = np.zeros(2)
+        num_replicas = len(cluster.replicas)
+        self.window = Window(
+            tenants=np.zeros((NUM_PRIORITIES, 4)),
+            busy_frac=np.zeros(num_replicas),
+            power_w=np.zeros(num_replicas),
+            totals=np.zeros((num_replicas, 2)),
+        )
+        self._at_start = self.window
 
     def _read_servers(self, cluster: ClusterSpec) -> FloatArray:
         nvlink = np.zeros(len(cluster.servers))
@@ -48,38 +69,33 @@ class StateReader:
         network = np.array([server.network_bytes_per_s for server in cluster.servers])
         return np.stack([network, nvlink], axis=1)
 
-    def branch(self) -> "StateReader":
-        """Return an independent copy."""
-        return copy.deepcopy(self)
-
     def begin(self, arrays: SimulationArrays) -> None:
         """Forget the last window: the run begins."""
-        self._tenants[:] = 0.0
-        self._busy_frac[:] = 0.0
-        self._power_w[:] = arrays.replicas["idle_w"]
-        self._totals[:] = 0.0
-        self._mean_rate_rps = 0.0
-        self._fleet[:] = 0.0
+        self.window = replace(self._at_start, power_w=arrays.replicas["idle_w"].copy())
 
     def end_window(self, arrays: SimulationArrays, start_s: float, first: int) -> None:
         """Take the differences of a window that began at a moment and an arrival index."""
+        last = self.window
         span_s = float(arrays.fleet[0]["now_s"]) - start_s
         replicas = arrays.replicas
         totals = np.stack([replicas["busy_s"], replicas["energy_j"]], axis=1)
-        # An iteration that ends in this window may have begun before it.
-        self._busy_frac = np.minimum((totals[:, 0] - self._totals[:, 0]) / span_s, 1.0)
-        self._power_w = (totals[:, 1] - self._totals[:, 1]) / span_s
-        self._totals = totals
         arrived = arrays.requests[first : int(arrays.fleet[0]["next_arrival"])]
-        for k in range(NUM_PRIORITIES):
-            self._tenants[k] = self._tenant(arrived[arrived["query"]["priority"] == k], span_s)
-        rate_rps = arrived.size / span_s
-        change = np.log((rate_rps + 1.0) / (self._mean_rate_rps + 1.0))
-        self._fleet[1] = change if self._mean_rate_rps > 0 else 0.0
-        gain = RATE_GAIN if self._mean_rate_rps > 0 else 1.0
-        self._mean_rate_rps += gain * (rate_rps - self._mean_rate_rps)
+        priority = arrived["query"]["priority"]
+        tenants = [self._tenant(arrived[priority == k], span_s) for k in range(NUM_PRIORITIES)]
+        rate_rps, is_first = arrived.size / span_s, not last.mean_rate_rps > 0
+        gain = 1.0 if is_first else RATE_GAIN
+        change = float(np.log((rate_rps + 1.0) / (last.mean_rate_rps + 1.0)))
         tokens_per_s = float(arrived["query"]["input_tokens"].sum()) / span_s
-        self._fleet[0] = tokens_per_s / float((1.0 / arrays.views["prefill_token_s"]).sum())
+        self.window = Window(
+            tenants=np.array(tenants),
+            # An iteration that ends in this window may have begun before it.
+            busy_frac=np.minimum((totals[:, 0] - last.totals[:, 0]) / span_s, 1.0),
+            power_w=(totals[:, 1] - last.totals[:, 1]) / span_s,
+            totals=totals,
+            mean_rate_rps=last.mean_rate_rps + gain * (rate_rps - last.mean_rate_rps),
+            load=tokens_per_s / float((1.0 / arrays.views["prefill_token_s"]).sum()),
+            rate_change=0.0 if is_first else change,
+        )
 
     def _tenant(self, arrived: np.ndarray, span_s: float) -> FloatArray:
         if arrived.size == 0:
@@ -110,12 +126,12 @@ class StateReader:
 
     def read(self, arrays: SimulationArrays) -> ClusterState:
         """Return the state of this moment."""
-        gpu, server = self._replica_of_gpu, self._server_of_gpu
-        power_frac = (self._power_w / self._gpus_per_replica)[gpu] - self._host_w
+        gpu, server, window = self._replica_of_gpu, self._server_of_gpu, self.window
+        power_frac = (window.power_w / self._gpus_per_replica)[gpu] - self._host_w
         power_frac = np.maximum(power_frac, 0.0) / self._tdp_w
         flops, hbm_bytes, hbm_rate = self._gpu_static.T
         gpu_values = np.stack(
-            [flops, self._busy_frac[gpu], power_frac, hbm_bytes, hbm_rate], axis=1
+            [flops, window.busy_frac[gpu], power_frac, hbm_bytes, hbm_rate], axis=1
         )
         counts = np.maximum(np.bincount(server, minlength=len(self._server_static)), 1)
         server_power = np.bincount(server, power_frac, minlength=len(self._server_static)) / counts
@@ -123,8 +139,10 @@ class StateReader:
             Node.REPLICA: self._replica_values(arrays),
             Node.GPU: gpu_values,
             Node.SERVER: np.column_stack([self._server_static, server_power]),
-            Node.TENANT: self._tenants.copy(),
-            Node.FLEET: np.array([[*self._fleet, arrays.views["is_available"].mean()]]),
+            Node.TENANT: window.tenants.copy(),
+            Node.FLEET: np.array(
+                [[window.load, window.rate_change, arrays.views["is_available"].mean()]]
+            ),
         }
         return ClusterState(
             now_s=float(arrays.fleet[0]["now_s"]),

@@ -38,7 +38,7 @@ class ServiceLevels:
 class Workload:
     """Requests in order of arrival, and their prompt blocks by dense id.
 
-    Shapes: `requests` REQUEST_DTYPE [N], `blocks` int32 [sum of num_blocks].
+    Shapes: `requests` REQUEST_DTYPE [N], `blocks` int32 [sum of num_blocks], ids by first use.
     """
 
     name: str
@@ -82,11 +82,16 @@ def compile_workload(
         requests[moment] = np.nan
     requests["first_block"] = trace.prefix_offsets[:-1]
     requests["num_blocks"] = np.diff(trace.prefix_offsets)
-    distinct, blocks = np.unique(trace.prefix_block_hashes, return_inverse=True)
+    _, first_uses, blocks = np.unique(
+        trace.prefix_block_hashes, return_index=True, return_inverse=True
+    )
+    # Numbered by first use, so that what has arrived so far uses the lowest ids.
+    ids = np.empty(first_uses.size, dtype=np.int32)
+    ids[np.argsort(first_uses)] = np.arange(first_uses.size, dtype=np.int32)
     return Workload(
         name=name,
         requests=requests,
-        blocks=blocks.astype(np.int32),
-        num_distinct_blocks=distinct.size,
+        blocks=ids[blocks],
+        num_distinct_blocks=ids.size,
         block_tokens=trace.block_tokens,
     )
