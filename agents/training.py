@@ -26,8 +26,9 @@ from ..env.reward import ScenarioTasks
 from ..env.scenario import Part, Scenario
 from ..env.short_term_env import EpisodeConfig, ShortTermEnv
 from ..env.simulated_fleet import SimulatedFleet
+from ..env.vector_env import FleetVectorEnv
+from .fleet_vec_env import FleetVecEnv
 from .policy_network import EquivariantPolicy
-from .threaded_envs import ThreadedVecEnv
 from .training_log import WandbMode, training_log
 
 _COUNTS = (
@@ -234,13 +235,12 @@ def make_model(
     """Return an untrained model on its environments, and those environments."""
     tasks = ScenarioTasks(scenario, Part.TRAIN, config.num_workloads)
     layout = layout_for(scenario)
-    envs = [
-        ShortTermEnv(tasks=tasks, base=base, episode=config.episode, layout=layout)
-        for _ in range(config.num_envs)
-    ]
+    envs = FleetVectorEnv(
+        config.num_envs, tasks=tasks, base=base, episode=config.episode, layout=layout
+    )
     model = PPO(
         EquivariantPolicy,
-        ThreadedVecEnv([lambda env=env: env for env in envs]),  # type: ignore[misc]
+        FleetVecEnv(envs),
         learning_rate=config.learning_rate,
         n_steps=config.episodes_per_rollout * config.episode.num_windows,
         batch_size=min(config.batch_size, config.rollout_windows),
@@ -254,7 +254,7 @@ def make_model(
         seed=config.seed,
         device="cpu",
     )
-    return model, envs
+    return model, envs.envs
 
 
 def train(

@@ -13,13 +13,21 @@ import numpy as np
 from .cluster import ClusterSpec
 from .fleet import WindowOutcome
 from .knobs import Knobs
-from .kpis import Kpis, Production, compute_kpis, credit_by_window, is_met, production
+from .kpis import Kpis, Production, compute_kpis, credit_by_window, production
 from .simulator.fleet_loop import num_open, refresh_view
-from .simulator.layout import FAILED, FINISHED, SHED, SimulationArrays
+from .simulator.layout import SimulationArrays
 from .simulator.setup import FleetConfig, allocate, server_indices
 from .simulator.side_by_side import drain_many, over_parts, run_many
 from .simulator.snapshot import Bank, Snapshot, Sync
-from .simulator.state_reader import StateReader, Window
+from .simulator.state_reader import StateBatch, StateReader, Window, read_many
+from .simulator.window import (
+    ARRIVED_WEIGHT,
+    CREDIT,
+    NUM_FAILED,
+    NUM_FINISHED,
+    NUM_SHED,
+    window_totals,
+)
 from .simulator.workload import Workload
 from .state import ClusterState
 
@@ -142,26 +150,17 @@ class SimulatedFleet:
         return self.now_s, first, float(arrays.replicas["energy_j"].sum())
 
     def _end_window(self, start_s: float, first: int, energy_j: float) -> WindowOutcome:
-        self._reader.end_window(self.arrays, start_s, first)
-        return self._outcome(start_s, first, energy_j)
-
-    def _outcome(self, start_s: float, first: int, energy_j: float) -> WindowOutcome:
-        arrived = self.requests
-        is_ended = arrived["finish_s"] <= self.now_s
-        # A refusal at the very start of the window belongs to it: its arrival does.
-        is_ended[:first] &= arrived["finish_s"][:first] > start_s
-        ended = arrived[is_ended]
-        counts = {status: int((ended["status"] == status).sum()) for status in
-                  (FINISHED, SHED, FAILED)}  # fmt: skip
+        totals, tenants = window_totals(self._sim, start_s, first)
+        self._reader.end_window(self.arrays, start_s, tenants)
         return WindowOutcome(
             start_s=start_s,
             end_s=self.now_s,
-            num_arrived=arrived.size - first,
-            num_finished=counts[FINISHED],
-            num_shed=counts[SHED],
-            num_failed=counts[FAILED],
-            arrived_weight=float(arrived["weight"][first:].sum()),
-            credit=float(ended["weight"][is_met(ended)].sum()),
+            num_arrived=int(self.arrays.fleet[0]["next_arrival"]) - first,
+            num_finished=int(totals[NUM_FINISHED]),
+            num_shed=int(totals[NUM_SHED]),
+            num_failed=int(totals[NUM_FAILED]),
+            arrived_weight=float(totals[ARRIVED_WEIGHT]),
+            credit=float(totals[CREDIT]),
             energy_j=float(self.arrays.replicas["energy_j"].sum()) - energy_j,
         )
 
@@ -291,6 +290,11 @@ def advance_all(
     starts = [fleet._begin_window() for fleet in fleets]
     _run_all(fleets, np.array([start[0] for start in starts]) + span_s, workers)
     return [fleet._end_window(*start) for fleet, start in zip(fleets, starts, strict=True)]
+
+
+def states_of(fleets: Sequence[SimulatedFleet]) -> StateBatch:
+    """Return what a scheduler can see of fleets of one cluster at this moment."""
+    return read_many([fleet._reader for fleet in fleets], [fleet.arrays for fleet in fleets])
 
 
 def drain_all(fleets: Sequence[SimulatedFleet], workers: Workers | None = None) -> None:

@@ -3,14 +3,17 @@
 Does not know: how the arrays change, or how a state is scaled for a policy.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..cluster import ClusterSpec
 from ..hardware import Precision
 from ..state import FEATURES_BY_NODE, ClusterState, FloatArray, Node
-from .layout import NUM_PRIORITIES, SHED, SimulationArrays
+from .layout import NUM_PRIORITIES, SimulationArrays
+from .window import ARRIVED, INPUT_TOKENS, LATE, REFUSED, WITH_TOKEN
 
 # Weight of the newest window in the moving average of the arrival rate.
 RATE_GAIN = 0.1
@@ -39,12 +42,12 @@ class StateReader:
     """Turns the arrays into a state, keeping the totals of the last window to difference with."""
 
     def __init__(self, cluster: ClusterSpec, server_of_replica: np.ndarray) -> None:
-        self._replica_of_gpu = np.array(
+        self.replica_of_gpu = np.array(
             [i for i, replica in enumerate(cluster.replicas) for _ in replica.gpu_indices],
             dtype=np.int64,
         )
-        self._server_of_gpu = server_of_replica[self._replica_of_gpu]
-        gpus = [cluster.gpu_of(cluster.replicas[i]) for i in self._replica_of_gpu]
+        self.server_of_gpu = server_of_replica[self.replica_of_gpu]
+        gpus = [cluster.gpu_of(cluster.replicas[i]) for i in self.replica_of_gpu]
         self._gpus_per_replica = np.array([len(r.gpu_indices) for r in cluster.replicas])
         self._gpu_static = np.array(
             [[g.peak_flops[Precision.BF16], g.hbm_bytes, g.hbm_bytes_per_s] for g in gpus]
@@ -73,21 +76,27 @@ class StateReader:
         """Forget the last window: the run begins."""
         self.window = replace(self._at_start, power_w=arrays.replicas["idle_w"].copy())
 
-    def end_window(self, arrays: SimulationArrays, start_s: float, first: int) -> None:
-        """Take the differences of a window that began at a moment and an arrival index."""
+    def end_window(self, arrays: SimulationArrays, start_s: float, tenants: FloatArray) -> None:
+        """Take the differences of a window that began at a moment, and its tenants' totals."""
         last = self.window
         span_s = float(arrays.fleet[0]["now_s"]) - start_s
         replicas = arrays.replicas
         totals = np.stack([replicas["busy_s"], replicas["energy_j"]], axis=1)
-        arrived = arrays.requests[first : int(arrays.fleet[0]["next_arrival"])]
-        priority = arrived["query"]["priority"]
-        tenants = [self._tenant(arrived[priority == k], span_s) for k in range(NUM_PRIORITIES)]
-        rate_rps, is_first = arrived.size / span_s, not last.mean_rate_rps > 0
+        num_arrived, input_tokens = tenants[:, ARRIVED], tenants[:, INPUT_TOKENS]
+        rate_rps, is_first = float(num_arrived.sum()) / span_s, not last.mean_rate_rps > 0
         gain = 1.0 if is_first else RATE_GAIN
         change = float(np.log((rate_rps + 1.0) / (last.mean_rate_rps + 1.0)))
-        tokens_per_s = float(arrived["query"]["input_tokens"].sum()) / span_s
+        tokens_per_s = float(input_tokens.sum()) / span_s
         self.window = Window(
-            tenants=np.array(tenants),
+            tenants=np.stack(
+                [
+                    num_arrived / span_s,
+                    input_tokens / np.maximum(num_arrived, 1.0),
+                    tenants[:, REFUSED] / np.maximum(num_arrived, 1.0),
+                    tenants[:, LATE] / np.maximum(tenants[:, WITH_TOKEN], 1.0),
+                ],
+                axis=1,
+            ),
             # An iteration that ends in this window may have begun before it.
             busy_frac=np.minimum((totals[:, 0] - last.totals[:, 0]) / span_s, 1.0),
             power_w=(totals[:, 1] - last.totals[:, 1]) / span_s,
@@ -97,58 +106,95 @@ class StateReader:
             rate_change=0.0 if is_first else change,
         )
 
-    def _tenant(self, arrived: np.ndarray, span_s: float) -> FloatArray:
-        if arrived.size == 0:
-            return np.zeros(4)
-        query, has_token = arrived["query"], np.isfinite(arrived["first_token_s"])
-        ttft_s = arrived["first_token_s"] - arrived["arrival_s"]
-        late = (ttft_s > query["ttft_slo_s"])[has_token]
-        return np.array(
-            [
-                arrived.size / span_s,
-                query["input_tokens"].mean(),
-                (arrived["status"] == SHED).mean(),
-                late.mean() if late.size else 0.0,
-            ]
-        )
-
-    def _replica_values(self, arrays: SimulationArrays) -> FloatArray:
-        v, now_s = arrays.views, float(arrays.fleet[0]["now_s"])
-        columns = {
-            "is_available": v["is_available"],
-            "pending_prefill_s": v["pending_tokens"] * v["prefill_token_s"],
-            "decode_iteration_s": v["decode_base_s"]
-            + v["outstanding_tokens"] * arrays.nominal["decode_context_s"],
-            "state_age_s": now_s - v["scraped_at_s"],
-        }
-        names = [feature.name for feature in FEATURES_BY_NODE[Node.REPLICA]]
-        return np.stack([columns[n] if n in columns else v[n] for n in names], axis=1, dtype=float)
-
     def read(self, arrays: SimulationArrays) -> ClusterState:
         """Return the state of this moment."""
-        gpu, server, window = self._replica_of_gpu, self._server_of_gpu, self.window
-        power_frac = (window.power_w / self._gpus_per_replica)[gpu] - self._host_w
-        power_frac = np.maximum(power_frac, 0.0) / self._tdp_w
-        flops, hbm_bytes, hbm_rate = self._gpu_static.T
-        gpu_values = np.stack(
-            [flops, window.busy_frac[gpu], power_frac, hbm_bytes, hbm_rate], axis=1
-        )
-        counts = np.maximum(np.bincount(server, minlength=len(self._server_static)), 1)
-        server_power = np.bincount(server, power_frac, minlength=len(self._server_static)) / counts
-        values = {
-            Node.REPLICA: self._replica_values(arrays),
-            Node.GPU: gpu_values,
-            Node.SERVER: np.column_stack([self._server_static, server_power]),
-            Node.TENANT: window.tenants.copy(),
-            Node.FLEET: np.array(
-                [[window.load, window.rate_change, arrays.views["is_available"].mean()]]
-            ),
-        }
+        return read_many([self], [arrays]).state(0)
+
+    def server_values(self, power_frac: FloatArray) -> FloatArray:
+        """Return the features of servers, given their GPUs' share of power.
+
+        Shapes: [n, GPUs] to [n, servers, 3].
+        """
+        num, num_servers = len(power_frac), len(self._server_static)
+        index = (np.arange(num)[:, None] * num_servers + self.server_of_gpu).ravel()
+        summed = np.bincount(index, power_frac.ravel(), minlength=num * num_servers)
+        counts = np.maximum(np.bincount(self.server_of_gpu, minlength=num_servers), 1)
+        mean = summed.reshape(num, num_servers) / counts
+        values = np.empty((num, num_servers, 3))
+        values[:, :, :2], values[:, :, 2] = self._server_static, mean
+        return values
+
+    def gpu_values(self, busy_frac: FloatArray, power_frac: FloatArray) -> FloatArray:
+        """Return the features of GPUs. Shapes: both [n, GPUs] to [n, GPUs, 5]."""
+        values = np.empty((*power_frac.shape, 5))
+        values[:, :, [0, 3, 4]] = self._gpu_static
+        values[:, :, 1], values[:, :, 2] = busy_frac, power_frac
+        return values
+
+    def power_frac(self, power_w: FloatArray) -> FloatArray:
+        """Return the GPUs' share of their power limit. Shapes: [n, R] to [n, GPUs]."""
+        own_w = (power_w / self._gpus_per_replica)[:, self.replica_of_gpu] - self._host_w
+        return np.asarray(np.maximum(own_w, 0.0) / self._tdp_w)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateBatch:
+    """States of n fleets of one cluster; `values[node]` is [n, nodes, features]."""
+
+    now_s: FloatArray
+    values: dict[Node, FloatArray]
+    gpu_replica: NDArray[np.int64]
+    gpu_server: NDArray[np.int64]
+
+    def state(self, index: int) -> ClusterState:
+        """Return the state of one fleet."""
+        values = {node: array[index] for node, array in self.values.items()}
         return ClusterState(
-            now_s=float(arrays.fleet[0]["now_s"]),
+            now_s=float(self.now_s[index]),
             values=values,
             is_valid={node: np.isfinite(array) for node, array in values.items()},
             state_age_s=values[Node.REPLICA][:, -1].copy(),
-            gpu_replica=gpu,
-            gpu_server=server,
+            gpu_replica=self.gpu_replica,
+            gpu_server=self.gpu_server,
         )
+
+
+def _replica_values(arrays: Sequence[SimulationArrays], now_s: FloatArray) -> FloatArray:
+    """Return the features of replicas, [n, R, features]."""
+    v = np.stack([one.views for one in arrays])  # [n, R]
+    context_s = np.stack([one.nominal["decode_context_s"] for one in arrays])
+    columns = {
+        "is_available": v["is_available"],
+        "pending_prefill_s": v["pending_tokens"] * v["prefill_token_s"],
+        "decode_iteration_s": v["decode_base_s"] + v["outstanding_tokens"] * context_s,
+        "state_age_s": now_s[:, None] - v["scraped_at_s"],
+    }
+    names = [feature.name for feature in FEATURES_BY_NODE[Node.REPLICA]]
+    values = np.empty((*v.shape, len(names)))
+    for i, name in enumerate(names):
+        values[:, :, i] = columns[name] if name in columns else v[name]
+    return values
+
+
+def read_many(readers: Sequence[StateReader], arrays: Sequence[SimulationArrays]) -> StateBatch:
+    """Return the states of fleets of one cluster at this moment."""
+    reader, windows = readers[0], [one.window for one in readers]
+    now_s = np.array([one.fleet[0]["now_s"] for one in arrays])
+    power_frac = reader.power_frac(np.stack([window.power_w for window in windows]))
+    busy_frac = np.stack([window.busy_frac for window in windows])[:, reader.replica_of_gpu]
+    fleet = [
+        [[window.load, window.rate_change, one.views["is_available"].mean()]]
+        for window, one in zip(windows, arrays, strict=True)
+    ]
+    return StateBatch(
+        now_s=now_s,
+        values={
+            Node.REPLICA: _replica_values(arrays, now_s),
+            Node.GPU: reader.gpu_values(busy_frac, power_frac),
+            Node.SERVER: reader.server_values(power_frac),
+            Node.TENANT: np.stack([window.tenants for window in windows]),
+            Node.FLEET: np.array(fleet),
+        },
+        gpu_replica=reader.replica_of_gpu,
+        gpu_server=reader.server_of_gpu,
+    )
