@@ -246,7 +246,9 @@ def test_errors(make_fleet):
     with pytest.raises(ValueError, match="snapshot is of another workload; got 'made'"):
         make_fleet().restore(snapshot)
     other = SimulatedFleet(fleet.cluster, fleet.workload, FleetConfig())
-    with pytest.raises(ValueError, match=r"another config; got FleetConfig\(scrape_interval_s=0.05"):
+    with pytest.raises(
+        ValueError, match=r"another config; got FleetConfig\(scrape_interval_s=0.05"
+    ):
         other.restore(snapshot)
     with pytest.raises(RuntimeError, match="call reset"):
         SimulatedFleet(fleet.cluster, fleet.workload, TROUBLE).snapshot()
