@@ -18,7 +18,7 @@ from .simulator.fleet_loop import num_open, refresh_view
 from .simulator.layout import SimulationArrays
 from .simulator.setup import FleetConfig, allocate, server_indices
 from .simulator.side_by_side import drain_many, over_parts, run_many
-from .simulator.snapshot import Bank, Snapshot, Sync
+from .simulator.snapshot import Bank, Snapshot, Sync, stack_records
 from .simulator.state_reader import StateBatch, StateReader, Window, read_many
 from .simulator.window import (
     ARRIVED_WEIGHT,
@@ -150,8 +150,9 @@ class SimulatedFleet:
         return self.now_s, first, float(arrays.replicas["energy_j"].sum())
 
     def _end_window(self, start_s: float, first: int, energy_j: float) -> WindowOutcome:
-        totals, tenants = window_totals(self._sim, start_s, first)
-        self._reader.end_window(self.arrays, start_s, tenants)
+        num_settled = self._reader.window.num_settled
+        totals, tenants, num_settled = window_totals(self._sim, start_s, first, num_settled)
+        self._reader.end_window(self.arrays, start_s, tenants, num_settled)
         return WindowOutcome(
             start_s=start_s,
             end_s=self.now_s,
@@ -197,7 +198,7 @@ class SimulatedFleet:
         bank = self._state_bank
         if into is None:
             into = Snapshot(bank, self._origin)
-        self._check_origin(into)
+        into.check_origin(self._origin)
         self._sync = into.take(bank, self._sync)
         into.extra = (self._reader.window, self._made)
         return into
@@ -210,23 +211,18 @@ class SimulatedFleet:
         Raises:
             ValueError: the snapshot is of another cluster, workload or config.
         """
-        self._check_origin(snapshot)
+        snapshot.check_origin(self._origin)
         self._bank, self._sync = snapshot.put(self._bank, self._sync)
         window, self._made = cast("tuple[Window, Production | None]", snapshot.extra)
         self._reader.window = window
 
     @property
-    def _origin(self) -> tuple[object, ...]:
-        return (self._cluster, self._workload, self._config)
-
-    def _check_origin(self, snapshot: Snapshot) -> None:
-        names = ("cluster", "workload", "config")
-        for name, own, other in zip(
-            names, self._origin, cast("tuple[object, ...]", snapshot.origin), strict=True
-        ):
-            if own is not other and (name == "workload" or own != other):
-                msg = f"snapshot is of another {name}; got {_short(other)}, fleet has {_short(own)}"
-                raise ValueError(msg)
+    def _origin(self) -> dict[str, object]:
+        return {
+            "cluster": self._cluster,
+            "workload": self._workload,
+            "config": self._config,
+        }
 
     def branch(self) -> "SimulatedFleet":
         """Return an independent copy of the fleet as it is."""
@@ -235,10 +231,6 @@ class SimulatedFleet:
         copy._reader.window = self._reader.window
         copy._made = self._made
         return copy
-
-
-def _short(what: object) -> str:
-    return f"'{what.name}'" if hasattr(what, "name") else str(what)
 
 
 class Workers:
@@ -255,7 +247,7 @@ class Workers:
 
 
 def _handles(fleets: Sequence[SimulatedFleet]) -> np.ndarray:
-    return fleets[0]._sim if len(fleets) == 1 else np.concatenate([f._sim for f in fleets])
+    return fleets[0]._sim if len(fleets) == 1 else stack_records([f._sim for f in fleets]).ravel()
 
 
 def _run_all(

@@ -158,15 +158,9 @@ class FleetVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
         ]
 
     def _observe(self, envs: Sequence[ShortTermEnv]) -> Observation:
-        """Return one row for each environment; in one go if all fleets are of one cluster."""
-        fleets = [_simulated(env.task.fleet) for env in envs]
-        if any(fleet.cluster is not fleets[0].cluster for fleet in fleets):
-            seen = [observe(e.task.fleet.state(), e.last_action, self._layout) for e in envs]
-            return {key: np.stack([one[key] for one in seen]) for key in seen[0]}
-        batch = states_of(fleets)
-        return observe_many(
-            batch.values,
-            (batch.gpu_replica, batch.gpu_server),
+        """Return one row for each environment."""
+        return observe_fleets(
+            [_simulated(env.task.fleet) for env in envs],
             np.stack([env.last_action for env in envs]),
             self._layout,
         )
@@ -174,6 +168,22 @@ class FleetVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the threads."""
         self._workers.close()
+
+
+def observe_fleets(
+    fleets: Sequence[SimulatedFleet],
+    last_actions: NDArray[np.float32],
+    layout: ObservationLayout,
+) -> Observation:
+    """Return the observations of fleets, a row each; in one go if all are of one cluster.
+
+    Shapes: `last_actions` [n, action size].
+    """
+    if any(fleet.cluster is not fleets[0].cluster for fleet in fleets):
+        seen = [observe(f.state(), a, layout) for f, a in zip(fleets, last_actions, strict=True)]
+        return {key: np.stack([one[key] for one in seen]) for key in seen[0]}
+    batch = states_of(fleets)
+    return observe_many(batch.values, (batch.gpu_replica, batch.gpu_server), last_actions, layout)
 
 
 def _simulated(fleet: object) -> SimulatedFleet:

@@ -9,6 +9,7 @@ arrived since, can differ.
 Does not know: windows, policies, or who asks for a copy.
 """
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -196,6 +197,15 @@ def list_open(handle, rows, first_new, found):
     return count
 
 
+def stack_records(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Return record arrays of one type and size [R] as [n, R].
+
+    As bytes: NumPy's own stacking works out the common type anew for every array.
+    """
+    stacked = np.stack([array.view(np.uint8) for array in arrays])
+    return stacked.view(arrays[0].dtype)
+
+
 class Bank:
     """One set of a simulation's arrays with the addresses that compiled functions need."""
 
@@ -228,7 +238,8 @@ class Bank:
         plan = self._plans.get(target)
         if plan is None:
             whole = np.stack([self._whole_at, target._whole_at, self._whole_bytes], axis=1)
-            plan = self._plans[target] = (np.concatenate([self.handle, target.handle]), whole)
+            pair = stack_records([self.handle, target.handle]).ravel()
+            plan = self._plans[target] = (pair, whole)
         pair, whole = plan
         return int(copy_state(pair, rows, first_new, num_blocks, whole))
 
@@ -246,9 +257,8 @@ class Snapshot:
     `take` and `put` cost as much as can have changed since bank and snapshot were equal last.
     """
 
-    def __init__(self, bank: Bank, origin: object) -> None:
-        self.origin = origin
-        """Whose state it is; only fleets of an equal origin can be restored to it."""
+    def __init__(self, bank: Bank, origin: dict[str, object]) -> None:
+        self._origin = origin
         self.extra: object = None
         """What the owner keeps beside the arrays."""
         self._version = 0
@@ -277,6 +287,19 @@ class Snapshot:
     def now_s(self) -> float:
         """The moment."""
         return float(self._bank.arrays.fleet[0]["now_s"])
+
+    def check_origin(self, origin: dict[str, object]) -> None:
+        """Check that a fleet is made of the same things as the one whose state this is.
+
+        Raises:
+            ValueError: it is not.
+        """
+        for name, own in self._origin.items():
+            # Arrays have no equality of their own: a workload must be the same object.
+            if own is not origin[name] and (name == "workload" or own != origin[name]):
+                one, other = (getattr(what, "name", what) for what in (own, origin[name]))
+                msg = f"snapshot is of another {name}: '{one}', the fleet has '{other}'"
+                raise ValueError(msg)
 
     def take(self, bank: Bank, last: Sync | None) -> Sync:
         """Make this the state of a bank that was equal to `last`; return what it is equal to."""

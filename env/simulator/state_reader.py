@@ -13,6 +13,7 @@ from ..cluster import ClusterSpec
 from ..hardware import Precision
 from ..state import FEATURES_BY_NODE, ClusterState, FloatArray, Node
 from .layout import NUM_PRIORITIES, SimulationArrays
+from .snapshot import stack_records
 from .window import ARRIVED, INPUT_TOKENS, LATE, REFUSED, WITH_TOKEN
 
 # Weight of the newest window in the moving average of the arrival rate.
@@ -36,6 +37,8 @@ class Window:
     """Prompt tokens that arrived over those that the fleet can compute."""
     rate_change: float = 0.0
     """Log ratio of the window's rate to the mean of those before."""
+    num_settled: int = 0
+    """Requests at the head of the table that had all ended."""
 
 
 class StateReader:
@@ -76,8 +79,13 @@ class StateReader:
         """Forget the last window: the run begins."""
         self.window = replace(self._at_start, power_w=arrays.replicas["idle_w"].copy())
 
-    def end_window(self, arrays: SimulationArrays, start_s: float, tenants: FloatArray) -> None:
-        """Take the differences of a window that began at a moment, and its tenants' totals."""
+    def end_window(
+        self, arrays: SimulationArrays, start_s: float, tenants: FloatArray, num_settled: int
+    ) -> None:
+        """Take the differences of a window that began at a moment, and its counts.
+
+        Shapes: `tenants` and `num_settled` as `window_totals` returns them.
+        """
         last = self.window
         span_s = float(arrays.fleet[0]["now_s"]) - start_s
         replicas = arrays.replicas
@@ -104,6 +112,7 @@ class StateReader:
             mean_rate_rps=last.mean_rate_rps + gain * (rate_rps - last.mean_rate_rps),
             load=tokens_per_s / float((1.0 / arrays.views["prefill_token_s"]).sum()),
             rate_change=0.0 if is_first else change,
+            num_settled=num_settled,
         )
 
     def read(self, arrays: SimulationArrays) -> ClusterState:
@@ -161,7 +170,7 @@ class StateBatch:
 
 def _replica_values(arrays: Sequence[SimulationArrays], now_s: FloatArray) -> FloatArray:
     """Return the features of replicas, [n, R, features]."""
-    v = np.stack([one.views for one in arrays])  # [n, R]
+    v = stack_records([one.views for one in arrays])  # [n, R]
     context_s = np.stack([one.nominal["decode_context_s"] for one in arrays])
     columns = {
         "is_available": v["is_available"],

@@ -53,19 +53,24 @@ def _add_arrived(request, tenants):
 
 
 @compiled
-def window_totals(handle, start_s, first):
-    """Return (totals [5], tenants [NUM_PRIORITIES, 5]) of a window up to the fleet's clock.
+def window_totals(handle, start_s, first, num_settled):
+    """Return (totals [5], tenants [NUM_PRIORITIES, 5], number settled) of a window up to now.
 
-    It began at `start_s`, when `first` was the next request to arrive.
+    It began at `start_s`, when `first` was the next request to arrive, and of the requests before
+    `num_settled` all had ended; the last result is that number for the next window.
     """
     fleet, requests = fleet_of(handle[0]), requests_of(handle[0])
     totals, tenants = np.zeros(5), np.zeros((NUM_PRIORITIES, 5))
-    for row in range(fleet.next_arrival):
+    is_settled = True
+    for row in range(num_settled, fleet.next_arrival):
         request = requests[row]
+        is_over = request.finish_s <= fleet.now_s
+        is_settled = is_settled and is_over
+        num_settled += 1 if is_settled else 0
         # A refusal at the very start of the window belongs to it: its arrival does.
-        if request.finish_s <= fleet.now_s and (row >= first or request.finish_s > start_s):
+        if is_over and (row >= first or request.finish_s > start_s):
             _add_ended(request, totals)
         if row >= first:
             totals[ARRIVED_WEIGHT] += request.weight
             _add_arrived(request, tenants)
-    return totals, tenants
+    return totals, tenants, num_settled

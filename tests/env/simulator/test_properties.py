@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,7 +203,7 @@ def run_digest() -> str:
 
 def test_another_process_makes_the_same_run():
     """Also under another hash seed, on which the order of Python's sets depends."""
-    code = f"import sys; sys.path.insert(0, {str(os.path.dirname(__file__))!r})\n"
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
     code += "from test_properties import run_digest; print(run_digest())"
     environment = os.environ | {"PYTHONHASHSEED": "4321"}
     result = subprocess.run(

@@ -243,12 +243,10 @@ def test_run_until_is_a_run_without_a_window(make_fleet):
 def test_errors(make_fleet):
     fleet = make_fleet()
     snapshot = fleet.snapshot()
-    with pytest.raises(ValueError, match="snapshot is of another workload; got 'made'"):
+    with pytest.raises(ValueError, match="snapshot is of another workload: 'made'"):
         make_fleet().restore(snapshot)
     other = SimulatedFleet(fleet.cluster, fleet.workload, FleetConfig())
-    with pytest.raises(
-        ValueError, match=r"another config; got FleetConfig\(scrape_interval_s=0.05"
-    ):
+    with pytest.raises(ValueError, match=r"another config: 'FleetConfig\(scrape_interval_s=0.05"):
         other.restore(snapshot)
     with pytest.raises(RuntimeError, match="call reset"):
         SimulatedFleet(fleet.cluster, fleet.workload, TROUBLE).snapshot()
