@@ -3,9 +3,10 @@
 The fleet is the bundled scenario's in mid-run: Azure traffic with conversations, prefix caches and
 hidden trouble on 16 mixed GPUs, and four times as much of everything for 64. A snapshot is written
 over the last one after the fleet went on for 0.1 s, a restore undoes 2 s of a scratch fleet; both
-are medians of wall time. Environment steps are taken in turns by Stable-Baselines3's
+are medians of the thread's CPU time. Environment steps are taken in turns by Stable-Baselines3's
 `DummyVecEnv`, by threads over the environments, and by the vector environment, on the same
-episodes; ratios are medians over the rounds, so they hold on a noisy machine.
+episodes. Ratios are medians over the rounds, so they hold on a noisy machine: of wall time, and of
+the process's CPU time, which leaves out what threads gain.
 
 Run: python benchmarks/branching.py [--json] [--envs 16] [--rounds 5]
 """
@@ -65,13 +66,13 @@ def make_fleet(scenario: Scenario, times: int) -> SimulatedFleet:
 
 
 def median_us(act: Callable[[], object], prepare: Callable[[], object], count: int) -> float:
-    """Return the median wall time of an act, each time after it was prepared."""
+    """Return the median CPU time of an act, each time after it was prepared."""
     times = []
     for _ in range(count):
         prepare()
-        start_s = time.perf_counter()
+        start_s = time.thread_time()
         act()
-        times.append(time.perf_counter() - start_s)
+        times.append(time.thread_time() - start_s)
     return statistics.median(times) * MICRO
 
 
@@ -117,17 +118,18 @@ def measure_copies(scenario: Scenario, times: int, count: int) -> dict[str, floa
     return {f"{name}_{size}": value for name, value in (figures | sizes).items()}
 
 
-def steps_per_s(envs: VecEnv, num_steps: int) -> float:
-    """Return the environment steps per second over some steps of random actions."""
+def steps_per_s(envs: VecEnv, num_steps: int) -> tuple[float, float]:
+    """Return the environment steps per second of wall and of CPU time, under random actions."""
     rng = np.random.default_rng(0)
     shape = (envs.num_envs, *(envs.action_space.shape or ()))
     actions = [rng.uniform(-0.5, 0.5, shape).astype(np.float32) for _ in range(num_steps)]
     envs.seed(0)
     envs.reset()
-    start_s = time.perf_counter()
+    start_s, cpu_start_s = time.perf_counter(), time.process_time()
     for action in actions:
         envs.step(action)
-    return envs.num_envs * num_steps / (time.perf_counter() - start_s)
+    spans_s = time.perf_counter() - start_s, time.process_time() - cpu_start_s
+    return envs.num_envs * num_steps / spans_s[0], envs.num_envs * num_steps / spans_s[1]
 
 
 def measure_steps(scenario: Scenario, num_envs: int, num_rounds: int) -> dict[str, float]:
@@ -148,16 +150,20 @@ def measure_steps(scenario: Scenario, num_envs: int, num_rounds: int) -> dict[st
     }
     num_steps = 2 * episode.num_windows
     steps_per_s(kinds["vector"], num_steps)  # twins, compilation
-    rates: dict[str, list[float]] = {name: [] for name in kinds}
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
     for _ in range(num_rounds):
         for name, envs in kinds.items():
             rates[name].append(steps_per_s(envs, num_steps))
     for envs in kinds.values():
         envs.close()
-    figures = {f"{name}_steps_per_s": statistics.median(rate) for name, rate in rates.items()}
-    for name in ("dummy", "threaded"):
-        pairs = zip(rates["vector"], rates[name], strict=True)
-        figures[f"ratio_vs_{name}"] = statistics.median(a / b for a, b in pairs)
+    figures: dict[str, float] = {}
+    for k, clock in enumerate(("", "cpu_")):
+        for name, rounds in rates.items():
+            rate = statistics.median(one[k] for one in rounds)
+            figures[f"{name}_steps_per_{clock}s"] = rate
+        for name in ("dummy", "threaded"):
+            pairs = zip(rates["vector"], rates[name], strict=True)
+            figures[f"ratio_{clock}vs_{name}"] = statistics.median(a[k] / b[k] for a, b in pairs)
     return figures
 
 
