@@ -1,7 +1,7 @@
 """The simulator's memory: every array of a fleet in motion, and nothing but arrays.
 
 A running simulation is one `SimulationArrays`, a named tuple of NumPy record arrays that the
-compiled functions pass along. Copying its arrays is a snapshot.
+compiled functions pass along. Each has a rule in `snapshot.COPY_RULES` for how it is copied.
 
 Does not know: what happens to the arrays (`replica.py`, `fleet_loop.py`).
 """
@@ -108,6 +108,7 @@ REPLICA_DTYPE = np.dtype(
         ("free_entry", np.int64),
         ("num_cached_blocks", np.int64),
         ("num_evictable_blocks", np.int64),
+        ("num_touched_entries", np.int64),  # one past the last cache entry that was ever used
         # Totals since the start.
         ("energy_j", np.float64),
         ("busy_s", np.float64),
@@ -357,17 +358,6 @@ class SimulationArrays(NamedTuple):
     transfers: np.ndarray  # TRANSFER_DTYPE [T], the first `num_transfers` in progress
 
 
-def copy_arrays(arrays: SimulationArrays) -> SimulationArrays:
-    """Return an independent copy; the static arrays (blocks, coefficients, faults) are shared."""
-    static = {"blocks", "actual", "nominal", "slowdowns", "events", "ports", "zone_links"}
-    return SimulationArrays(
-        **{
-            name: array if name in static else array.copy()
-            for name, array in arrays._asdict().items()
-        }
-    )
-
-
 __all__ = [
     "ADAPTER_DTYPE",
     "ASLEEP",
@@ -415,5 +405,4 @@ __all__ = [
     "WAKING",
     "WEIGHT_TRANSFER",
     "SimulationArrays",
-    "copy_arrays",
 ]
