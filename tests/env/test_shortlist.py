@@ -150,8 +150,7 @@ def goodputs(num_copies: int, span_s: float, rate_rps: float) -> tuple[float, fl
     return few.kpis().goodput_frac, every.kpis().goodput_frac
 
 
-# Requests/s for 16 replicas at which the fleet just keeps up; in a short run, more is needed to
-# miss limits.
+# Rates are requests/s for 16 replicas, at which a fleet just keeps up over the span.
 
 
 def test_a_subset_of_256_loses_less_than_half_a_point():
@@ -161,9 +160,11 @@ def test_a_subset_of_256_loses_less_than_half_a_point():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("num_copies", "span_s"), [(16, 120.0), (64, 45.0)])
-def test_a_subset_loses_less_than_half_a_point_over_a_longer_run(num_copies, span_s):
-    few, every = goodputs(num_copies, span_s=span_s, rate_rps=130.0)
+@pytest.mark.parametrize(
+    ("num_copies", "span_s", "rate_rps"), [(16, 120.0, 110.0), (64, 45.0, 130.0)]
+)
+def test_a_subset_loses_less_than_half_a_point_over_a_longer_run(num_copies, span_s, rate_rps):
+    few, every = goodputs(num_copies, span_s=span_s, rate_rps=rate_rps)
     assert 0.9 < every < 0.995
     assert few > every - 0.005
 
