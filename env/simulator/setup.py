@@ -194,11 +194,11 @@ def _make_event_tree(num_replicas: int) -> np.ndarray:
 def _requests_of(workload: Workload, models: tuple[str, ...]) -> np.ndarray:
     """Return the requests with the models that a cluster serves, REQUEST_DTYPE [N]."""
     requests = workload.requests.copy()
-    if len(models) == 1:
-        requests["query"]["model"] = 0
-    else:
+    if len(models) > 1:
         known = model_of_names(workload.model_names, models, workload.name)
         requests["query"]["model"] = known[requests["query"]["model"]]
+    elif len(workload.model_names) > 1:
+        requests["query"]["model"] = 0
     return requests
 
 
