@@ -139,7 +139,8 @@ def scrape(sim, r, now_s):
     replica, v = replicas_of(sim)[r], views_of(sim)[r]
     if replica.is_up == 0:
         return
-    num_running = replica.num_prefilling + replica.num_decoding
+    # Engines count each sequence of a request as a running one.
+    num_running = replica.num_prefill_sequences + replica.num_sequences
     free_pages = replica.free_pages + replica.num_evictable_blocks * fleet_of(sim).block_pages
     v.running_requests = num_running
     v.waiting_requests = replica.num_waiting
@@ -157,7 +158,7 @@ def scrape(sim, r, now_s):
     replica.measured_s = 0.0
     replica.nominal_s = 0.0
     v.scraped_at_s = now_s
-    refresh_decode_base(views_of(sim), nominal_of(sim), r, replica.num_decoding)
+    refresh_decode_base(views_of(sim), nominal_of(sim), r, replica.num_sequences)
     refresh_slow_factor(views_of(sim), knobs_of(sim), r)
 
 

@@ -9,9 +9,9 @@ Source: vLLM V0's sequence groups, which fork after the prompt and copy on write
 """
 
 from ..compiled import compiled
-from .adapters import clear_adapters, leave_adapter, use_adapter
+from .adapters import can_use_adapter, clear_adapters, leave_adapter, use_adapter
 from .host_tier import clear_host
-from .kv_pages import cache_prompt, release, request_pages, take_pages
+from .kv_pages import available_pages, cache_prompt, release, request_pages, take_pages
 from .layout import DECODING
 from .memory import (
     actual_of,
@@ -92,11 +92,22 @@ def remove_running(sim, r, index):
 
 
 @compiled
+def can_insert(sim, r, index, kv_tokens):
+    """Whether a replica has pages, slots and the adapter's slot for a request from elsewhere."""
+    replica, request = replicas_of(sim)[r], requests_of(sim)[index]
+    running = replica.num_prefill_sequences + replica.num_sequences
+    return (
+        running + request.extra_sequences < replica.max_num_seqs
+        and request_pages(request, kv_tokens, fleet_of(sim)) <= available_pages(sim, r)
+        and can_use_adapter(sim, r, request.adapter)
+    )
+
+
+@compiled
 def insert_decoding(sim, r, index, kv_tokens):
     """Take pages for a request whose KV came from elsewhere and let it decode on replica `r`.
 
-    The caller has seen to it that `request_pages` pages are available, that `can_use_adapter`
-    holds, and has set `request.replica`.
+    The caller has asked `can_insert` and has set `request.replica`.
     """
     request = requests_of(sim)[index]
     take_pages(sim, r, request_pages(request, kv_tokens, fleet_of(sim)))
@@ -117,6 +128,7 @@ def forget_sequences(sim, r):
 
 
 __all__ = [
+    "can_insert",
     "forget_sequences",
     "held_tokens",
     "insert_decoding",

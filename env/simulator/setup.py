@@ -11,22 +11,18 @@ from ..cluster import (
     ClusterSpec,
     Preemption,
     ReplicaSpec,
-    host_kv_pages,
     kv_pages,
-    page_copy_s,
     pcie_copy_bytes_per_s,
 )
 from ..dispatch import NUM_TERMS, VIEW_DTYPE
 from ..knobs import Knobs
 from ..latency import LATENCY_DTYPE
 from ..roofline import latency_coefficients
+from .engine_setup import engine_memory_arrays, make_cache
 from .faults import FaultConfig, draw_crashes, draw_slowdowns
 from .fleet_loop import begin
 from .layout import (
-    ADAPTER_DTYPE,
-    CACHE_ENTRY_DTYPE,
     FLEET_DTYPE,
-    HOST_DTYPE,
     NONE,
     REPLICA_DTYPE,
     SEQUENCE_DTYPE,
@@ -106,15 +102,6 @@ def _make_replicas(cluster: ClusterSpec) -> np.ndarray:
     return replicas
 
 
-def _make_hosts(cluster: ClusterSpec) -> np.ndarray:
-    hosts = np.zeros(len(cluster.replicas), dtype=HOST_DTYPE)
-    for host, replica in zip(hosts, cluster.replicas, strict=True):
-        host["total_pages"] = host["free_pages"] = host_kv_pages(cluster, replica)
-        host["page_copy_s"] = page_copy_s(cluster, replica)
-        host["is_tier"] = replica.has_host_prefix_cache
-    return hosts
-
-
 def _make_view(replicas: np.ndarray, page_tokens: int) -> np.ndarray:
     view = np.zeros(replicas.size, dtype=VIEW_DTYPE)
     view["is_available"] = 1
@@ -135,17 +122,6 @@ def _make_fleet(config: FleetConfig, workload: Workload, page_tokens: int) -> np
     fleet["block_pages"] = max(1, workload.block_tokens // page_tokens)
     fleet["is_single_step"] = config.is_single_step
     return fleet
-
-
-def _make_cache(
-    total_pages: np.ndarray, workload: Workload, block_pages: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return cache entries [R, C] and hash tables [R, H]; one entry if nothing can be cached."""
-    most = int(total_pages.max()) // block_pages
-    capacity = min(most + 1, workload.num_distinct_blocks) + 1 if most else 1
-    entries = np.zeros((total_pages.size, capacity), dtype=CACHE_ENTRY_DTYPE)
-    table_size = 1 << int(np.ceil(np.log2(2 * capacity)))
-    return entries, np.zeros((total_pages.size, table_size), dtype=np.int32)
 
 
 def _page_tokens(cluster: ClusterSpec, workload: Workload) -> int:
@@ -185,11 +161,7 @@ def allocate(
     replicas, nominal = _make_replicas(cluster), replica_coefficients(cluster)
     num_replicas = replicas.size
     block_pages = int(fleet["block_pages"][0])
-    entries, table = _make_cache(replicas["total_pages"], workload, block_pages)
-    hosts = _make_hosts(cluster)
-    host_entries, host_table = _make_cache(
-        hosts["total_pages"] * hosts["is_tier"], workload, block_pages
-    )
+    entries, table = make_cache(replicas["total_pages"], workload, block_pages)
     slots = int(replicas["max_num_seqs"].max()) + 1
     servers = server_indices(cluster)
     kinds, replicas["kind"] = np.unique(nominal, return_inverse=True)
@@ -221,16 +193,7 @@ def allocate(
         hits=np.zeros(num_replicas, dtype=np.int64),
         terms=np.zeros(NUM_TERMS),
         random=np.array([2 * seed + 1, 2 * seed + 2], dtype=np.uint64) * np.uint64(2**32 + 15),
-        hosts=hosts,
-        host_cache=host_entries,
-        host_table=host_table,
-        adapters=np.zeros(
-            (num_replicas, max(1, int(replicas["max_adapters"].max()))), dtype=ADAPTER_DTYPE
-        ),
-        growing=np.zeros(
-            (num_replicas, slots if (nominal["window_tokens"] > 0).any() else 1),
-            dtype=SEQUENCE_DTYPE,
-        ),
+        **engine_memory_arrays(cluster, workload, replicas, nominal),
     )
     begin(handle(arrays))
     return arrays
