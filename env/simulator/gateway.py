@@ -215,7 +215,8 @@ def scrape(sim, g, r, now_s):
     replica, v, before = replicas_of(sim)[r], views_of(sim, g)[r], scraped_of(sim, g)[r]
     if replica.is_up == 0:
         return
-    num_running = replica.num_prefilling + replica.num_decoding
+    # Engines count each sequence of a request as a running one.
+    num_running = replica.num_prefill_sequences + replica.num_sequences
     free_pages = replica.free_pages + replica.num_evictable_blocks * fleet_of(sim).block_pages
     v.running_requests = num_running
     v.waiting_requests = replica.num_waiting
@@ -233,8 +234,8 @@ def scrape(sim, g, r, now_s):
         share = (replica.prefill_s - before.prefill_s) / (now_s - v.scraped_at_s)
         v.prefill_frac = _moved(v.prefill_frac, PREFILL_FRAC_GAIN, min(share, 1.0))
         refresh_prefill_stretch(views_of(sim, g), r)
-    if replica.num_decoding != before.num_decoding:
-        refresh_decode_base(views_of(sim, g), nominal_of(sim), r, replica.num_decoding)
+    if replica.num_sequences != before.num_sequences:
+        refresh_decode_base(views_of(sim, g), nominal_of(sim), r, replica.num_sequences)
     _remember_page(sim, g, r)
     v.scraped_at_s = now_s
 
@@ -245,7 +246,7 @@ def _remember_page(sim, g, r):
     before.measured_s = replica.measured_s
     before.nominal_s = replica.nominal_s
     before.prefill_s = replica.prefill_s
-    before.num_decoding = replica.num_decoding
+    before.num_sequences = replica.num_sequences
 
 
 @compiled

@@ -310,7 +310,7 @@ SCRAPED_DTYPE = np.dtype(
         ("measured_s", np.float64),
         ("nominal_s", np.float64),
         ("prefill_s", np.float64),
-        ("num_decoding", np.int64),
+        ("num_sequences", np.int64),
     ]
 )
 

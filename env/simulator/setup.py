@@ -11,9 +11,7 @@ from ..cluster import (
     ClusterSpec,
     Preemption,
     ReplicaSpec,
-    host_kv_pages,
     kv_pages,
-    page_copy_s,
     pcie_copy_bytes_per_s,
 )
 from ..dispatch import NUM_TERMS, VIEW_DTYPE
@@ -22,14 +20,12 @@ from ..latency import LATENCY_DTYPE
 from ..roofline import latency_coefficients
 from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
 from .cluster_setup import fill_fleet, fill_replicas, link_arrays, share_coefficients
+from .engine_setup import engine_memory_arrays, make_cache
 from .faults import FaultConfig, draw_crashes, draw_slowdowns
 from .fleet_loop import begin
 from .layout import (
-    ADAPTER_DTYPE,
-    CACHE_ENTRY_DTYPE,
     FLEET_DTYPE,
     GATEWAY_DTYPE,
-    HOST_DTYPE,
     NONE,
     NUM_PRIORITIES,
     REPLICA_DTYPE,
@@ -140,15 +136,6 @@ def _make_replicas(cluster: ClusterSpec) -> np.ndarray:
     return replicas
 
 
-def _make_hosts(cluster: ClusterSpec) -> np.ndarray:
-    hosts = np.zeros(len(cluster.replicas), dtype=HOST_DTYPE)
-    for host, replica in zip(hosts, cluster.replicas, strict=True):
-        host["total_pages"] = host["free_pages"] = host_kv_pages(cluster, replica)
-        host["page_copy_s"] = page_copy_s(cluster, replica)
-        host["is_tier"] = replica.has_host_prefix_cache
-    return hosts
-
-
 def _make_view(
     replicas: np.ndarray, page_tokens: int, models: np.ndarray, num_gateways: int
 ) -> np.ndarray:
@@ -219,17 +206,6 @@ def _make_fleet(
     return fleet
 
 
-def _make_cache(
-    total_pages: np.ndarray, workload: Workload, block_pages: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return cache entries [R, C] and hash tables [R, H]; one entry if nothing can be cached."""
-    most = int(total_pages.max()) // block_pages
-    capacity = min(most + 1, workload.num_distinct_blocks) + 1 if most else 1
-    entries = np.zeros((total_pages.size, capacity), dtype=CACHE_ENTRY_DTYPE)
-    table_size = 1 << int(np.ceil(np.log2(2 * capacity)))
-    return entries, np.zeros((total_pages.size, table_size), dtype=np.int32)
-
-
 def _page_tokens(cluster: ClusterSpec, workload: Workload) -> int:
     sizes = {replica.page_tokens for replica in cluster.replicas}
     if len(sizes) != 1:
@@ -271,11 +247,7 @@ def allocate(
     names = served_models(cluster)
     models = np.array([names.index(replica.model) for replica in cluster.replicas])
     block_pages = int(fleet["block_pages"][0])
-    entries, table = _make_cache(replicas["total_pages"], workload, block_pages)
-    hosts = _make_hosts(cluster)
-    host_entries, host_table = _make_cache(
-        hosts["total_pages"] * hosts["is_tier"], workload, block_pages
-    )
+    entries, table = make_cache(replicas["total_pages"], workload, block_pages)
     slots = int(replicas["max_num_seqs"].max()) + 1
     servers = server_indices(cluster)
     kinds, replicas["kind"] = np.unique(nominal, return_inverse=True)
@@ -311,16 +283,7 @@ def allocate(
         matched=np.zeros(num_replicas, dtype=np.int64),
         terms=np.zeros(NUM_TERMS),
         random=_make_random(num_gateways, seed),
-        hosts=hosts,
-        host_cache=host_entries,
-        host_table=host_table,
-        adapters=np.zeros(
-            (num_replicas, max(1, int(replicas["max_adapters"].max()))), dtype=ADAPTER_DTYPE
-        ),
-        growing=np.zeros(
-            (num_replicas, slots if (nominal["window_tokens"] > 0).any() else 1),
-            dtype=SEQUENCE_DTYPE,
-        ),
+        **engine_memory_arrays(cluster, workload, replicas, nominal),
         **link_arrays(cluster, replicas),
     )
     begin(handle(arrays))

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from trimtab.env.cluster_file import load_cluster
 from trimtab.env.knobs import Knobs
 from trimtab.env.simulated_fleet import SimulatedFleet, run_workload
-from trimtab.env.simulator.admission import WATERMARK_FRAC
 from trimtab.env.simulator.faults import FaultConfig
 from trimtab.env.simulator.layout import FAILED, FINISHED, NONE, NUM_PRIORITIES, SHED
 from trimtab.env.simulator.setup import FleetConfig
@@ -104,7 +103,7 @@ def test_no_request_waits_beside_room_for_it(make_fleet, moments, **load):
                 continue
             num_running = replica["num_prefilling"] + replica["num_decoding"]
             budget = max(replica["max_batch_tokens"] - replica["num_decoding"], page_tokens)
-            reserve = int(WATERMARK_FRAC * replica["total_pages"]) if num_running else 0
+            reserve = int(replica["reserve_pages"]) if num_running else 0
             free = replica["free_pages"] + replica["num_evictable_blocks"] * block_pages
             tokens = request["query"]["input_tokens"] + request["generated_tokens"]
             is_full = num_running >= replica["max_num_seqs"]
