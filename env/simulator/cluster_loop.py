@@ -103,9 +103,7 @@ def _begin_departed(sim, now_s):
     while index != NONE:
         following = requests[index].next
         is_found, r = gateway.choose_decoder(sim, index, now_s)
-        if is_found and replicas_of(sim)[r].kv_kind == (
-            replicas_of(sim)[requests[index].source].kv_kind
-        ):
+        if is_found:
             gateway.move(sim, index, r)
             push_inbound(sim, r, index)
         else:

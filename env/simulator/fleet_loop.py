@@ -135,19 +135,19 @@ def run_until(handle, until_s):
     fleet, requests = fleet_of(sim), requests_of(sim)
     seen_s = fleet.now_s
     while True:
-        arrival_s, event_s = np.inf, np.inf
+        arrival_s, event_s, due_s = np.inf, np.inf, np.inf
         if fleet.next_arrival < requests.size:
             arrival_s = requests[fleet.next_arrival].arrival_s
         if fleet.next_event < events_of(sim).size:
             event_s = events_of(sim)[fleet.next_event].at_s
-        now_s = min(arrival_s, event_s, fleet.next_scrape_s, fleet.next_action_s)
         if fleet.num_watched != 0:
             follow_up(sim, seen_s)
-            now_s = min(now_s, fleet.next_action_s, event_tree_of(sim)[1])
+            due_s = event_tree_of(sim)[1]
+        now_s = min(arrival_s, event_s, fleet.next_scrape_s, fleet.next_action_s, due_s)
         if now_s >= until_s:
             break
         seen_s = now_s
-        if fleet.num_watched != 0 and event_tree_of(sim)[1] <= now_s:
+        if due_s <= now_s:
             advance_due(sim, now_s)
         elif fleet.next_action_s <= now_s:
             take_actions(sim, now_s)

@@ -11,6 +11,7 @@ import numpy as np
 from ...traces.hashing import mix64
 from ..compiled import compiled
 from ..dispatch import (
+    can_take,
     choose_replica,
     is_shed,
     next_uniform,
@@ -165,6 +166,17 @@ def dispatch(sim, index, now_s):
 
 
 @compiled
+def _least_of_kind(sim, g, query, kv_kind):
+    """Return (whether there is one, the replica of a KV format that has fewest requests)."""
+    views, is_found, best = views_of(sim, g), False, 0
+    for r in range(views.size):
+        if replicas_of(sim)[r].kv_kind == kv_kind and can_take(views, query, r):
+            if not is_found or views[r].outstanding_requests < views[best].outstanding_requests:
+                is_found, best = True, r
+    return is_found, best
+
+
+@compiled
 def choose_decoder(sim, index, now_s):
     """Return (whether there is one, the replica that a request with its prefill done goes on at).
 
@@ -180,6 +192,9 @@ def choose_decoder(sim, index, now_s):
     )  # fmt: skip
     hits[:] = 0
     fleet.num_matched = 0
+    kv_kind = replicas_of(sim)[request.source].kv_kind
+    if is_found and replicas_of(sim)[r].kv_kind != kv_kind:
+        is_found, r = _least_of_kind(sim, g, query, kv_kind)
     query.phase = 0
     if is_found:
         fleet.decode_cursor = (r + 1) % hits.size
