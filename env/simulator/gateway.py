@@ -170,9 +170,10 @@ def _least_of_kind(sim, g, query, kv_kind):
     """Return (whether there is one, the replica of a KV format that has fewest requests)."""
     views, is_found, best = views_of(sim, g), False, 0
     for r in range(views.size):
-        if replicas_of(sim)[r].kv_kind == kv_kind and can_take(views, query, r):
-            if not is_found or views[r].outstanding_requests < views[best].outstanding_requests:
-                is_found, best = True, r
+        if replicas_of(sim)[r].kv_kind != kv_kind or not can_take(views, query, r):
+            continue
+        if not is_found or views[r].outstanding_requests < views[best].outstanding_requests:
+            is_found, best = True, r
     return is_found, best
 
 

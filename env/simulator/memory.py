@@ -341,6 +341,7 @@ def growing_of(sim, r):
     return carray(_pointer(sim.growing_at), shape, SEQUENCE_DTYPE)[r]
 
 
+@compiled
 def links_of(sim):
     """Links of the cluster [L]."""
     return carray(_pointer(sim.links_at), (sim.num_links,), LINK_DTYPE)
