@@ -115,13 +115,12 @@ def _candidate(sim, r, k):
     """Return the first of a waiting list that its adapter does not hold up, and the one before."""
     replica, requests = replicas_of(sim)[r], requests_of(sim)
     before, index = np.int64(NONE), np.int64(replica.waiting_head[k])
-    if replica.max_adapters > 0:
-        while (
-            index != NONE
-            and requests[index].ready_s <= replica.clock_s
-            and not can_use_adapter(sim, r, requests[index].adapter)
-        ):
-            before, index = index, np.int64(requests[index].next)
+    while (
+        index != NONE
+        and requests[index].ready_s <= replica.clock_s
+        and not can_use_adapter(sim, r, requests[index].adapter)
+    ):
+        before, index = index, np.int64(requests[index].next)
     return index, before
 
 
@@ -148,7 +147,9 @@ def admit(sim, r):
     ):
         is_admitted = False
         for k in range(NUM_PRIORITIES):
-            index, before = _candidate(sim, r, k)
+            index, before = replica.waiting_head[k], np.int64(NONE)
+            if replica.max_adapters > 0:
+                index, before = _candidate(sim, r, k)
             if index != NONE and requests_of(sim)[index].ready_s <= replica.clock_s:
                 if _has_slots(sim, r, requests_of(sim)[index], slots):
                     is_admitted = _try_admit(sim, r, index, before, k)
@@ -163,7 +164,9 @@ def next_ready_s(sim, r):
     replica = replicas_of(sim)[r]
     soonest_s = np.inf
     for k in range(NUM_PRIORITIES):
-        index, _ = _candidate(sim, r, k)
+        index = replica.waiting_head[k]
+        if replica.max_adapters > 0:
+            index, _ = _candidate(sim, r, k)
         if index != NONE:
             ready_s = requests_of(sim)[index].ready_s
             if ready_s <= replica.clock_s:
