@@ -12,6 +12,7 @@ from ..compiled import compiled
 from ..dispatch import full_chunk_token_s, refresh_decode_base, refresh_slow_factor
 from . import gateway
 from .layout import CRASH, FAILED, NONE, NUM_PRIORITIES, RESTART
+from .life import Moment, note, note_end
 from .memory import (
     cache_of,
     cache_table_of,
@@ -37,11 +38,13 @@ def _lose(sim, index, now_s):
     """Retry a request that a crash took, if its client has not seen a token; else fail it."""
     request = requests_of(sim)[index]
     request.pinned_blocks = 0
+    note(sim, index, Moment.LOST, now_s, request.replica, request.generated_tokens)
     if request.generated_tokens == 0:
         gateway.dispatch(sim, index, now_s)
     else:
         request.status = FAILED
         request.finish_s = now_s
+        note_end(sim, index)
 
 
 @compiled

@@ -18,7 +18,8 @@ from ..dispatch import (
     refresh_prefill_stretch,
     refresh_slow_factor,
 )
-from .layout import NUM_PRIORITIES, SHED, WAITING
+from .layout import NONE, NUM_PRIORITIES, SHED, WAITING
+from .life import Moment, keep_view, note
 from .memory import (
     bias_of,
     blocks_of,
@@ -102,6 +103,7 @@ def dispatch(sim, index, now_s):
     query = request.query
     query.expected_output_tokens = fleet.expected_output_tokens[waiting_list(request)]
     _match(sim, request)
+    keep_view(sim, index, now_s)
     is_found, r = choose_replica(
         views_of(sim), nominal_of(sim), query, hits_of(sim), knobs, bias_of(sim), now_s,
         fleet.cursor, random_of(sim, 0), terms_of(sim),
@@ -111,6 +113,7 @@ def dispatch(sim, index, now_s):
     ):
         request.status = SHED
         request.finish_s = now_s
+        note(sim, index, Moment.SHED, now_s, r if is_found else NONE, 0.0)
         return
     fleet.cursor = (r + 1) % views_of(sim).size
     uncached_tokens = query.input_tokens - hits_of(sim)[r]
@@ -122,6 +125,7 @@ def dispatch(sim, index, now_s):
     request.ready_s = now_s
     request.believed_uncached_tokens = uncached_tokens
     request.num_dispatches += 1
+    note(sim, index, Moment.DISPATCHED, now_s, r, ttft_s)
     push_waiting(replicas_of(sim)[r], requests_of(sim), index, False)
     if v.pending_tokens == 0.0:
         v.progress_at_s = now_s

@@ -43,6 +43,8 @@ def take_pages(sim, r, pages):
         evict_oldest(replica, cache_table_of(sim, r), cache_of(sim, r), holders_of(sim), r)
         replica.free_pages += fleet_of(sim).block_pages
     replica.free_pages -= pages
+    held_pages = replica.total_pages - available_pages(sim, r)
+    replica.peak_pages = max(replica.peak_pages, held_pages)
 
 
 @compiled

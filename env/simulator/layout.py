@@ -105,6 +105,8 @@ REPLICA_DTYPE = np.dtype(
         ("measured_s", np.float64),
         ("nominal_s", np.float64),
         ("scraped_prefill_s", np.float64),
+        # Most pages that running requests held at once.
+        ("peak_pages", np.int64),
     ]
 )
 
@@ -132,6 +134,26 @@ EVENT_DTYPE = np.dtype(
 )
 CRASH, RESTART = range(2)
 
+# What happens to the watched request, in order of time (`life.py`). `moment` is a `Moment`,
+# `replica` NONE where none is concerned, `value` what the moment says.
+LIFE_DTYPE = np.dtype(
+    [
+        ("at_s", np.float64),
+        ("moment", np.int64),
+        ("replica", np.int64),
+        ("value", np.float64),
+    ]
+)
+# What else the gateway went by when it placed the watched request.
+PLACEMENT_DTYPE = np.dtype(
+    [
+        ("at_s", np.float64),
+        ("expected_output_tokens", np.float64),
+        ("cursor", np.int64),
+        ("random_state", np.uint64),
+    ]
+)
+
 FLEET_DTYPE = np.dtype(
     [
         ("now_s", np.float64),
@@ -146,6 +168,10 @@ FLEET_DTYPE = np.dtype(
         ("page_shift", np.int64),  # its logarithm
         ("block_pages", np.int64),
         ("is_single_step", np.int64),
+        # The request whose life is noted, or NONE; how much of it is.
+        ("watched_request", np.int64),
+        ("num_notes", np.int64),
+        ("num_placements", np.int64),
     ]
 )
 
@@ -175,6 +201,11 @@ class SimulationArrays(NamedTuple):
     hits: np.ndarray  # int64 [R], scratch: cached prompt tokens of the request in hand
     terms: np.ndarray  # float64 [NUM_TERMS], scratch
     random: np.ndarray  # uint64 [2], states of the dispatch and the scrape stream
+    # Of the watched request; nothing is in them when nobody is watched.
+    life: np.ndarray  # LIFE_DTYPE [L]
+    placements: np.ndarray  # PLACEMENT_DTYPE [P]
+    seen_views: np.ndarray  # VIEW_DTYPE [P, R], the gateway's view at each placement
+    seen_hits: np.ndarray  # int64 [P, R], cached prompt tokens at each placement
 
 
 def copy_arrays(arrays: SimulationArrays) -> SimulationArrays:
@@ -198,9 +229,11 @@ __all__ = [
     "FLEET_DTYPE",
     "KNOBS_DTYPE",
     "LATENCY_DTYPE",
+    "LIFE_DTYPE",
     "NONE",
     "NUM_PRIORITIES",
     "PENDING",
+    "PLACEMENT_DTYPE",
     "PREFILLING",
     "REPLICA_DTYPE",
     "REQUEST_DTYPE",

@@ -25,6 +25,8 @@ from .layout import (
     CACHE_ENTRY_DTYPE,
     EVENT_DTYPE,
     FLEET_DTYPE,
+    LIFE_DTYPE,
+    PLACEMENT_DTYPE,
     REPLICA_DTYPE,
     REQUEST_DTYPE,
     SEQUENCE_DTYPE,
@@ -47,6 +49,8 @@ _SIZES = (
     "num_events",
     "num_kinds",
     "num_linear",
+    "num_life",
+    "num_placements",
 )
 
 
@@ -88,6 +92,8 @@ def handle(arrays: SimulationArrays) -> np.ndarray:
         arrays.slowdowns.shape[1],
         arrays.events.size,
         *arrays.linear_s.shape,
+        arrays.life.size,
+        arrays.placements.size,
     )
     for name, size in zip(_SIZES, sizes, strict=True):
         record[name] = size
@@ -244,3 +250,29 @@ def terms_of(sim):
 def random_of(sim, stream):
     """State of one random stream [1]: 0 dispatch, 1 scrapes."""
     return carray(_pointer(sim.random_at), (2,), np.uint64)[stream : stream + 1]
+
+
+@compiled
+def life_of(sim):
+    """Notes of the watched request [L]."""
+    return carray(_pointer(sim.life_at), (sim.num_life,), LIFE_DTYPE)
+
+
+@compiled
+def placements_of(sim):
+    """What the gateway went by at each placement of the watched request [P]."""
+    return carray(_pointer(sim.placements_at), (sim.num_placements,), PLACEMENT_DTYPE)
+
+
+@compiled
+def seen_views_of(sim, placement):
+    """The gateway's view at a placement of the watched request [R]."""
+    shape = (sim.num_placements, sim.num_replicas)
+    return carray(_pointer(sim.seen_views_at), shape, VIEW_DTYPE)[placement]
+
+
+@compiled
+def seen_hits_of(sim, placement):
+    """Cached prompt tokens at a placement of the watched request [R]."""
+    shape = (sim.num_placements, sim.num_replicas)
+    return carray(_pointer(sim.seen_hits_at), shape, np.int64)[placement]

@@ -26,6 +26,7 @@ from .admission import (
 )
 from .kv_pages import growth_pages, iterations_within_pages, release, take_pages
 from .layout import DECODING, FINISHED, NONE
+from .life import note_first_chunk, note_token
 from .memory import (
     actual_of,
     blocks_of,
@@ -145,6 +146,7 @@ def _finish_prefill(sim, r, index):
     if request.generated_tokens == 1:
         request.first_token_s = replica.clock_s
         gateway.on_first_token(sim, index)
+    note_token(sim, index)
     left = request.output_tokens - request.generated_tokens
     if left <= 0:
         release(sim, r, request, request.prefill_target_tokens)
@@ -184,6 +186,8 @@ def _apply(sim, r, iterations, chunk, first_s, slope_s):
     seqs = replica.num_decoding
     if seqs > 0:
         take_pages(sim, r, growth_pages(sim, r, iterations))
+    if chunk > 0:
+        note_first_chunk(sim, r, chunk)
     span_s = jump_time_s(first_s, slope_s, iterations)
     replica.clock_s += span_s
     replica.busy_s += span_s

@@ -22,6 +22,7 @@ from .layout import (
     SEQUENCE_DTYPE,
     SimulationArrays,
 )
+from .life import life_arrays
 from .memory import handle
 from .workload import Workload
 
@@ -42,6 +43,8 @@ class FleetConfig:
     """Hidden slow-downs and crashes."""
     is_single_step: bool = False
     """Simulate every iteration by itself; slower, for testing the jump."""
+    watched_request: int | None = None
+    """Row of the request whose life is noted, for `..request_life`; the run stays the same."""
 
     def __post_init__(self) -> None:
         if self.scrape_interval_s <= 0:
@@ -111,6 +114,7 @@ def _make_fleet(config: FleetConfig, workload: Workload, page_tokens: int) -> np
     fleet["page_shift"] = page_tokens.bit_length() - 1
     fleet["block_pages"] = max(1, workload.block_tokens // page_tokens)
     fleet["is_single_step"] = config.is_single_step
+    fleet["watched_request"] = NONE if config.watched_request is None else config.watched_request
     return fleet
 
 
@@ -193,6 +197,7 @@ def allocate(
         hits=np.zeros(num_replicas, dtype=np.int64),
         terms=np.zeros(NUM_TERMS),
         random=np.array([2 * seed + 1, 2 * seed + 2], dtype=np.uint64) * np.uint64(2**32 + 15),
+        **life_arrays(config.watched_request, workload.requests.size, num_replicas),
     )
     begin(handle(arrays))
     return arrays
