@@ -52,26 +52,10 @@ QUERY_DTYPE = np.dtype(
 )
 
 TERM_NAMES = (
-    "random",
-    "round_robin",
-    "session_hash",
-    "outstanding_requests",
-    "outstanding_tokens",
-    "pending_tokens",
-    "running",
-    "waiting",
-    "waiting_share",
-    "kv_usage",
-    "cached_tokens",
-    "prefix_miss",
-    "predicted_ttft_s",
-    "predicted_ttft",
-    "tpot_hinge",
-    "kv_hinge",
-    "batch",
-    "prefix_hit",
-    "externality",
-    "replica_bias",
+    *("random", "round_robin", "session_hash", "outstanding_requests", "outstanding_tokens"),
+    *("pending_tokens", "running", "waiting", "waiting_share", "kv_usage", "cached_tokens"),
+    *("prefix_miss", "predicted_ttft_s", "predicted_ttft", "tpot_hinge", "kv_hinge", "batch"),
+    *("prefix_hit", "externality", "replica_bias"),
 )
 NUM_TERMS = len(TERM_NAMES)
 
@@ -285,6 +269,15 @@ def _cache_aware_cost(stage, view, query, hit_tokens, replica):
     if stage == 1:
         return (query.input_tokens - hit_tokens[replica]) / query.input_tokens + 1e-9 * outstanding
     return view[replica].cached_frac + 1e-9 * outstanding
+
+
+def cache_aware_costs(
+    view: np.ndarray, query: np.ndarray, hit_tokens: np.ndarray, knobs: np.ndarray
+) -> tuple[int, list[float]]:
+    """Return the rule of the cache-aware gate that applies, and each replica's cost by it."""
+    stage = _cache_aware_stage(view, query[0], hit_tokens, knobs[0])
+    costs = [_cache_aware_cost(stage, view, query[0], hit_tokens, r) for r in range(view.size)]
+    return int(stage), costs
 
 
 @compiled
