@@ -69,18 +69,28 @@ class _ClusterFile(Entry):
     """Top level of a cluster file; the lists' items are checked one by one."""
 
     name: str = Field(min_length=1)
+    """What the cluster is called in results."""
     servers: list[Any] = Field(min_length=1)
+    """Machines with GPUs, one entry each."""
     replicas: list[Any] = Field(min_length=1)
+    """Engines that serve a model, one entry for each group of equal ones on a server."""
 
 
 class _ServerEntry(Entry):
     """One item of `servers`."""
 
     name: str = Field(min_length=1)
-    gpu: Annotated[str, AfterValidator(lambda name: known_name("GPU", name, GPUS))]
+    """Unique in the cluster; replicas name their server by it."""
+    gpu: Annotated[str, AfterValidator(lambda name: known_name("GPU", name, GPUS))] = Field(
+        json_schema_extra={"enum": list(GPUS)}
+    )
+    """Kind of its GPUs, a name of the catalogue."""
     num_gpus: int = Field(ge=1)
+    """GPUs in the machine."""
     zone: str = Field(min_length=1)
+    """Failure domain: servers of a zone may fail together."""
     network_gbps: float = Field(default=DEFAULT_NETWORK_GBPS, gt=0, allow_inf_nan=False)
+    """Bandwidth to other servers, one direction, Gb/s."""
 
     def spec(self) -> ServerSpec:
         """The server that this entry describes."""
@@ -97,14 +107,23 @@ class _ReplicaEntry(Entry):
     """One item of `replicas`: `count` equal replicas on one server."""
 
     server: str
+    """Name of the server that holds them."""
     model: Annotated[str, AfterValidator(lambda name: known_name("model", name, MODELS))]
+    """Model that they serve, a name of the catalogue."""
     tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs of a replica that work as one; must divide the model's heads."""
     count: int = Field(default=1, ge=1)
+    """Number of equal replicas."""
     precision: Annotated[Precision, Field(strict=False)] = Precision.BF16
+    """Format of weights and matrix multiplications."""
     max_num_seqs: int = Field(default=256, ge=1)
+    """Most sequences in a batch."""
     max_batch_tokens: int = Field(default=512, ge=1)
+    """Most tokens in an iteration, prefill chunk and decodes together."""
     kv_memory_frac: float = Field(default=0.9, gt=0, le=1)
+    """Share of GPU memory that the engine may use, weights included, from 0 to 1."""
     page_tokens: int = Field(default=16, ge=1)
+    """Tokens of a KV page; a power of two, the same in the whole cluster."""
 
     def spec(self, name: str, first_gpu: int) -> ReplicaSpec:
         """One replica of this entry, on the GPUs from `first_gpu` on."""
@@ -136,3 +155,11 @@ def _expand(entries: dict[str, _ReplicaEntry]) -> tuple[list[ReplicaSpec], dict[
             replicas.append(replica)
             paths[replica.name] = path
     return replicas, paths
+
+
+CLUSTER_ENTRIES: dict[str, type[Entry]] = {
+    "file": _ClusterFile,
+    "servers": _ServerEntry,
+    "replicas": _ReplicaEntry,
+}
+"""What a cluster file holds: its top level, and the items of its lists."""

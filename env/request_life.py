@@ -28,6 +28,8 @@ from .simulator.layout import (
 )
 from .simulator.life import Moment, Phase
 
+_MOMENTS = tuple(Moment)
+
 STATUS_NAMES = {
     PENDING: "pending",
     WAITING: "waiting",
@@ -91,7 +93,7 @@ class RequestLife:
 def _notes(fleet: SimulatedFleet, arrival_s: float, names: list[str]) -> Iterator[LifeNote]:
     num_notes = min(int(fleet.arrays.fleet["num_notes"][0]), fleet.arrays.life.size)
     for row in fleet.arrays.life[:num_notes]:
-        moment = Moment(int(row["moment"]))
+        moment = _MOMENTS[int(row["moment"])]
         replica = None if row["replica"] == NONE else names[int(row["replica"])]
         yield LifeNote(
             at_s=float(row["at_s"]),
@@ -113,7 +115,9 @@ def _phases(notes: tuple[LifeNote, ...], until_s: float) -> dict[str, float]:
     return spans
 
 
-def _ttft_split(notes: tuple[LifeNote, ...], first_token_s: float, ttft_s: float) -> dict[str, float]:
+def _ttft_split(
+    notes: tuple[LifeNote, ...], first_token_s: float, ttft_s: float
+) -> dict[str, float]:
     if not np.isfinite(first_token_s):
         return {}
     spans = _phases(notes, first_token_s)

@@ -3,6 +3,8 @@
 Does not know: how a life is noted.
 """
 
+import re
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -45,8 +47,8 @@ def arrival_lines(life: RequestLife) -> list[str]:
 
 
 def _note_table(life: RequestLife) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in ("at s", "since arrival s"):
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
+    for name in ("at s", "since\narrival s"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("replica", no_wrap=True)
     table.add_column("what happened")
@@ -72,20 +74,19 @@ def _shown(placement: Placement) -> tuple[Candidate, ...]:
 
 
 def _candidate_table(placement: Placement) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("candidate", no_wrap=True)
-    for name in ("cost", "cached\ntokens", "predicted\nTTFT s"):
-        table.add_column(name, justify="right", vertical="bottom")
-    table.add_column("terms")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
+    table.add_column("candidate", no_wrap=True, vertical="bottom")
+    terms = list(dict.fromkeys(name for c in _shown(placement) for name in c.terms))
+    for name in ("cached tokens", "predicted TTFT s", "cost", *terms):
+        table.add_column(re.sub("[ _]", "\n", name), justify="right", vertical="bottom")
     for candidate in _shown(placement):
         is_chosen = candidate.name == placement.chosen
-        terms = ", ".join(f"{name} {value:.4g}" for name, value in candidate.terms.items())
         table.add_row(
             f"{candidate.name} *" if is_chosen else candidate.name,
-            f"{candidate.cost:.4f}",
             str(candidate.cached_tokens),
             f"{candidate.predicted_ttft_s:.4f}",
-            terms or "none",
+            f"{candidate.cost:.4f}",
+            *(f"{candidate.terms.get(name, 0.0):.4g}" for name in terms),
             style="bold" if is_chosen else None,
         )
     return table

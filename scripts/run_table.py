@@ -5,7 +5,7 @@ Does not know: how a run is made; the indicators are defined in `docs/metrics.md
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich import box
@@ -60,9 +60,10 @@ def replica_rows(fleet: SimulatedFleet) -> list[ReplicaRow]:
 
 def _table(*columns: str) -> Table:
     """A table whose columns, but the first, are numbers."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
     for place, name in enumerate(columns):
-        table.add_column(name, justify="right" if place else "left", vertical="bottom")
+        justify: Literal["left", "right"] = "right" if place else "left"
+        table.add_column(name, justify=justify, vertical="bottom", no_wrap=True)
     return table
 
 
@@ -79,7 +80,7 @@ def value_text(name: str, value: float) -> str:
     if name.endswith("_kwh"):
         return f"{value:.4f} kWh"
     if name.endswith("_s"):
-        return f"{1e3 * value:.1f} ms"
+        return f"{value:.2f} s" if value >= 1.0 else f"{1e3 * value:.1f} ms"
     return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
 
 
@@ -94,8 +95,8 @@ def kpi_table(kpis: Kpis) -> Table:
 def replica_table(fleet: SimulatedFleet) -> Table:
     """Return what each replica did."""
     table = _table(
-        *("replica", "requests", "busy\n%", "prompt\ntokens", "output\ntokens"),
-        *("KV peak\n%", "preemp-\ntions", "crashes", "energy\nWh"),
+        *("replica", "re-\nquests", "busy\n%", "prompt\ntokens", "output\ntokens"),
+        *("KV\npeak %", "preemp-\ntions", "crash-\nes", "energy\nWh"),
     )
     for row in replica_rows(fleet):
         table.add_row(

@@ -45,9 +45,7 @@ def simulate(
     policy: Annotated[
         str, typer.Option(help=f"One of: {', '.join(HEURISTICS)}.")
     ] = "analytic-scorer",
-    faults: Annotated[
-        str, typer.Option(help=f"Hidden trouble: {', '.join(FAULTS)}.")
-    ] = "troubled",
+    faults: Annotated[str, typer.Option(help=f"Hidden trouble: {', '.join(FAULTS)}.")] = "troubled",
     load: Annotated[float, typer.Option(help="Mean rate, as a share of saturation.")] = 0.8,
     span: Annotated[float, typer.Option(help="Length of the workload, s.")] = 90.0,
     workload: Annotated[
@@ -63,7 +61,8 @@ def simulate(
     explain: Annotated[
         int | None,
         typer.Option(
-            metavar="REQUEST", help="Show the life of this request: its row in the workload, from 0."
+            metavar="REQUEST",
+            help="Show the life of this request: its row in the workload, from 0.",
         ),
     ] = None,
     as_json: Annotated[

@@ -61,14 +61,14 @@ class Moment(IntEnum):
         moment.text = text
         return moment
 
-    DISPATCHED = 0, Phase.WAITING, "sent to {replica}; first token predicted in {value:.4f} s"
+    DISPATCHED = 0, Phase.WAITING, "sent here; first token predicted in {value:.4f} s"
     SHED = 1, Phase.ENDED, "refused by the gateway"
-    ADMITTED = 2, Phase.ADMITTED, "admitted on {replica}, {value:.0f} prompt tokens cached"
-    PREFILL = 3, Phase.PREFILL, "first prefill chunk starts, {value:.0f} tokens to compute"
+    ADMITTED = 2, Phase.ADMITTED, "admitted; {value:.0f} tokens of it cached"
+    PREFILL = 3, Phase.PREFILL, "first chunk starts; {value:.0f} tokens to compute"
     FIRST_TOKEN = 4, Phase.DECODE, "first token"
     RESUMED = 5, Phase.DECODE, "computed anew; token {value:.0f}"
-    PREEMPTED = 6, Phase.WAITING, "preempted after {value:.0f} tokens, to be computed anew"
-    LOST = 7, Phase.WAITING, "{replica} crashed, {value:.0f} tokens had been streamed"
+    PREEMPTED = 6, Phase.WAITING, "preempted after token {value:.0f}, to be computed anew"
+    LOST = 7, Phase.WAITING, "the replica crashed; it had streamed {value:.0f} tokens"
     FINISHED = 8, Phase.ENDED, "finished with {value:.0f} tokens"
     FAILED = 9, Phase.ENDED, "failed after {value:.0f} tokens"
 
@@ -131,7 +131,9 @@ def _is_in_chunk(sim, r, index, chunk_tokens):
     """Whether the next chunk of a replica's prefill list reaches a request."""
     requests, before = requests_of(sim), replicas_of(sim)[r].prefill_head
     while before != NONE and before != index and chunk_tokens > 0:
-        chunk_tokens -= requests[before].prefill_target_tokens - requests[before].prefill_done_tokens
+        chunk_tokens -= (
+            requests[before].prefill_target_tokens - requests[before].prefill_done_tokens
+        )
         before = requests[before].next
     return before == index and chunk_tokens > 0
 
