@@ -96,7 +96,7 @@ def replica_table(fleet: SimulatedFleet) -> Table:
     """Return what each replica did."""
     table = _table(
         *("replica", "re-\nquests", "busy\n%", "prompt\ntokens", "output\ntokens"),
-        *("KV\npeak %", "preemp-\ntions", "crash-\nes", "energy\nWh"),
+        *("peak\nKV %", "pre-\nempt", "crash", "energy\nWh"),
     )
     for row in replica_rows(fleet):
         table.add_row(
