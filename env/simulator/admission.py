@@ -21,6 +21,7 @@ from .kv_pages import (
     unpin_blocks,
 )
 from .layout import FAILED, NONE, NUM_PRIORITIES, PREFILLING, WAITING
+from .life import Moment, note, note_end
 from .memory import (
     fleet_of,
     hosts_of,
@@ -77,6 +78,7 @@ def _start_prefill(sim, r, index):
     request.status = PREFILLING
     request.prefill_done_tokens = request.pinned_blocks * fleet.block_pages * fleet.page_tokens
     replica.prefill_left_tokens += request.prefill_target_tokens - request.prefill_done_tokens
+    note(sim, index, Moment.ADMITTED, replica.clock_s, r, request.prefill_done_tokens)
     if request.num_preemptions == 0:
         request.hit_tokens = request.prefill_done_tokens
         replica.hit_tokens += request.hit_tokens
@@ -221,6 +223,7 @@ def _preempt_one(sim, r):
     lost.num_preemptions += 1
     replica.num_preemptions += 1
     replica.has_preempted = 1
+    note(sim, worst, Moment.PREEMPTED, replica.clock_s, r, requests[worst].generated_tokens)
     push_waiting(replica, requests, worst, True)
 
 
@@ -244,6 +247,7 @@ def end_request(sim, r, index, status):
     """Note that a request ended, finished or failed."""
     requests_of(sim)[index].status = status
     requests_of(sim)[index].finish_s = replicas_of(sim)[r].clock_s
+    note_end(sim, index)
     gateway.on_finish(sim, index)
 
 

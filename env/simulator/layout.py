@@ -179,6 +179,8 @@ REPLICA_DTYPE = np.dtype(
         ("ticked_busy_s", np.float64),
         ("alone_decode_w", np.float64),
         ("alone_prefill_w", np.float64),
+        # Most pages that running requests held at once.
+        ("peak_pages", np.int64),
     ]
 )
 
@@ -255,6 +257,26 @@ TRANSFER_DTYPE = np.dtype(
     ]
 )
 
+# What happens to the watched request, in order of time (`life.py`). `moment` is a `Moment`,
+# `replica` NONE where none is concerned, `value` what the moment says.
+LIFE_DTYPE = np.dtype(
+    [
+        ("at_s", np.float64),
+        ("moment", np.int64),
+        ("replica", np.int64),
+        ("value", np.float64),
+    ]
+)
+# What else the gateway went by when it placed the watched request.
+PLACEMENT_DTYPE = np.dtype(
+    [
+        ("at_s", np.float64),
+        ("expected_output_tokens", np.float64),
+        ("cursor", np.int64),
+        ("random_state", np.uint64),
+    ]
+)
+
 FLEET_DTYPE = np.dtype(
     [
         ("now_s", np.float64),
@@ -290,6 +312,10 @@ FLEET_DTYPE = np.dtype(
         ("slow_start_factor", np.float64),
         ("slow_start_span_s", np.float64),
         ("has_time_slices", np.int64),
+        # The request whose life is noted, or NONE; how much of it is.
+        ("watched_request", np.int64),
+        ("num_notes", np.int64),
+        ("num_placements", np.int64),
         ("ticked_at_s", np.float64),
     ]
 )
@@ -356,6 +382,11 @@ class SimulationArrays(NamedTuple):
     ports: np.ndarray  # PORT_DTYPE [R], where each replica is attached
     zone_links: np.ndarray  # int64 [Z, Z], the link from each zone to each other
     transfers: np.ndarray  # TRANSFER_DTYPE [T], the first `num_transfers` in progress
+    # Of the watched request; nothing is in them when nobody is watched.
+    life: np.ndarray  # LIFE_DTYPE [L]
+    placements: np.ndarray  # PLACEMENT_DTYPE [P]
+    seen_views: np.ndarray  # VIEW_DTYPE [P, R], the gateway's view at each placement
+    seen_hits: np.ndarray  # int64 [P, R], cached prompt tokens at each placement
 
 
 __all__ = [
@@ -377,6 +408,7 @@ __all__ = [
     "KNOBS_DTYPE",
     "KV_TRANSFER",
     "LATENCY_DTYPE",
+    "LIFE_DTYPE",
     "LINK",
     "LINK_DTYPE",
     "MOVING",
@@ -384,6 +416,7 @@ __all__ = [
     "NUM_PRIORITIES",
     "ORDERED_MIGRATION",
     "PENDING",
+    "PLACEMENT_DTYPE",
     "PORT_DTYPE",
     "PREFILLING",
     "READY",

@@ -33,6 +33,7 @@ from .layout import (
     SEQUENCE_DTYPE,
     SimulationArrays,
 )
+from .life import life_arrays
 from .memory import handle
 from .served_models import model_of_names, served_models
 from .start_up import StartUpConfig
@@ -70,6 +71,8 @@ class FleetConfig:
     is taken to cost no bandwidth."""
     is_single_step: bool = False
     """Simulate every iteration by itself; slower, for testing the jump."""
+    watched_request: int | None = None
+    """Row of the request whose life is noted, for `..request_life`; the run stays the same."""
 
     def __post_init__(self) -> None:
         if self.scrape_interval_s <= 0:
@@ -203,6 +206,7 @@ def _make_fleet(
     fleet["page_shift"] = page_tokens.bit_length() - 1
     fleet["block_pages"] = max(1, workload.block_tokens // page_tokens)
     fleet["is_single_step"] = config.is_single_step
+    fleet["watched_request"] = NONE if config.watched_request is None else config.watched_request
     return fleet
 
 
@@ -285,6 +289,7 @@ def allocate(
         random=_make_random(num_gateways, seed),
         **engine_memory_arrays(cluster, workload, replicas, nominal),
         **link_arrays(cluster, replicas),
+        **life_arrays(config.watched_request, workload.requests.size, num_replicas),
     )
     begin(handle(arrays))
     return arrays
