@@ -12,7 +12,7 @@ Source: load balancing with memory (Shah and Prabhakar 2002; Mitzenmacher, Prabh
 import numpy as np
 
 from .compiled import compiled
-from .dispatch import can_take, has_heuristic_terms, score_replica
+from .dispatch import can_take, has_heuristic_terms, request_limits, scorer_cost
 
 # Replicas remembered from one request of a kind to the next.
 SHORTLIST_SIZE = 16
@@ -62,8 +62,12 @@ def _highest(candidates):
 @compiled
 def _fill_holders(view, hit_tokens, matched, holders):
     """Fill `holders` with the replicas whose hits, less their backlog, save most prefill time."""
-    holders["replica"][:] = _NOBODY
-    holders["cost"][:] = -np.inf
+    if matched.size <= holders.size:
+        for i in range(matched.size):
+            holders[i].replica = matched[i]
+        return
+    for i in range(holders.size):
+        holders[i].cost = -np.inf
     place = 0
     for i in range(matched.size):
         r = matched[i]
@@ -76,10 +80,10 @@ def _fill_holders(view, hit_tokens, matched, holders):
 
 @compiled
 def _is_listed(shortlist, replica):
-    for i in range(shortlist.size):
-        if shortlist[i].replica == replica:
-            return True
-    return False
+    place = 0
+    while place < shortlist.size and shortlist[place].replica != replica:
+        place += 1
+    return place < shortlist.size
 
 
 @compiled
@@ -94,8 +98,6 @@ def choose_candidate(
     now_s,
     shortlist,
     walk,
-    random_state,
-    terms,
 ):
     """Return (whether a candidate can take the request, which is cheapest, where the walk stands).
 
@@ -105,7 +107,7 @@ def choose_candidate(
     Shapes: `view`, `nominal`, `hit_tokens`, `bias` [R]; `matched` [replicas with hits];
     `shortlist` CANDIDATE_DTYPE [SHORTLIST_SIZE + MAX_HOLDERS], its end is scratch.
     """
-    num_replicas, scale = view.size, (0, view.size, 0.0, 0.0)
+    num_replicas, limits = view.size, request_limits(query)
     place, num_steps = walk
     stride = _STRIDE % num_replicas
     kept, holders = shortlist[:SHORTLIST_SIZE], shortlist[SHORTLIST_SIZE:]
@@ -125,10 +127,10 @@ def choose_candidate(
             r = holders[i - num_kept - num_steps].replica
         cost = np.inf
         if r != _NOBODY and can_take(view, query, r):
-            cost = score_replica(
-                view, nominal, query, hit_tokens, knobs, bias, now_s, r,
-                scale, False, random_state, terms,
-            )  # fmt: skip
+            uncached_tokens = query.input_tokens - hit_tokens[r]
+            cost = bias[r] + scorer_cost(
+                view[r], nominal[r], query, limits, knobs, uncached_tokens, now_s
+            )
             if cost < best_cost or (cost == best_cost and r < best):
                 is_found, best, best_cost = True, r, cost
         if i < num_kept:

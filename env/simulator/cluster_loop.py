@@ -11,9 +11,18 @@ import numpy as np
 
 from ..compiled import compiled
 from . import gateway, lifecycle, transfers
+from .adapters import leave_adapter
 from .due import next_due, wake
-from .handoff import has_room, kv_bytes, pop_inbound, push_departed, push_inbound, push_landed
-from .kv_pages import pages_of, release, take_pages
+from .handoff import (
+    has_room,
+    kv_bytes,
+    pop_inbound,
+    push_departed,
+    push_inbound,
+    push_landed,
+    reserve_room,
+)
+from .kv_pages import request_pages
 from .layout import (
     DOWN,
     DRAINING,
@@ -29,6 +38,7 @@ from .layout import (
 )
 from .memory import fleet_of, replicas_of, requests_of, transfers_of
 from .replica import advance
+from .sequences import let_go
 
 
 @compiled
@@ -50,11 +60,13 @@ def _pause_admission(sim, r, now_s):
 
 
 @compiled
-def _give_back(sim, r, pages, now_s):
+def _give_back(sim, r, index, pages, now_s):
     """Give back the room that a replica kept for a request that does not come."""
     advance(sim, r, now_s, True)
+    request = requests_of(sim)[index]
     replicas_of(sim)[r].free_pages += pages
-    replicas_of(sim)[r].num_coming -= 1
+    leave_adapter(sim, r, request.adapter)
+    replicas_of(sim)[r].num_coming -= 1 + request.extra_sequences
     _pause_admission(sim, r, now_s)
 
 
@@ -64,7 +76,7 @@ def _release_source(sim, index, now_s):
     request = requests_of(sim)[index]
     r = request.source
     advance(sim, r, now_s, True)
-    release(sim, r, request, request.prefill_target_tokens)
+    let_go(sim, r, request, request.prefill_target_tokens)
     replicas_of(sim)[r].num_leaving -= 1
     request.source = NONE
     _pause_admission(sim, r, now_s)
@@ -106,8 +118,8 @@ def _take_inbound(sim, r, now_s):
     advance(sim, r, now_s, True)
     while replica.inbound_head != NONE and transfers.can_add(sim):
         request = requests[replica.inbound_head]
-        pages = pages_of(request.prefill_target_tokens, fleet)
-        if not has_room(sim, r, pages):
+        pages = request_pages(request, request.prefill_target_tokens, fleet)
+        if not has_room(sim, r, replica.inbound_head, pages):
             num_placed = replica.num_waiting + replica.num_prefilling + replica.num_decoding
             if num_placed + replica.num_coming + replica.num_leaving > 0:
                 return
@@ -116,12 +128,11 @@ def _take_inbound(sim, r, now_s):
             _fail_moving(sim, index, now_s)
             continue
         index = pop_inbound(sim, r)
-        take_pages(sim, r, pages)
-        replica.num_coming += 1
+        reserve_room(sim, r, index, pages)
         wake(sim, r, now_s)
         transfer = transfers.add_between(sim, KV_TRANSFER, index, request.source, r)
         transfer.pages = pages
-        size_bytes = kv_bytes(sim, request.source, request.prefill_target_tokens)
+        size_bytes = kv_bytes(sim, request.source, index, request.prefill_target_tokens)
         if request.num_moves == 0:
             size_bytes *= 1.0 - fleet.kv_overlap_frac
         transfers.start(sim, transfer, size_bytes, now_s)
@@ -156,7 +167,8 @@ def _land(sim, index, target, pages, now_s):
     """Free the source of a request whose KV has moved, and hand it to its target."""
     _release_source(sim, index, now_s)
     advance(sim, target, now_s, True)
-    kept = pages_of(requests_of(sim)[index].prefill_target_tokens, fleet_of(sim))
+    request = requests_of(sim)[index]
+    kept = request_pages(request, request.prefill_target_tokens, fleet_of(sim))
     replicas_of(sim)[target].free_pages += pages - kept
     push_landed(sim, target, index, now_s)
 
@@ -171,7 +183,7 @@ def _take_transfer(sim, t, now_s):
         lifecycle.on_loaded(sim, target, now_s)
     elif kind == DROPPED_MIGRATION:
         fleet_of(sim).num_watched -= 1
-        _give_back(sim, target, pages, now_s)
+        _give_back(sim, target, index, pages, now_s)
     else:
         _land(sim, index, target, pages, now_s)
 
@@ -227,7 +239,7 @@ def _drop_transfers(sim, r, now_s):
         )  # fmt: skip
         transfers.remove(sim, t)
         if target != r:
-            _give_back(sim, target, pages, now_s)
+            _give_back(sim, target, index, pages, now_s)
         if kind != KV_TRANSFER:
             # The request is still in the batch of its source.
             replicas_of(sim)[source].num_ordered -= 1 if kind == ORDERED_MIGRATION else 0

@@ -21,7 +21,9 @@ from .cluster_loop import (
     take_actions,
 )
 from .due import set_next_event, wake
+from .host_tier import clear_host
 from .layout import CRASH, FAILED, LINK, NONE, NUM_PRIORITIES, RESTART
+from .life import Moment, note, note_end
 from .memory import (
     cache_of,
     cache_table_of,
@@ -41,6 +43,7 @@ from .memory import (
 from .prefix_cache import chain, clear
 from .queues import pop_prefill, pop_waiting, remove_sequence
 from .replica import advance, idle_until
+from .sequences import forget_sequences
 
 
 @compiled
@@ -48,11 +51,14 @@ def _lose(sim, index, now_s):
     """Retry a request that a crash took, if its client has not seen a token; else fail it."""
     request = requests_of(sim)[index]
     request.pinned_blocks = 0
+    request.host_pages = 0
+    note(sim, index, Moment.LOST, now_s, request.replica, request.generated_tokens)
     if request.generated_tokens == 0:
         gateway.dispatch(sim, index, now_s)
     else:
         request.status = FAILED
         request.finish_s = now_s
+        note_end(sim, index)
 
 
 @compiled
@@ -62,6 +68,7 @@ def _crash(sim, r, now_s):
     gateway.forget_replica(sim, r)
     clear(replica, cache_table_of(sim, r), cache_of(sim, r), holders_of(sim), r)
     idle_until(replica, now_s)
+    forget_sequences(sim, r)
     replica.is_up = 0
     replica.clock_s = now_s
     replica.num_crashes += 1
@@ -164,6 +171,7 @@ def begin(handle):
     sim = handle[0]
     for r in range(sim.num_replicas):
         chain(replicas_of(sim)[r], cache_of(sim, r))
+        clear_host(sim, r)
         chunk_tokens = float(replicas_of(sim)[r].max_batch_tokens)
         token_s = full_chunk_token_s(nominal_of(sim)[r], chunk_tokens)
         for g in range(sim.num_gateways):

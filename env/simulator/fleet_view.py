@@ -22,7 +22,7 @@ def fleet_view(arrays: SimulationArrays) -> np.ndarray:
         return arrays.views
     views = arrays.views.reshape(arrays.gateways.size, -1)  # [G, R]
     freshest = views["scraped_at_s"].argmax(axis=0)
-    merged = views[freshest, np.arange(views.shape[1])]
+    merged: np.ndarray = views[freshest, np.arange(views.shape[1])]
     for name in _SUMMED:
         merged[name] = views[name].sum(axis=0)
     for name in _AVERAGED:

@@ -22,7 +22,8 @@ from ..dispatch import (
 )
 from ..shortlist import can_use_shortlist, choose_candidate
 from .due import wake
-from .layout import NUM_PRIORITIES, SHED, WAITING
+from .layout import NONE, NUM_PRIORITIES, SHED, WAITING
+from .life import Moment, keep_view, note
 from .memory import (
     bias_of,
     blocks_of,
@@ -121,7 +122,7 @@ def _choose(sim, g, query, now_s):
             views_of(sim, g), nominal_of(sim), query, hits_of(sim),
             matched_of(sim)[: fleet.num_matched], knobs, bias_of(sim), now_s,
             shortlist_of(sim, g, query.model, min(query.priority, NUM_PRIORITIES - 1)),
-            (gateway.walk, fleet.num_candidates), random_of(sim, 2 * g), terms_of(sim),
+            (gateway.walk, fleet.num_candidates),
         )  # fmt: skip
         if is_found:
             return is_found, r
@@ -141,10 +142,12 @@ def dispatch(sim, index, now_s):
     gateway, views = gateways_of(sim)[g], views_of(sim, g)
     query.expected_output_tokens = gateway.expected_output_tokens[waiting_list(request)]
     _match(sim, request)
+    keep_view(sim, index, now_s)
     is_found, r = _choose(sim, g, query, now_s)
     if not is_found or is_shed(views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r):
         request.status = SHED
         request.finish_s = now_s
+        note(sim, index, Moment.SHED, now_s, r if is_found else NONE, 0.0)
         return
     gateway.cursor = (r + 1) % views.size
     uncached_tokens = query.input_tokens - hits_of(sim)[r]
@@ -156,6 +159,7 @@ def dispatch(sim, index, now_s):
     request.ready_s = now_s
     request.believed_uncached_tokens = uncached_tokens
     request.num_dispatches += 1
+    note(sim, index, Moment.DISPATCHED, now_s, r, ttft_s)
     push_waiting(replicas_of(sim)[r], requests_of(sim), index, False)
     if v.pending_tokens == 0.0:
         v.progress_at_s = now_s
@@ -231,7 +235,8 @@ def scrape(sim, g, r, now_s):
     replica, v, before = replicas_of(sim)[r], views_of(sim, g)[r], scraped_of(sim, g)[r]
     if replica.is_up == 0:
         return
-    num_running = replica.num_prefilling + replica.num_decoding
+    # Engines count each sequence of a request as a running one.
+    num_running = replica.num_prefill_sequences + replica.num_sequences
     free_pages = replica.free_pages + replica.num_evictable_blocks * fleet_of(sim).block_pages
     v.running_requests = num_running
     v.waiting_requests = replica.num_waiting
@@ -249,8 +254,8 @@ def scrape(sim, g, r, now_s):
         share = (replica.prefill_s - before.prefill_s) / (now_s - v.scraped_at_s)
         v.prefill_frac = _moved(v.prefill_frac, PREFILL_FRAC_GAIN, min(share, 1.0))
         refresh_prefill_stretch(views_of(sim, g), r)
-    if replica.num_decoding != before.num_decoding:
-        refresh_decode_base(views_of(sim, g), nominal_of(sim), r, replica.num_decoding)
+    if replica.num_sequences != before.num_sequences:
+        refresh_decode_base(views_of(sim, g), nominal_of(sim), r, replica.num_sequences)
     _remember_page(sim, g, r)
     v.scraped_at_s = now_s
 
@@ -261,7 +266,7 @@ def _remember_page(sim, g, r):
     before.measured_s = replica.measured_s
     before.nominal_s = replica.nominal_s
     before.prefill_s = replica.prefill_s
-    before.num_decoding = replica.num_decoding
+    before.num_sequences = replica.num_sequences
 
 
 @compiled

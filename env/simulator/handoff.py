@@ -13,12 +13,13 @@ import numpy as np
 
 from ..compiled import compiled
 from . import gateway, transfers
-from .admission import WATERMARK_FRAC
+from .adapters import can_use_adapter, use_adapter
+from .admission import running_sequences
 from .due import wake
-from .kv_pages import available_pages, cache_prompt
+from .kv_pages import available_pages, cache_prompt, take_pages
 from .layout import DECODING, DROPPED_MIGRATION, KV_TRANSFER, MOVING, NONE, ORDERED_MIGRATION
 from .memory import fleet_of, replicas_of, requests_of, sequences_of, transfers_of
-from .sequences import detach, start_decoding
+from .sequences import detach, held_tokens, start_decoding
 from .slow_factor import settle_slow_factor
 
 
@@ -74,20 +75,34 @@ def push_landed(sim, r, index, now_s):
 
 
 @compiled
-def has_room(sim, r, pages):
-    """Whether a replica has a place and pages for a moving request, and keeps some to grow."""
-    replica = replicas_of(sim)[r]
-    num_placed = replica.num_prefilling + replica.num_decoding + replica.num_coming
-    if num_placed >= replica.max_num_seqs:
+def has_room(sim, r, index, pages):
+    """Whether a replica has slots and pages for a moving request, and keeps some to grow."""
+    replica, request = replicas_of(sim)[r], requests_of(sim)[index]
+    if not can_use_adapter(sim, r, request.adapter):
         return False
-    reserve = int(WATERMARK_FRAC * replica.total_pages) if num_placed > 0 else 0
-    return pages + reserve + replica.num_decoding <= available_pages(sim, r)
+    num_placed = running_sequences(replica) + replica.num_coming
+    if num_placed > 0 and num_placed + request.extra_sequences >= replica.max_num_seqs:
+        return False
+    reserve = replica.reserve_pages if num_placed > 0 else 0
+    return pages + reserve + replica.num_sequences <= available_pages(sim, r)
 
 
 @compiled
-def kv_bytes(sim, r, kv_tokens):
-    """Bytes of some tokens of KV on a replica."""
-    return kv_tokens * replicas_of(sim)[r].kv_token_bytes
+def reserve_room(sim, r, index, pages):
+    """Take slots, pages and the adapter for a request that will come."""
+    request = requests_of(sim)[index]
+    take_pages(sim, r, pages)
+    use_adapter(sim, r, request.adapter)
+    replicas_of(sim)[r].num_coming += 1 + request.extra_sequences
+
+
+@compiled
+def kv_bytes(sim, r, index, kv_tokens):
+    """Bytes of a request's KV on a replica; its sequences share the prompt."""
+    request = requests_of(sim)[index]
+    own_tokens = kv_tokens - request.query.input_tokens
+    tokens = kv_tokens + request.extra_sequences * max(0, own_tokens)
+    return tokens * replicas_of(sim)[r].kv_token_bytes
 
 
 @compiled
@@ -102,6 +117,8 @@ def _leave(sim, r, index):
 @compiled
 def depart(sim, r, index):
     """Let a request whose prefill is done leave; its pages stay held."""
+    request = requests_of(sim)[index]
+    request.prefill_target_tokens = held_tokens(request)
     _leave(sim, r, index)
     fleet_of(sim).num_watched += 1
     fleet_of(sim).has_departed = 1
@@ -125,7 +142,7 @@ def _leave_as_ordered(sim, r):
             _leave(sim, r, index)
             gateway.move(sim, index, transfer.target)
             transfer.kind = KV_TRANSFER
-            size_bytes = kv_bytes(sim, r, requests[index].prefill_target_tokens)
+            size_bytes = kv_bytes(sim, r, index, requests[index].prefill_target_tokens)
             transfers.start(sim, transfer, size_bytes, replica.clock_s)
         else:
             transfer.kind = DROPPED_MIGRATION
@@ -144,7 +161,7 @@ def _join_landed(sim, r):
             replica.change_at_s = min(replica.change_at_s, requests[index].kv_ready_s)
             return
         replica.landed_head = requests[index].next
-        replica.num_coming -= 1
+        replica.num_coming -= 1 + requests[index].extra_sequences
         fleet.num_moving -= 1
         fleet.num_watched -= 1
         cache_prompt(sim, r, requests[index])

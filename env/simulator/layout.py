@@ -1,7 +1,7 @@
 """The simulator's memory: every array of a fleet in motion, and nothing but arrays.
 
 A running simulation is one `SimulationArrays`, a named tuple of NumPy record arrays that the
-compiled functions pass along. Copying its arrays is a snapshot.
+compiled functions pass along. Each has a rule in `snapshot.COPY_RULES` for how it is copied.
 
 Does not know: what happens to the arrays (`replica.py`, `fleet_loop.py`).
 """
@@ -41,6 +41,10 @@ REQUEST_DTYPE = np.dtype(
         ("weight", np.float64),
         ("first_block", np.int64),
         ("num_blocks", np.int32),
+        ("extra_sequences", np.int32),  # beyond one: n, best_of or beam width, less 1
+        ("adapter", np.int32),  # its number from 1, 0 for none
+        ("output_first_block", np.int64),  # what its answer adds to the chain of its next turn
+        ("num_output_blocks", np.int32),
         # What happens to it.
         ("status", np.int32),
         ("replica", np.int32),
@@ -61,6 +65,7 @@ REQUEST_DTYPE = np.dtype(
         ("num_dispatches", np.int32),
         ("num_preemptions", np.int32),
         ("gateway", np.int32),  # who dispatched it
+        ("host_pages", np.int32),  # of host memory that hold its KV while it is swapped out
         # Moves of its KV between replicas.
         ("source", np.int32),  # the replica that still holds it, while it is moving; else `NONE`
         ("kv_ready_s", np.float64),  # when it was at hand where the request went on last
@@ -103,6 +108,7 @@ REPLICA_DTYPE = np.dtype(
         ("free_entry", np.int64),
         ("num_cached_blocks", np.int64),
         ("num_evictable_blocks", np.int64),
+        ("num_touched_entries", np.int64),  # one past the last cache entry that was ever used
         # Totals since the start.
         ("energy_j", np.float64),
         ("busy_s", np.float64),
@@ -124,6 +130,25 @@ REPLICA_DTYPE = np.dtype(
         ("plan_chunk", np.int64),
         ("plan_first_s", np.float64),
         ("plan_slope_s", np.float64),
+        # Requests of several sequences: the batch and its slots count sequences.
+        ("num_sequences", np.int64),  # of the requests that decode
+        ("num_prefill_sequences", np.int64),  # of the requests in prefill
+        # Copies over PCIe.
+        ("reserve_pages", np.int64),  # kept free at admission
+        ("is_swapping", np.int64),  # preempted sequences go to host memory
+        ("copy_s", np.float64),  # that the next iteration waits for
+        ("max_adapters", np.int64),  # slots; 0: adapters cost nothing
+        ("adapter_load_s", np.float64),
+        # Layers with a sliding window: decoding sequences, each up to the window.
+        ("windowed_tokens", np.int64),
+        ("num_growing_sequences", np.int64),  # shorter than the window
+        ("num_growing", np.int64),  # their requests
+        # More totals since the start.
+        ("copied_s", np.float64),
+        ("num_swaps", np.int64),
+        ("host_hit_tokens", np.int64),
+        ("num_adapter_loads", np.int64),
+        ("num_adapter_hits", np.int64),
         # Cluster: roles and moves.
         ("role", np.int64),
         ("kv_kind", np.int64),  # replicas of one kind can pass KV on to each other
@@ -133,7 +158,7 @@ REPLICA_DTYPE = np.dtype(
         ("inbound_tail", np.int64),
         ("landed_head", np.int64),  # requests whose KV is here, to join at the next iteration
         ("landed_tail", np.int64),
-        ("num_coming", np.int64),  # requests not in the batch yet for which pages are taken
+        ("num_coming", np.int64),  # sequences not in the batch yet for which pages are taken
         ("num_leaving", np.int64),  # requests out of the batch whose pages are still held
         ("num_ordered", np.int64),  # migrations away that begin at the next iteration
         # Cluster: life cycle and sharing.
@@ -154,6 +179,32 @@ REPLICA_DTYPE = np.dtype(
         ("ticked_busy_s", np.float64),
         ("alone_decode_w", np.float64),
         ("alone_prefill_w", np.float64),
+        # Most pages that running requests held at once.
+        ("peak_pages", np.int64),
+    ]
+)
+
+# Host memory of a replica: free, or held by swapped sequences, or by cached blocks.
+HOST_DTYPE = np.dtype(
+    [
+        ("total_pages", np.int64),
+        ("free_pages", np.int64),
+        ("page_copy_s", np.float64),
+        ("is_tier", np.int64),  # blocks evicted from the GPU are kept here
+        # As in REPLICA_DTYPE, for the same lists.
+        ("lru_head", np.int64),
+        ("lru_tail", np.int64),
+        ("free_entry", np.int64),
+        ("num_cached_blocks", np.int64),
+        ("num_evictable_blocks", np.int64),
+    ]
+)
+
+ADAPTER_DTYPE = np.dtype(
+    [
+        ("adapter", np.int64),  # 0: the slot is empty
+        ("num_running", np.int64),
+        ("last_use", np.int64),
     ]
 )
 
@@ -206,6 +257,26 @@ TRANSFER_DTYPE = np.dtype(
     ]
 )
 
+# What happens to the watched request, in order of time (`life.py`). `moment` is a `Moment`,
+# `replica` NONE where none is concerned, `value` what the moment says.
+LIFE_DTYPE = np.dtype(
+    [
+        ("at_s", np.float64),
+        ("moment", np.int64),
+        ("replica", np.int64),
+        ("value", np.float64),
+    ]
+)
+# What else the gateway went by when it placed the watched request.
+PLACEMENT_DTYPE = np.dtype(
+    [
+        ("at_s", np.float64),
+        ("expected_output_tokens", np.float64),
+        ("cursor", np.int64),
+        ("random_state", np.uint64),
+    ]
+)
+
 FLEET_DTYPE = np.dtype(
     [
         ("now_s", np.float64),
@@ -241,6 +312,10 @@ FLEET_DTYPE = np.dtype(
         ("slow_start_factor", np.float64),
         ("slow_start_span_s", np.float64),
         ("has_time_slices", np.int64),
+        # The request whose life is noted, or NONE; how much of it is.
+        ("watched_request", np.int64),
+        ("num_notes", np.int64),
+        ("num_placements", np.int64),
         ("ticked_at_s", np.float64),
     ]
 )
@@ -261,7 +336,7 @@ SCRAPED_DTYPE = np.dtype(
         ("measured_s", np.float64),
         ("nominal_s", np.float64),
         ("prefill_s", np.float64),
-        ("num_decoding", np.int64),
+        ("num_sequences", np.int64),
     ]
 )
 
@@ -298,24 +373,24 @@ class SimulationArrays(NamedTuple):
     matched: np.ndarray  # int64 [R], scratch: the replicas whose hits are not 0
     terms: np.ndarray  # float64 [NUM_TERMS], scratch
     random: np.ndarray  # uint64 [2 * G], states of each gateway's dispatch and scrape stream
+    hosts: np.ndarray  # HOST_DTYPE [R]
+    host_cache: np.ndarray  # CACHE_ENTRY_DTYPE [R, C'], of host memory
+    host_table: np.ndarray  # int32 [R, H'], as cache_table
+    adapters: np.ndarray  # ADAPTER_DTYPE [R, L], slots
+    growing: np.ndarray  # SEQUENCE_DTYPE [R, S], a heap by the iteration that fills the window
     links: np.ndarray  # LINK_DTYPE [L]
     ports: np.ndarray  # PORT_DTYPE [R], where each replica is attached
     zone_links: np.ndarray  # int64 [Z, Z], the link from each zone to each other
     transfers: np.ndarray  # TRANSFER_DTYPE [T], the first `num_transfers` in progress
-
-
-def copy_arrays(arrays: SimulationArrays) -> SimulationArrays:
-    """Return an independent copy; the static arrays (blocks, coefficients, faults) are shared."""
-    static = {"blocks", "actual", "nominal", "slowdowns", "events", "ports", "zone_links"}
-    return SimulationArrays(
-        **{
-            name: array if name in static else array.copy()
-            for name, array in arrays._asdict().items()
-        }
-    )
+    # Of the watched request; nothing is in them when nobody is watched.
+    life: np.ndarray  # LIFE_DTYPE [L]
+    placements: np.ndarray  # PLACEMENT_DTYPE [P]
+    seen_views: np.ndarray  # VIEW_DTYPE [P, R], the gateway's view at each placement
+    seen_hits: np.ndarray  # int64 [P, R], cached prompt tokens at each placement
 
 
 __all__ = [
+    "ADAPTER_DTYPE",
     "ASLEEP",
     "CACHE_ENTRY_DTYPE",
     "CANDIDATE_DTYPE",
@@ -329,9 +404,11 @@ __all__ = [
     "FINISHED",
     "FLEET_DTYPE",
     "GATEWAY_DTYPE",
+    "HOST_DTYPE",
     "KNOBS_DTYPE",
     "KV_TRANSFER",
     "LATENCY_DTYPE",
+    "LIFE_DTYPE",
     "LINK",
     "LINK_DTYPE",
     "MOVING",
@@ -339,6 +416,7 @@ __all__ = [
     "NUM_PRIORITIES",
     "ORDERED_MIGRATION",
     "PENDING",
+    "PLACEMENT_DTYPE",
     "PORT_DTYPE",
     "PREFILLING",
     "READY",
@@ -360,5 +438,4 @@ __all__ = [
     "WAKING",
     "WEIGHT_TRANSFER",
     "SimulationArrays",
-    "copy_arrays",
 ]

@@ -24,11 +24,15 @@ from ..latency import LATENCY_DTYPE
 from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
 from ..topology import LINK_DTYPE, PORT_DTYPE
 from .layout import (
+    ADAPTER_DTYPE,
     CACHE_ENTRY_DTYPE,
     EVENT_DTYPE,
     FLEET_DTYPE,
     GATEWAY_DTYPE,
+    HOST_DTYPE,
+    LIFE_DTYPE,
     NUM_PRIORITIES,
+    PLACEMENT_DTYPE,
     REPLICA_DTYPE,
     REQUEST_DTYPE,
     SCRAPED_DTYPE,
@@ -59,9 +63,15 @@ _SIZES = (
     "num_tree_nodes",
     "num_gateways",
     "num_models",
+    "num_host_entries",
+    "host_table_size",
+    "num_adapter_slots",
+    "num_growing_slots",
     "num_links",
     "num_zones",
     "num_transfer_rows",
+    "num_life",
+    "num_placements",
 )
 
 
@@ -106,9 +116,15 @@ def handle(arrays: SimulationArrays) -> np.ndarray:
         arrays.event_tree.size,
         arrays.gateways.size,
         arrays.shortlists.shape[0] // (arrays.gateways.size * NUM_PRIORITIES),
+        arrays.host_cache.shape[1],
+        arrays.host_table.shape[1],
+        arrays.adapters.shape[1],
+        arrays.growing.shape[1],
         arrays.links.size,
         arrays.zone_links.shape[0],
         arrays.transfers.size,
+        arrays.life.size,
+        arrays.placements.size,
     )
     for name, size in zip(_SIZES, sizes, strict=True):
         record[name] = size
@@ -298,6 +314,40 @@ def random_of(sim, stream):
 
 
 @compiled
+def hosts_of(sim):
+    """Host memory of each replica [R]."""
+    return carray(_pointer(sim.hosts_at), (sim.num_replicas,), HOST_DTYPE)
+
+
+@compiled
+def host_cache_of(sim, r):
+    """Prefix-cache entries in a replica's host memory [C']."""
+    shape = (sim.num_replicas, sim.num_host_entries)
+    return carray(_pointer(sim.host_cache_at), shape, CACHE_ENTRY_DTYPE)[r]
+
+
+@compiled
+def host_table_of(sim, r):
+    """Hash table from block to host cache entry of a replica [H']."""
+    shape = (sim.num_replicas, sim.host_table_size)
+    return carray(_pointer(sim.host_table_at), shape, np.int32)[r]
+
+
+@compiled
+def adapters_of(sim, r):
+    """Adapter slots of a replica [L]."""
+    shape = (sim.num_replicas, sim.num_adapter_slots)
+    return carray(_pointer(sim.adapters_at), shape, ADAPTER_DTYPE)[r]
+
+
+@compiled
+def growing_of(sim, r):
+    """Heap of a replica's decoding requests shorter than the attention window [S]."""
+    shape = (sim.num_replicas, sim.num_growing_slots)
+    return carray(_pointer(sim.growing_at), shape, SEQUENCE_DTYPE)[r]
+
+
+@compiled
 def links_of(sim):
     """Links of the cluster [L]."""
     return carray(_pointer(sim.links_at), (sim.num_links,), LINK_DTYPE)
@@ -319,3 +369,29 @@ def zone_links_of(sim):
 def transfers_of(sim):
     """Transfers, the fleet's `num_transfers` first ones in progress [T]."""
     return carray(_pointer(sim.transfers_at), (sim.num_transfer_rows,), TRANSFER_DTYPE)
+
+
+@compiled
+def life_of(sim):
+    """Notes of the watched request [L]."""
+    return carray(_pointer(sim.life_at), (sim.num_life,), LIFE_DTYPE)
+
+
+@compiled
+def placements_of(sim):
+    """What the gateway went by at each placement of the watched request [P]."""
+    return carray(_pointer(sim.placements_at), (sim.num_placements,), PLACEMENT_DTYPE)
+
+
+@compiled
+def seen_views_of(sim, placement):
+    """The gateway's view at a placement of the watched request [R]."""
+    shape = (sim.num_placements, sim.num_replicas)
+    return carray(_pointer(sim.seen_views_at), shape, VIEW_DTYPE)[placement]
+
+
+@compiled
+def seen_hits_of(sim, placement):
+    """Cached prompt tokens at a placement of the watched request [R]."""
+    shape = (sim.num_placements, sim.num_replicas)
+    return carray(_pointer(sim.seen_hits_at), shape, np.int64)[placement]

@@ -7,8 +7,8 @@ from ..compiled import compiled
 from . import lifecycle, transfers
 from .cluster_loop import follow_up
 from .due import wake
-from .handoff import has_room
-from .kv_pages import pages_of, take_pages
+from .handoff import has_room, reserve_room
+from .kv_pages import request_pages
 from .layout import ORDERED_MIGRATION, STOPPED
 from .memory import fleet_of, replicas_of, requests_of
 
@@ -44,14 +44,14 @@ def pages_to_move(handle, index):
     sim = handle[0]
     request = requests_of(sim)[index]
     taken = replicas_of(sim)[request.replica].decode_iteration - request.joined_iteration
-    return pages_of(request.prefill_target_tokens + taken + 1, fleet_of(sim))
+    return request_pages(request, request.prefill_target_tokens + taken + 1, fleet_of(sim))
 
 
 @compiled
-def can_move(handle, r, pages):
+def can_move(handle, r, index, pages):
     """Whether a replica has room for a request that would move there."""
     sim = handle[0]
-    return has_room(sim, r, pages) and transfers.can_add(sim)
+    return has_room(sim, r, index, pages) and transfers.can_add(sim)
 
 
 @compiled
@@ -59,8 +59,7 @@ def order_migration(handle, index, target, pages):
     """Let a decoding request move when its iteration is over; the target has room."""
     sim = handle[0]
     now_s, source = fleet_of(sim).now_s, requests_of(sim)[index].replica
-    take_pages(sim, target, pages)
-    replicas_of(sim)[target].num_coming += 1
+    reserve_room(sim, target, index, pages)
     wake(sim, target, now_s)
     transfer = transfers.add_between(sim, ORDERED_MIGRATION, index, source, target)
     transfer.pages = pages

@@ -37,7 +37,8 @@ def find_entry(table, entries, block):
 
 
 @compiled
-def _table_insert(table, block, entry):
+def table_insert(table, block, entry):
+    """Let a block's hash lead to its entry."""
     slot = _slot_hash(block, table.size)
     while table[slot] != 0:
         slot = (slot + 1) & (table.size - 1)
@@ -45,7 +46,8 @@ def _table_insert(table, block, entry):
 
 
 @compiled
-def _table_remove(table, entries, block):
+def table_remove(table, entries, block):
+    """Take a block that is there out of the hash table."""
     size = table.size
     slot = _slot_hash(block, size)
     while entries[table[slot] - 1].block != block:
@@ -63,7 +65,8 @@ def _table_remove(table, entries, block):
 
 
 @compiled
-def _lru_remove(replica, entries, entry):
+def lru_remove(replica, entries, entry):
+    """Take an entry out of the list of evictable ones. `replica` has the list's ends."""
     e = entries[entry]
     if e.previous == NONE:
         replica.lru_head = e.next
@@ -77,7 +80,8 @@ def _lru_remove(replica, entries, entry):
 
 
 @compiled
-def _lru_append(replica, entries, entry):
+def lru_append(replica, entries, entry):
+    """Make an entry the most recently used evictable one."""
     e = entries[entry]
     e.previous = replica.lru_tail
     e.next = NONE
@@ -93,7 +97,7 @@ def _lru_append(replica, entries, entry):
 def pin(replica, entries, entry):
     """Add one reference to a cached block; a referenced block is not evicted."""
     if entries[entry].references == 0:
-        _lru_remove(replica, entries, entry)
+        lru_remove(replica, entries, entry)
     entries[entry].references += 1
 
 
@@ -102,7 +106,7 @@ def unpin(replica, entries, entry):
     """Drop one reference; at zero the block becomes the most recently used evictable one."""
     entries[entry].references -= 1
     if entries[entry].references == 0:
-        _lru_append(replica, entries, entry)
+        lru_append(replica, entries, entry)
 
 
 @compiled
@@ -110,9 +114,10 @@ def insert_pinned(replica, table, entries, holders, index, block):
     """Cache a block with one reference and return its entry. The caller has paid its pages."""
     entry = replica.free_entry
     replica.free_entry = entries[entry].next
+    replica.num_touched_entries = max(replica.num_touched_entries, entry + 1)
     entries[entry].block = block
     entries[entry].references = 1
-    _table_insert(table, block, entry)
+    table_insert(table, block, entry)
     holders[block, index // _WORD_BITS] |= np.uint64(1) << np.uint64(index % _WORD_BITS)
     replica.num_cached_blocks += 1
     return entry
@@ -127,15 +132,16 @@ def is_held(holders, block, index):
 
 @compiled
 def evict_oldest(replica, table, entries, holders, index):
-    """Drop the least recently used block. The caller takes its pages."""
+    """Drop the least recently used block and return it. The caller takes its pages."""
     entry = replica.lru_head
     block = entries[entry].block
-    _lru_remove(replica, entries, entry)
-    _table_remove(table, entries, block)
+    lru_remove(replica, entries, entry)
+    table_remove(table, entries, block)
     holders[block, index // _WORD_BITS] &= ~(np.uint64(1) << np.uint64(index % _WORD_BITS))
     entries[entry].next = replica.free_entry
     replica.free_entry = entry
     replica.num_cached_blocks -= 1
+    return block
 
 
 @compiled
@@ -160,6 +166,13 @@ def chain(replica, entries):
     replica.lru_tail = NONE
     replica.num_cached_blocks = 0
     replica.num_evictable_blocks = 0
+
+
+@compiled
+def reusable_blocks(request, fleet):
+    """Return how many leading blocks of a prompt a cache may give: a token is left to compute."""
+    block_tokens = fleet.block_pages * fleet.page_tokens
+    return min(request.num_blocks, (request.prefill_target_tokens - 1) // max(block_tokens, 1))
 
 
 @compiled

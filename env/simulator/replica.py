@@ -25,13 +25,14 @@ from .admission import (
 )
 from .due import set_next_event
 from .kv_pages import (
+    cache_output,
     cache_prompt,
     growth_pages,
     iterations_within_pages,
-    release,
     take_pages,
 )
 from .layout import FINISHED, NONE, ROLE_PREFILL
+from .life import note_first_chunk, note_token
 from .memory import (
     actual_of,
     fleet_of,
@@ -42,7 +43,8 @@ from .memory import (
     slowdowns_of,
 )
 from .queues import pop_prefill
-from .sequences import leave_decode, start_decoding
+from .sequences import held_tokens, leave_decode, let_go, start_decoding
+from .windows import advance_windows, window_plan
 
 
 @compiled
@@ -100,23 +102,28 @@ def _linear_s(sim, r, tokens):
 def _plan(sim, r):
     """Return (iterations to the next change, chunk tokens, first_s, slope_s)."""
     replica, c = replicas_of(sim)[r], actual_of(sim)[r]
-    seqs = replica.num_decoding
+    seqs = replica.num_sequences
     chunk, positions, limit = 0, 0.0, np.int64(1) << np.int64(40)
     if replica.num_prefilling > 0:
         chunk, positions, limit = _prefill_work(sim, r, prefill_budget(sim, r))
     if seqs > 0:
         to_finish = sequences_of(sim, r)[0].end_iteration - replica.decode_iteration
         limit = iterations_within_pages(sim, r, min(limit, to_finish))
-    if fleet_of(sim).is_single_step != 0 or replica.has_preempted != 0:
+    # Copies over PCIe lengthen one iteration, which is then taken by itself.
+    if fleet_of(sim).is_single_step != 0 or replica.has_preempted != 0 or replica.copy_s > 0.0:
         limit = np.int64(1)
     context_s = context_time_s(c, chunk > 0)
     # An iteration reads the KV written so far and the token that it writes itself.
     context_tokens = replica.context_tokens + seqs
     first_s = _linear_s(sim, r, chunk + seqs) + context_s * context_tokens
-    first_s += other_time_s(c, chunk, positions, seqs)
+    first_s += other_time_s(c, chunk, positions, seqs) + replica.copy_s
     slope_s = context_s * seqs
     if limit > 1:
         slope_s += c.prefill_attention_s * float(chunk) * chunk
+    if c.window_tokens > 0.0:
+        mixed_factor = c.mixed_context_factor if chunk > 0 else 1.0
+        limit, window_s, window_slope_s = window_plan(sim, r, chunk, limit, mixed_factor)
+        first_s, slope_s = first_s + window_s, slope_s + window_slope_s
     first_s, slope_s = first_s * replica.slow_factor, slope_s * replica.slow_factor
     change_s = min(next_ready_s(sim, r), slowdowns_of(sim, r)[replica.next_slow_index].at_s)
     change_s = min(change_s, replica.change_at_s)
@@ -131,18 +138,19 @@ def _finish_prefill(sim, r, index):
     replica, request = replicas_of(sim)[r], requests_of(sim)[index]
     cache_prompt(sim, r, request)
     request.generated_tokens += 1
-    replica.generated_tokens += 1
+    replica.generated_tokens += 1 + request.extra_sequences
     if request.generated_tokens == 1:
         request.first_token_s = replica.clock_s
         gateway.on_first_token(sim, index)
+    note_token(sim, index)
     if request.generated_tokens >= request.output_tokens:
-        release(sim, r, request, request.prefill_target_tokens)
+        let_go(sim, r, request, held_tokens(request))
         end_request(sim, r, index, FINISHED)
         return
     if replica.role == ROLE_PREFILL:
         handoff.depart(sim, r, index)
         return
-    start_decoding(sim, r, index, request.prefill_target_tokens)
+    start_decoding(sim, r, index, held_tokens(request))
 
 
 @compiled
@@ -162,12 +170,23 @@ def _advance_prefill(sim, r, tokens):
 
 
 @compiled
+def _finish_decode(sim, r):
+    """End the request at the top of the heap; what its session will ask next stays cached."""
+    request = requests_of(sim)[sequences_of(sim, r)[0].request]
+    if request.num_output_blocks > 0:
+        cache_output(sim, r, request)
+    end_request(sim, r, leave_decode(sim, r, 0), FINISHED)
+
+
+@compiled
 def _apply(sim, r, iterations, chunk, first_s, slope_s):
     """Let some planned iterations happen."""
     replica = replicas_of(sim)[r]
-    seqs = replica.num_decoding
+    seqs = replica.num_sequences
     if seqs > 0:
         take_pages(sim, r, growth_pages(sim, r, iterations))
+    if chunk > 0:
+        note_first_chunk(sim, r, chunk)
     span_s = jump_time_s(first_s, slope_s, iterations)
     replica.clock_s += span_s
     replica.busy_s += span_s
@@ -180,18 +199,22 @@ def _apply(sim, r, iterations, chunk, first_s, slope_s):
         replica.prefill_s += span_s
     replica.energy_j += power_w * span_s
     replica.has_preempted = 0
+    replica.copied_s += replica.copy_s
+    replica.copy_s = 0.0
     replica.num_iterations += iterations
     replica.num_steps += 1
     replica.decode_iteration += iterations
     replica.context_tokens += seqs * iterations
     replica.generated_tokens += seqs * iterations
+    if replica.num_growing > 0:
+        advance_windows(sim, r, iterations)
     if chunk > 0:
         _advance_prefill(sim, r, chunk * iterations)
     while (
         replica.num_decoding > 0
         and sequences_of(sim, r)[0].end_iteration <= replica.decode_iteration
     ):
-        end_request(sim, r, leave_decode(sim, r, 0), FINISHED)
+        _finish_decode(sim, r)
 
 
 @compiled
@@ -255,7 +278,7 @@ def _prepare(sim, r, until_s):
 
 @compiled
 def _apply_part(sim, r, until_s):
-    """Take those iterations of the jump in progress that end by a moment; the rest stays planned."""
+    """Take the iterations of the jump in progress that end by a moment; the rest stays planned."""
     replica = replicas_of(sim)[r]
     first_s, slope_s = replica.plan_first_s, replica.plan_slope_s
     span_s = until_s - replica.clock_s

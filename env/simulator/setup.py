@@ -7,17 +7,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..cluster import ClusterSpec, ReplicaSpec, kv_pages
+from ..cluster import (
+    ClusterSpec,
+    Preemption,
+    ReplicaSpec,
+    kv_pages,
+    pcie_copy_bytes_per_s,
+)
 from ..dispatch import NUM_TERMS, VIEW_DTYPE
 from ..knobs import Knobs
 from ..latency import LATENCY_DTYPE
 from ..roofline import latency_coefficients
 from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
 from .cluster_setup import fill_fleet, fill_replicas, link_arrays, share_coefficients
+from .engine_setup import engine_memory_arrays, make_cache
 from .faults import FaultConfig, draw_crashes, draw_slowdowns
 from .fleet_loop import begin
 from .layout import (
-    CACHE_ENTRY_DTYPE,
     FLEET_DTYPE,
     GATEWAY_DTYPE,
     NONE,
@@ -27,6 +33,7 @@ from .layout import (
     SEQUENCE_DTYPE,
     SimulationArrays,
 )
+from .life import life_arrays
 from .memory import handle
 from .served_models import model_of_names, served_models
 from .start_up import StartUpConfig
@@ -55,8 +62,8 @@ class FleetConfig:
     """Gateways, each with its own counts, averages and scrapes. A session stays with one; a request
     without session counts as a session of its own."""
     num_candidates: int | None = None
-    """Replicas walked through per request by the analytic scorer, beside the deepest prefix hits and
-    the cheapest of late. 0: it scores all; None: 0 below 256 replicas, 32 from there on."""
+    """Replicas that the analytic scorer walks through per request, beside those that hold most of
+    the prompt and the cheapest of late. 0: it scores all; None: 0 below 256 replicas, else 32."""
     start_up: StartUpConfig = field(default_factory=StartUpConfig)
     """What it takes to start and wake replicas."""
     kv_overlap_frac: float = 0.0
@@ -64,6 +71,8 @@ class FleetConfig:
     is taken to cost no bandwidth."""
     is_single_step: bool = False
     """Simulate every iteration by itself; slower, for testing the jump."""
+    watched_request: int | None = None
+    """Row of the request whose life is noted, for `..request_life`; the run stays the same."""
 
     def __post_init__(self) -> None:
         if self.scrape_interval_s <= 0:
@@ -114,6 +123,10 @@ def _fill_replica(record: np.ndarray, cluster: ClusterSpec, replica: ReplicaSpec
     record["idle_w"] = num_gpus * (gpu.idle_w + gpu.host_w)
     record["decode_w"] = num_gpus * (gpu.decode_w + gpu.host_w)
     record["prefill_w"] = num_gpus * (gpu.prefill_w + gpu.host_w)
+    record["reserve_pages"] = int(replica.kv_watermark_frac * record["total_pages"][0])
+    record["is_swapping"] = replica.preemption is Preemption.SWAP
+    record["max_adapters"] = replica.max_loras
+    record["adapter_load_s"] = replica.adapter_bytes / pcie_copy_bytes_per_s(gpu)
     for field_name in ("waiting_head", "waiting_tail", "prefill_head", "prefill_tail"):
         record[field_name] = NONE
 
@@ -171,11 +184,11 @@ def _make_event_tree(num_replicas: int) -> np.ndarray:
 def _requests_of(workload: Workload, models: tuple[str, ...]) -> np.ndarray:
     """Return the requests with the models that a cluster serves, REQUEST_DTYPE [N]."""
     requests = workload.requests.copy()
-    if len(models) == 1:
-        requests["query"]["model"] = 0
-    else:
+    if len(models) > 1:
         known = model_of_names(workload.model_names, models, workload.name)
         requests["query"]["model"] = known[requests["query"]["model"]]
+    elif len(workload.model_names) > 1:
+        requests["query"]["model"] = 0
     return requests
 
 
@@ -193,18 +206,8 @@ def _make_fleet(
     fleet["page_shift"] = page_tokens.bit_length() - 1
     fleet["block_pages"] = max(1, workload.block_tokens // page_tokens)
     fleet["is_single_step"] = config.is_single_step
+    fleet["watched_request"] = NONE if config.watched_request is None else config.watched_request
     return fleet
-
-
-def _make_cache(
-    replicas: np.ndarray, workload: Workload, block_pages: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return cache entries [R, C] and hash tables [R, H]; one entry if nothing can be cached."""
-    most = int(replicas["total_pages"].max()) // block_pages + 1
-    capacity = min(most, workload.num_distinct_blocks) + 1
-    entries = np.zeros((replicas.size, capacity), dtype=CACHE_ENTRY_DTYPE)
-    table_size = 1 << int(np.ceil(np.log2(2 * capacity)))
-    return entries, np.zeros((replicas.size, table_size), dtype=np.int32)
 
 
 def _page_tokens(cluster: ClusterSpec, workload: Workload) -> int:
@@ -247,7 +250,8 @@ def allocate(
     fill_fleet(fleet, replicas, config.start_up, config.kv_overlap_frac)
     names = served_models(cluster)
     models = np.array([names.index(replica.model) for replica in cluster.replicas])
-    entries, table = _make_cache(replicas, workload, int(fleet["block_pages"][0]))
+    block_pages = int(fleet["block_pages"][0])
+    entries, table = make_cache(replicas["total_pages"], workload, block_pages)
     slots = int(replicas["max_num_seqs"].max()) + 1
     servers = server_indices(cluster)
     kinds, replicas["kind"] = np.unique(nominal, return_inverse=True)
@@ -283,7 +287,9 @@ def allocate(
         matched=np.zeros(num_replicas, dtype=np.int64),
         terms=np.zeros(NUM_TERMS),
         random=_make_random(num_gateways, seed),
+        **engine_memory_arrays(cluster, workload, replicas, nominal),
         **link_arrays(cluster, replicas),
+        **life_arrays(config.watched_request, workload.requests.size, num_replicas),
     )
     begin(handle(arrays))
     return arrays
