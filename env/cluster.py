@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ..traces.errors import ConfigError
 from .config_file import faults_message
+from .energy import cap_fault
 from .hardware import GPUS, Gpu, Precision, unknown_name_message
 from .model_profile import MODELS, ModelProfile
 
@@ -60,6 +61,8 @@ class ReplicaSpec:
     """Share of GPU memory that the engine may use, weights included."""
     page_tokens: int = 16
     """Tokens of a KV page."""
+    power_cap_w: float | None = None
+    """Most that each of its GPUs may draw; None for the board's own limit."""
 
     @property
     def tensor_parallel(self) -> int:
@@ -172,6 +175,8 @@ def _replica_fault(replica: ReplicaSpec, gpu: Gpu) -> str | None:
             f"precision: {gpu.name!r} has no {replica.precision.value!r} arithmetic; "
             f"expected one of {known}"
         )
+    if replica.power_cap_w is not None and cap_fault(gpu, replica.power_cap_w):
+        return cap_fault(gpu, replica.power_cap_w)
     missing_bytes = _page_bytes(model, replica) - _kv_bytes(gpu, model, replica)
     if missing_bytes > 0:
         weight_gb = model.weight_bytes(replica.precision) / 1e9

@@ -105,6 +105,7 @@ class _ReplicaEntry(Entry):
     max_batch_tokens: int = Field(default=512, ge=1)
     kv_memory_frac: float = Field(default=0.9, gt=0, le=1)
     page_tokens: int = Field(default=16, ge=1)
+    power_cap_w: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     def spec(self, name: str, first_gpu: int) -> ReplicaSpec:
         """One replica of this entry, on the GPUs from `first_gpu` on."""
@@ -118,6 +119,7 @@ class _ReplicaEntry(Entry):
             max_batch_tokens=self.max_batch_tokens,
             kv_memory_frac=self.kv_memory_frac,
             page_tokens=self.page_tokens,
+            power_cap_w=self.power_cap_w,
         )
 
 

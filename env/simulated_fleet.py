@@ -6,9 +6,11 @@ Does not know: policies, rewards or Gymnasium.
 import numpy as np
 
 from .cluster import ClusterSpec
+from .energy import cap_fault
 from .fleet import WindowOutcome
 from .knobs import Knobs
 from .kpis import Kpis, Production, compute_kpis, credit_by_window, is_met, production
+from .simulator.faults import TroubleRecord, draw_trouble, places_of
 from .simulator.fleet_loop import num_open, refresh_view, run_until
 from .simulator.layout import FAILED, FINISHED, SHED, SimulationArrays, copy_arrays
 from .simulator.memory import HANDLE_DTYPE, handle
@@ -40,6 +42,7 @@ class SimulatedFleet:
         self._arrays: SimulationArrays | None = None
         self._handle = np.zeros(1, dtype=HANDLE_DTYPE)
         self._made: Production | None = None
+        self._seed = 0
 
     @property
     def cluster(self) -> ClusterSpec:
@@ -92,8 +95,9 @@ class SimulatedFleet:
             self._config,
             knobs=knobs or Knobs(),
             seed=seed,
-            horizon_s=self._workload.span_s + DRAIN_LIMIT_S,
+            horizon_s=self._horizon_s,
         )
+        self._seed = seed
         self._handle = handle(self._arrays)
         self._reader.begin(self._arrays)
         self._made = None
@@ -151,6 +155,11 @@ class SimulatedFleet:
             self._run_until(self.now_s + _DRAIN_STEP_S)
 
     @property
+    def _horizon_s(self) -> float:
+        """How far trouble is drawn."""
+        return self._workload.span_s + DRAIN_LIMIT_S
+
+    @property
     def _end_s(self) -> float:
         """A moment just after the last arrival."""
         return float(np.nextafter(self._workload.span_s, np.inf))
@@ -174,12 +183,40 @@ class SimulatedFleet:
         """Return the indicators of everything that has arrived."""
         return compute_kpis(self.requests, self.arrays.replicas, self._made)
 
+    def trouble(self) -> list[TroubleRecord]:
+        """Return what has gone wrong so far, in order of time; schedulers never see it.
+
+        Wandering slow-downs are in `arrays.slowdowns` only: they never begin or end.
+        """
+        places, now_s = places_of(self._cluster), self.now_s
+        _, records = draw_trouble(self._config.faults, places, self._horizon_s, self._seed)
+        return [record for record in records if record.at_s < now_s]
+
+    def set_power_cap(self, replica: int, watts: float | None) -> None:
+        """Cap the power of each GPU of a replica from here on; None lifts the cap.
+
+        Raises:
+            ValueError: there is no such replica, or its GPUs cannot be capped so.
+        """
+        replicas = self._cluster.replicas
+        if not 0 <= replica < len(replicas):
+            msg = f"replica must be in [0, {len(replicas) - 1}], got {replica}"
+            raise ValueError(msg)
+        gpu, cap_w = self._cluster.gpu_of(replicas[replica]), np.inf
+        if watts is not None:
+            if cap_fault(gpu, watts):
+                raise ValueError(cap_fault(gpu, watts))
+            cap_w = replicas[replica].tensor_parallel * (watts + gpu.host_w)
+        self.arrays.replicas["power_cap_w"][replica] = cap_w
+        self.arrays.next_event_s[replica] = min(self.arrays.next_event_s[replica], self.now_s)
+
     def branch(self) -> "SimulatedFleet":
         """Return an independent copy of the fleet as it is."""
         copy = SimulatedFleet(self._cluster, self._workload, self._config)
         copy._arrays = copy_arrays(self.arrays)
         copy._handle = handle(copy._arrays)
         copy._made = self._made
+        copy._seed = self._seed
         copy._reader = self._reader.branch()
         return copy
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..compiled import compiled
 from ..dispatch import full_chunk_token_s, refresh_decode_base, refresh_slow_factor
-from . import gateway
+from . import gateway, late_pages
 from .layout import CRASH, FAILED, NONE, NUM_PRIORITIES, RESTART
 from .memory import (
     cache_of,
@@ -29,7 +29,9 @@ from .memory import (
 )
 from .prefix_cache import chain, clear
 from .queues import pop_prefill, pop_waiting, remove_sequence
+from .power import stand_by
 from .replica import advance, idle_until
+from .trouble import take_trouble
 
 
 @compiled
@@ -45,13 +47,17 @@ def _lose(sim, index, now_s):
 
 
 @compiled
-def _crash(sim, r, now_s):
+def _crash(sim, r, now_s, is_off):
     replica = replicas_of(sim)[r]
     gateway.forget_replica(sim, r)
     clear(replica, cache_table_of(sim, r), cache_of(sim, r), holders_of(sim), r)
-    idle_until(replica, now_s)
-    replica.is_up = 0
+    # A stall puts the clock ahead; a crash ends it.
+    stand_by(replica, now_s - replica.clock_s)
     replica.clock_s = now_s
+    replica.is_up = 0
+    replica.is_unnoticed = 0
+    if is_off:
+        replica.standby_w = 0.0
     replica.num_crashes += 1
     replica.free_pages = replica.total_pages
     replica.context_tokens = 0
@@ -79,10 +85,12 @@ def _restart(sim, r, now_s):
     replica, v = replicas_of(sim)[r], views_of(sim)[r]
     idle_until(replica, now_s)
     replica.is_up = 1
+    replica.standby_w = replica.idle_w
     v.is_available = 1
     v.scraped_at_s = now_s
     v.progress_at_s = now_s
     replica.scraped_prefill_s = replica.prefill_s
+    late_pages.fill(sim, r)
 
 
 @compiled
@@ -100,9 +108,13 @@ def _take_event(sim):
     _advance_due(sim, event.at_s)
     if event.kind == RESTART:
         _restart(sim, event.target, event.at_s)
-    elif event.kind == CRASH and replicas_of(sim)[event.target].is_up != 0:
-        advance(sim, event.target, event.at_s, True)
-        _crash(sim, event.target, event.at_s)
+    elif event.kind == CRASH:
+        replica = replicas_of(sim)[event.target]
+        if replica.is_up != 0 or replica.is_unnoticed != 0:
+            advance(sim, event.target, event.at_s, True)
+            _crash(sim, event.target, event.at_s, event.value != 0.0)
+    else:
+        take_trouble(sim, event)
 
 
 @compiled
@@ -110,6 +122,7 @@ def _scrape_all(sim, now_s):
     for r in range(replicas_of(sim).size):
         advance(sim, r, now_s, True)
         gateway.scrape(sim, r, now_s)
+    fleet_of(sim).num_scrapes += 1
     fleet_of(sim).next_scrape_s += fleet_of(sim).scrape_interval_s
 
 
@@ -156,6 +169,7 @@ def begin(handle):
         token_s = full_chunk_token_s(nominal_of(sim)[r], chunk_tokens)
         views_of(sim)[r].prefill_token_s = token_s
         refresh_decode_base(views_of(sim), nominal_of(sim), r, 1.0)
+        late_pages.fill(sim, r)
 
 
 @compiled

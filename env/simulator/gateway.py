@@ -34,6 +34,7 @@ from .memory import (
     terms_of,
     views_of,
 )
+from .late_pages import fill, hand_on, show_newest
 from .prefix_cache import match_replicas
 from .queues import push_waiting, waiting_list
 
@@ -133,16 +134,31 @@ def dispatch(sim, index, now_s):
 
 @compiled
 def scrape(sim, r, now_s):
+    """Read a replica's metrics page; where pages are late, what shows is an older one."""
+    if fleet_of(sim).page_lag == 0:
+        _read_page(sim, r, now_s)
+        return
+    show_newest(sim, r)
+    _read_page(sim, r, now_s)
+    hand_on(sim, r)
+    refresh_slow_factor(views_of(sim), knobs_of(sim), r)
+
+
+@compiled
+def _read_page(sim, r, now_s):
     """Read a replica's metrics page, unless this scrape is lost."""
     if next_uniform(random_of(sim, 1)) < fleet_of(sim).scrape_drop_frac:
         return
     replica, v = replicas_of(sim)[r], views_of(sim)[r]
-    if replica.is_up == 0:
+    if replica.is_page_lost != 0 or (replica.is_up == 0 and replica.is_unnoticed == 0):
+        return
+    if replica.is_page_frozen != 0 or replica.is_up == 0:
+        v.scraped_at_s = now_s
         return
     num_running = replica.num_prefilling + replica.num_decoding
     free_pages = replica.free_pages + replica.num_evictable_blocks * fleet_of(sim).block_pages
-    v.running_requests = num_running
-    v.waiting_requests = replica.num_waiting
+    v.running_requests = num_running * replica.queue_factor
+    v.waiting_requests = replica.num_waiting * replica.queue_factor
     v.kv_usage_frac = 1.0 - free_pages / replica.total_pages
     cached_pages = replica.num_cached_blocks * fleet_of(sim).block_pages
     v.cached_frac = cached_pages / replica.total_pages
@@ -179,6 +195,7 @@ def forget_replica(sim, r):
     v.cached_frac = 0.0
     refresh_decode_base(views_of(sim), nominal_of(sim), r, 1.0)
     refresh_slow_factor(views_of(sim), knobs_of(sim), r)
+    fill(sim, r)
 
 
 __all__ = ["NUM_PRIORITIES", "dispatch", "forget_replica", "on_finish", "on_first_token", "scrape"]

@@ -64,7 +64,7 @@ REPLICA_DTYPE = np.dtype(
         ("max_batch_tokens", np.int64),
         ("total_pages", np.int64),
         ("idle_w", np.float64),
-        ("decode_w", np.float64),
+        ("decode_w", np.float64),  # at the smallest batch
         ("prefill_w", np.float64),
         ("restart_s", np.float64),
         # Queues: one waiting list per priority, one list of prefilling requests.
@@ -105,6 +105,27 @@ REPLICA_DTYPE = np.dtype(
         ("measured_s", np.float64),
         ("nominal_s", np.float64),
         ("scraped_prefill_s", np.float64),
+        # Trouble (`trouble.py`).
+        ("is_unnoticed", np.int64),  # down, and the gateway does not know
+        ("lost_pages", np.int64),
+        ("is_page_lost", np.int64),
+        ("is_page_frozen", np.int64),
+        ("queue_factor", np.float64),  # on the counts that the metrics page shows
+        # Power (`power.py`).
+        ("standby_w", np.float64),  # while nothing runs: idle, or off
+        ("decode_range_w", np.float64),  # what a full batch draws more than the smallest
+        ("power_cap_w", np.float64),  # infinity: none
+        ("throttled_first_s", np.float64),  # what the cap adds to the planned iteration
+        ("throttled_slope_s", np.float64),
+        ("idle_j", np.float64),
+        ("prefill_j", np.float64),  # of iterations that carry prefill
+        # Bill (`tariff.py`): up to the last change of the tariff, and the tariff since.
+        ("tariff", np.int64),
+        ("billed_j", np.float64),
+        ("cost_usd", np.float64),
+        ("carbon_g", np.float64),
+        ("usd_per_j", np.float64),
+        ("g_per_j", np.float64),
     ]
 )
 
@@ -130,7 +151,40 @@ EVENT_DTYPE = np.dtype(
         ("value", np.float64),
     ]
 )
-CRASH, RESTART = range(2)
+# DIE: a replica stops, unnoticed until its CRASH. NOTICE: the gateway sends it nothing new. STALL:
+# no iteration for `value` s. KV_LOSS: `value` of its pages cannot be had. PAGE_LOST, PAGE_FROZEN:
+# 1 begins, 0 ends. QUEUE_LIE: factor on reported counts. POWER_CAP: W of all its GPUs and hosts.
+# PRICE (USD/J) and CARBON (g/J) target a zone's tariff. LINK: factor on a link's bandwidth.
+(
+    CRASH,
+    RESTART,
+    LINK,
+    DIE,
+    NOTICE,
+    STALL,
+    KV_LOSS,
+    PAGE_LOST,
+    PAGE_FROZEN,
+    QUEUE_LIE,
+    POWER_CAP,
+    PRICE,
+    CARBON,
+) = range(13)
+
+# What a metrics page fills in a view.
+PAGE_DTYPE = np.dtype(
+    [
+        ("scraped_at_s", np.float64),
+        ("running_requests", np.float64),
+        ("waiting_requests", np.float64),
+        ("kv_usage_frac", np.float64),
+        ("cached_frac", np.float64),
+        ("iteration_log_ratio", np.float64),
+        ("prefill_frac", np.float64),
+        ("prefill_stretch", np.float64),
+        ("decode_base_s", np.float64),
+    ]
+)
 
 FLEET_DTYPE = np.dtype(
     [
@@ -146,6 +200,8 @@ FLEET_DTYPE = np.dtype(
         ("page_shift", np.int64),  # its logarithm
         ("block_pages", np.int64),
         ("is_single_step", np.int64),
+        ("page_lag", np.int64),  # scrapes by which metrics pages are late
+        ("num_scrapes", np.int64),
     ]
 )
 
@@ -175,6 +231,8 @@ class SimulationArrays(NamedTuple):
     hits: np.ndarray  # int64 [R], scratch: cached prompt tokens of the request in hand
     terms: np.ndarray  # float64 [NUM_TERMS], scratch
     random: np.ndarray  # uint64 [2], states of the dispatch and the scrape stream
+    pages: np.ndarray  # PAGE_DTYPE [R, P], metrics pages on their way; P = 1 if none are late
+    throttled: np.ndarray  # LATENCY_DTYPE [R], scratch: coefficients at a lowered clock
 
 
 def copy_arrays(arrays: SimulationArrays) -> SimulationArrays:
@@ -190,24 +248,36 @@ def copy_arrays(arrays: SimulationArrays) -> SimulationArrays:
 
 __all__ = [
     "CACHE_ENTRY_DTYPE",
+    "CARBON",
     "CRASH",
     "DECODING",
+    "DIE",
     "EVENT_DTYPE",
     "FAILED",
     "FINISHED",
     "FLEET_DTYPE",
     "KNOBS_DTYPE",
+    "KV_LOSS",
     "LATENCY_DTYPE",
+    "LINK",
     "NONE",
+    "NOTICE",
     "NUM_PRIORITIES",
+    "PAGE_DTYPE",
+    "PAGE_FROZEN",
+    "PAGE_LOST",
     "PENDING",
+    "POWER_CAP",
     "PREFILLING",
+    "PRICE",
+    "QUEUE_LIE",
     "REPLICA_DTYPE",
     "REQUEST_DTYPE",
     "RESTART",
     "SEQUENCE_DTYPE",
     "SHED",
     "SLOWDOWN_DTYPE",
+    "STALL",
     "VIEW_DTYPE",
     "WAITING",
     "SimulationArrays",

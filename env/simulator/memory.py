@@ -25,6 +25,7 @@ from .layout import (
     CACHE_ENTRY_DTYPE,
     EVENT_DTYPE,
     FLEET_DTYPE,
+    PAGE_DTYPE,
     REPLICA_DTYPE,
     REQUEST_DTYPE,
     SEQUENCE_DTYPE,
@@ -32,7 +33,7 @@ from .layout import (
     SimulationArrays,
 )
 
-_COMPILED_FILES = ("compiled.py", "dispatch.py", "knobs.py", "latency.py", "../traces/hashing.py")
+_COMPILED_FILES = ("compiled.py", "dispatch.py", "knobs.py", "latency.py", "energy.py", "../traces/hashing.py")
 _SIZES = (
     "num_requests",
     "num_block_references",
@@ -47,6 +48,7 @@ _SIZES = (
     "num_events",
     "num_kinds",
     "num_linear",
+    "num_pages",
 )
 
 
@@ -88,6 +90,7 @@ def handle(arrays: SimulationArrays) -> np.ndarray:
         arrays.slowdowns.shape[1],
         arrays.events.size,
         *arrays.linear_s.shape,
+        arrays.pages.shape[1],
     )
     for name, size in zip(_SIZES, sizes, strict=True):
         record[name] = size
@@ -148,6 +151,12 @@ def next_events_of(sim):
 def actual_of(sim):
     """True latency coefficients [R]."""
     return carray(_pointer(sim.actual_at), (sim.num_replicas,), LATENCY_DTYPE)
+
+
+@compiled
+def throttled_of(sim):
+    """Scratch: latency coefficients at the clock that a power cap leaves [R]."""
+    return carray(_pointer(sim.throttled_at), (sim.num_replicas,), LATENCY_DTYPE)
 
 
 @compiled
@@ -244,3 +253,10 @@ def terms_of(sim):
 def random_of(sim, stream):
     """State of one random stream [1]: 0 dispatch, 1 scrapes."""
     return carray(_pointer(sim.random_at), (2,), np.uint64)[stream : stream + 1]
+
+
+@compiled
+def late_pages_of(sim, r):
+    """Metrics pages of a replica that are on their way [P]."""
+    shape = (sim.num_replicas, sim.num_pages)
+    return carray(_pointer(sim.pages_at), shape, PAGE_DTYPE)[r]

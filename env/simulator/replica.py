@@ -43,6 +43,7 @@ from .memory import (
     slowdowns_of,
 )
 from .prefix_cache import find_entry, insert_pinned, is_held, pin
+from .power import spend, stand_by, throttle
 from .queues import pop_prefill, push_sequence
 
 
@@ -118,6 +119,11 @@ def _plan(sim, r):
     slope_s = context_s * seqs
     if limit > 1:
         slope_s += c.prefill_attention_s * float(chunk) * chunk
+    if replica.power_cap_w < np.inf:
+        throttle(sim, r, seqs, chunk, positions)
+        first_s += replica.throttled_first_s
+        if limit > 1:
+            slope_s += replica.throttled_slope_s
     first_s, slope_s = first_s * replica.slow_factor, slope_s * replica.slow_factor
     change_s = min(next_ready_s(sim, r), slowdowns_of(sim, r)[replica.next_slow_index].at_s)
     if limit > 1 and change_s < replica.clock_s + jump_time_s(first_s, slope_s, limit):
@@ -189,12 +195,13 @@ def _apply(sim, r, iterations, chunk, first_s, slope_s):
     replica.busy_s += span_s
     replica.measured_s += span_s
     replica.nominal_s += span_s / replica.slow_factor
-    power_w = replica.decode_w
+    if replica.power_cap_w < np.inf:
+        replica.nominal_s -= jump_time_s(
+            replica.throttled_first_s, replica.throttled_slope_s, iterations
+        )
     if chunk > 0:
-        share = min(1.0, chunk / replica.max_batch_tokens)
-        power_w += share * (replica.prefill_w - replica.decode_w)
         replica.prefill_s += span_s
-    replica.energy_j += power_w * span_s
+    spend(replica, seqs, chunk, span_s)
     replica.has_preempted = 0
     replica.num_iterations += iterations
     replica.num_steps += 1
@@ -212,9 +219,9 @@ def _apply(sim, r, iterations, chunk, first_s, slope_s):
 
 @compiled
 def idle_until(replica, until_s):
-    """Move an idle replica's clock forward at idle power."""
+    """Move the clock of a replica on which nothing runs."""
     if until_s > replica.clock_s:
-        replica.energy_j += replica.idle_w * (until_s - replica.clock_s)
+        stand_by(replica, until_s - replica.clock_s)
         replica.clock_s = until_s
 
 
@@ -262,6 +269,8 @@ def advance(sim, r, until_s, is_partial):
     replica = replicas_of(sim)[r]
     if replica.is_up == 0:
         next_events_of(sim)[r] = np.inf
+        if is_partial:
+            idle_until(replica, until_s)
         return
     while _prepare(sim, r, until_s):
         iterations, chunk, first_s, slope_s = _plan(sim, r)

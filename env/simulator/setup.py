@@ -9,20 +9,25 @@ import numpy as np
 
 from ..cluster import ClusterSpec, ReplicaSpec, kv_pages
 from ..dispatch import NUM_TERMS, VIEW_DTYPE
+from ..energy import power_range
+from ..energy_prices import EnergyConfig
 from ..knobs import Knobs
 from ..latency import LATENCY_DTYPE
 from ..roofline import latency_coefficients
-from .faults import FaultConfig, draw_crashes, draw_slowdowns
+from .faults import FaultConfig, draw_slowdowns, draw_trouble, places_of
 from .fleet_loop import begin
 from .layout import (
     CACHE_ENTRY_DTYPE,
+    EVENT_DTYPE,
     FLEET_DTYPE,
     NONE,
+    PAGE_DTYPE,
     REPLICA_DTYPE,
     SEQUENCE_DTYPE,
     SimulationArrays,
 )
 from .memory import handle
+from .tariffs import set_tariffs, tariff_events
 from .workload import Workload
 
 # Expected output of a request before any has finished; near the mean of public chat traces.
@@ -39,7 +44,9 @@ class FleetConfig:
     scrape_drop_frac: float = 0.02
     """Share of those reads that are lost."""
     faults: FaultConfig = field(default_factory=FaultConfig)
-    """Hidden slow-downs and crashes."""
+    """Hidden trouble."""
+    energy: EnergyConfig = field(default_factory=EnergyConfig)
+    """What energy costs."""
     is_single_step: bool = False
     """Simulate every iteration by itself; slower, for testing the jump."""
 
@@ -73,14 +80,19 @@ def replica_coefficients(cluster: ClusterSpec) -> np.ndarray:
 
 def _fill_replica(record: np.ndarray, cluster: ClusterSpec, replica: ReplicaSpec) -> None:
     gpu, num_gpus = cluster.gpu_of(replica), replica.tensor_parallel
+    power = power_range(gpu, num_gpus)
     record["is_up"] = 1
     record["slow_factor"] = 1.0
     record["max_num_seqs"] = replica.max_num_seqs
     record["max_batch_tokens"] = replica.max_batch_tokens
     record["total_pages"] = record["free_pages"] = kv_pages(cluster, replica)
-    record["idle_w"] = num_gpus * (gpu.idle_w + gpu.host_w)
-    record["decode_w"] = num_gpus * (gpu.decode_w + gpu.host_w)
-    record["prefill_w"] = num_gpus * (gpu.prefill_w + gpu.host_w)
+    record["queue_factor"] = 1.0
+    record["idle_w"] = record["standby_w"] = power.idle_w
+    record["decode_w"] = power.decode_low_w
+    record["decode_range_w"] = power.decode_high_w - power.decode_low_w
+    record["prefill_w"] = power.prefill_w
+    cap_w = np.inf if replica.power_cap_w is None else replica.power_cap_w
+    record["power_cap_w"] = num_gpus * (cap_w + gpu.host_w)
     for field_name in ("waiting_head", "waiting_tail", "prefill_head", "prefill_tail"):
         record[field_name] = NONE
 
@@ -111,6 +123,7 @@ def _make_fleet(config: FleetConfig, workload: Workload, page_tokens: int) -> np
     fleet["page_shift"] = page_tokens.bit_length() - 1
     fleet["block_pages"] = max(1, workload.block_tokens // page_tokens)
     fleet["is_single_step"] = config.is_single_step
+    fleet["page_lag"] = round(config.faults.metrics.delay_s / config.scrape_interval_s)
     return fleet
 
 
@@ -143,6 +156,16 @@ def _page_tokens(cluster: ClusterSpec, workload: Workload) -> int:
     return page_tokens
 
 
+def _draw_events(
+    cluster: ClusterSpec, config: FleetConfig, horizon_s: float, seed: int
+) -> np.ndarray:
+    """Return all that happens from outside, in order of time."""
+    events, _ = draw_trouble(config.faults, places_of(cluster), horizon_s, seed)
+    bills = np.array(tariff_events(cluster, config.energy, horizon_s), dtype=EVENT_DTYPE)
+    events = np.concatenate([events, bills])
+    return events[np.argsort(events["at_s"], kind="stable")]
+
+
 def allocate(
     cluster: ClusterSpec,
     workload: Workload,
@@ -163,7 +186,8 @@ def allocate(
     num_replicas = replicas.size
     entries, table = _make_cache(replicas, workload, int(fleet["block_pages"][0]))
     slots = int(replicas["max_num_seqs"].max()) + 1
-    servers = server_indices(cluster)
+    places = places_of(cluster)
+    set_tariffs(replicas, cluster, config.energy)
     kinds, replicas["kind"] = np.unique(nominal, return_inverse=True)
     most_tokens = int(replicas["max_batch_tokens"].max() + replicas["max_num_seqs"].max())
     bias = np.zeros(num_replicas)
@@ -186,13 +210,17 @@ def allocate(
         holders=np.zeros(
             (max(1, workload.num_distinct_blocks), (num_replicas + 63) // 64), dtype=np.uint64
         ),
-        slowdowns=draw_slowdowns(config.faults, servers, horizon_s, seed),
-        events=draw_crashes(config.faults, num_replicas, horizon_s, seed),
+        slowdowns=draw_slowdowns(
+            config.faults, places.server_of_replica, horizon_s, seed, places.gpus_of_replica
+        ),
+        events=_draw_events(cluster, config, horizon_s, seed),
         knobs=knobs.record(),
         bias=bias,
         hits=np.zeros(num_replicas, dtype=np.int64),
         terms=np.zeros(NUM_TERMS),
         random=np.array([2 * seed + 1, 2 * seed + 2], dtype=np.uint64) * np.uint64(2**32 + 15),
+        pages=np.zeros((num_replicas, int(fleet["page_lag"][0]) + 1), dtype=PAGE_DTYPE),
+        throttled=nominal.copy(),
     )
     begin(handle(arrays))
     return arrays
