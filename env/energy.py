@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from .compiled import compiled
 from .hardware import Gpu
 
-# Decode power of one H100 at batch 1 and 128 (asymptotes 300 and 600 W, 1/octave, octaves)
+# W of one H100 in decode at batch 1 and 128; slope 1/octave and middle in octaves between
 _H100_DECODE_W = (300.0, 600.0)
 _LOGISTIC_SLOPE = 1.0
 _LOGISTIC_MIDDLE = 4.2
@@ -32,14 +32,16 @@ _DECODE_SHAPE = tuple((power_w - 75.0) / (380.0 - 75.0) for power_w in _H100_DEC
 CLOCK_EXPONENT = 3.0
 # Lowest clock over the highest: 210 of 1,410 MHz, NVIDIA A100 supported clocks
 MIN_CLOCK_FRAC = 0.15
-# Batches above this draw what this draws: the logistic is flat there
-MOST_BATCH = 1024
+# Sequences; larger batches draw what this one draws, as nobody measured them
+MOST_BATCH = 128
 
 
 def batch_power_frac(batch: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return where decode power lies between its lowest and its highest, by sequences."""
-    octaves = np.log2(np.maximum(batch, 1.0))
-    return np.asarray(1.0 / (1.0 + np.exp(-_LOGISTIC_SLOPE * (octaves - _LOGISTIC_MIDDLE))))
+    """Return where decode power lies between that of batch 1 and of 128, in [0, 1]."""
+    octaves = np.log2(np.append(np.clip(batch, 1.0, MOST_BATCH), [1.0, MOST_BATCH]))
+    logistic = 1.0 / (1.0 + np.exp(-_LOGISTIC_SLOPE * (octaves - _LOGISTIC_MIDDLE)))
+    *fracs, lowest, highest = logistic
+    return (np.array(fracs) - lowest) / (highest - lowest)
 
 
 BATCH_POWER_FRAC = batch_power_frac(np.arange(MOST_BATCH + 1, dtype=np.float64))

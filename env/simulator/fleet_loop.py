@@ -52,7 +52,7 @@ def _crash(sim, r, now_s, is_off):
     gateway.forget_replica(sim, r)
     clear(replica, cache_table_of(sim, r), cache_of(sim, r), holders_of(sim), r)
     # A stall puts the clock ahead; a crash ends it.
-    stand_by(replica, now_s - replica.clock_s)
+    stand_by(sim, r, now_s - replica.clock_s)
     replica.clock_s = now_s
     replica.is_up = 0
     replica.is_unnoticed = 0
@@ -83,7 +83,7 @@ def _crash(sim, r, now_s, is_off):
 @compiled
 def _restart(sim, r, now_s):
     replica, v = replicas_of(sim)[r], views_of(sim)[r]
-    idle_until(replica, now_s)
+    idle_until(sim, r, now_s)
     replica.is_up = 1
     replica.standby_w = replica.idle_w
     v.is_available = 1

@@ -10,8 +10,9 @@ from .memory import actual_of, replicas_of, throttled_of
 
 
 @compiled
-def demanded_w(replica, seqs, chunk):
+def demanded_w(sim, r, seqs, chunk):
     """Return the power of an iteration at full clock."""
+    replica = replicas_of(sim)[r]
     power_w = replica.decode_w
     power_w += replica.decode_range_w * BATCH_POWER_FRAC[min(seqs, MOST_BATCH)]
     if chunk > 0:
@@ -21,9 +22,10 @@ def demanded_w(replica, seqs, chunk):
 
 
 @compiled
-def spend(replica, seqs, chunk, span_s):
+def spend(sim, r, seqs, chunk, span_s):
     """Book the energy of iterations of one kind."""
-    power_w = demanded_w(replica, seqs, chunk)
+    replica = replicas_of(sim)[r]
+    power_w = demanded_w(sim, r, seqs, chunk)
     if power_w > replica.power_cap_w:
         clock = clock_frac(replica.idle_w, power_w, replica.power_cap_w)
         power_w = clocked_w(replica.idle_w, power_w, clock)
@@ -33,8 +35,9 @@ def spend(replica, seqs, chunk, span_s):
 
 
 @compiled
-def stand_by(replica, span_s):
+def stand_by(sim, r, span_s):
     """Book the energy of a span in which nothing runs; a negative span takes some back."""
+    replica = replicas_of(sim)[r]
     replica.energy_j += replica.standby_w * span_s
     replica.idle_j += replica.standby_w * span_s
 
@@ -43,7 +46,7 @@ def stand_by(replica, span_s):
 def throttle(sim, r, seqs, chunk, positions):
     """Note what the cap adds to an iteration's time, and to each next one's of a jump."""
     replica, c, t = replicas_of(sim)[r], actual_of(sim)[r], throttled_of(sim)[r]
-    clock = clock_frac(replica.idle_w, demanded_w(replica, seqs, chunk), replica.power_cap_w)
+    clock = clock_frac(replica.idle_w, demanded_w(sim, r, seqs, chunk), replica.power_cap_w)
     replica.throttled_first_s = 0.0
     replica.throttled_slope_s = 0.0
     if clock == 1.0:

@@ -201,7 +201,7 @@ def _apply(sim, r, iterations, chunk, first_s, slope_s):
         )
     if chunk > 0:
         replica.prefill_s += span_s
-    spend(replica, seqs, chunk, span_s)
+    spend(sim, r, seqs, chunk, span_s)
     replica.has_preempted = 0
     replica.num_iterations += iterations
     replica.num_steps += 1
@@ -218,10 +218,11 @@ def _apply(sim, r, iterations, chunk, first_s, slope_s):
 
 
 @compiled
-def idle_until(replica, until_s):
+def idle_until(sim, r, until_s):
     """Move the clock of a replica on which nothing runs."""
+    replica = replicas_of(sim)[r]
     if until_s > replica.clock_s:
-        stand_by(replica, until_s - replica.clock_s)
+        stand_by(sim, r, until_s - replica.clock_s)
         replica.clock_s = until_s
 
 
@@ -247,7 +248,7 @@ def _prepare(sim, r, until_s):
             if ready_s > until_s:
                 next_events_of(sim)[r] = ready_s
                 return False
-            idle_until(replica, ready_s)
+            idle_until(sim, r, ready_s)
         _update_slow_factor(sim, r)
         if replica.has_preempted == 0:
             admit(sim, r)
@@ -270,7 +271,7 @@ def advance(sim, r, until_s, is_partial):
     if replica.is_up == 0:
         next_events_of(sim)[r] = np.inf
         if is_partial:
-            idle_until(replica, until_s)
+            idle_until(sim, r, until_s)
         return
     while _prepare(sim, r, until_s):
         iterations, chunk, first_s, slope_s = _plan(sim, r)
@@ -287,4 +288,4 @@ def advance(sim, r, until_s, is_partial):
             return
         _apply(sim, r, iterations, chunk, first_s, slope_s)
     if is_partial:
-        idle_until(replica, until_s)
+        idle_until(sim, r, until_s)

@@ -36,10 +36,10 @@ def _die(sim, r, is_off):
 
 
 @compiled
-def _stall(replica, span_s):
+def _stall(sim, r, span_s):
     """Put off the iteration under way, or the next one; nothing shows it but time."""
-    stand_by(replica, span_s)
-    replica.clock_s += span_s
+    stand_by(sim, r, span_s)
+    replicas_of(sim)[r].clock_s += span_s
 
 
 @compiled
@@ -68,4 +68,4 @@ def take_trouble(sim, event):
             if kind == DIE:
                 _die(sim, r, value != 0.0)
             else:
-                _stall(replica, value)
+                _stall(sim, r, value)
