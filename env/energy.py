@@ -41,7 +41,7 @@ def batch_power_frac(batch: NDArray[np.float64]) -> NDArray[np.float64]:
     octaves = np.log2(np.append(np.clip(batch, 1.0, MOST_BATCH), [1.0, MOST_BATCH]))
     logistic = 1.0 / (1.0 + np.exp(-_LOGISTIC_SLOPE * (octaves - _LOGISTIC_MIDDLE)))
     *fracs, lowest, highest = logistic
-    return (np.array(fracs) - lowest) / (highest - lowest)
+    return np.asarray((np.array(fracs) - lowest) / (highest - lowest))
 
 
 BATCH_POWER_FRAC = batch_power_frac(np.arange(MOST_BATCH + 1, dtype=np.float64))

@@ -64,9 +64,7 @@ class Tariff:
 
 # USD/MWh: rounded mean of the bundled zones' wholesale prices in 2022 and 2023; g/kWh: world mean
 # of 2023, Ember, Global Electricity Review 2024
-WORLD_AVERAGE = Tariff(
-    name="world-average", price_usd_per_mwh=(100.0,), carbon_g_per_kwh=(480.0,)
-)
+WORLD_AVERAGE = Tariff(name="world-average", price_usd_per_mwh=(100.0,), carbon_g_per_kwh=(480.0,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +88,14 @@ class EnergyConfig:
         return self.tariff_by_zone.get(zone, self.tariff)
 
 
+_Wave = Annotated[tuple[float, float], Field(strict=False)]
+
+
 class _DayCurve(Entry):
     """Mean, and for one and two waves a day: size and hour (UTC) of the top."""
 
     mean: float = Field(allow_inf_nan=False)
-    waves: Annotated[tuple[tuple[float, float], ...], Field(strict=False)] = ()
+    waves: Annotated[tuple[_Wave, ...], Field(strict=False)] = ()
 
     def hours(self) -> np.ndarray:
         """Value in the middle of each hour of a day, [24]."""
@@ -135,7 +136,8 @@ def load_tariff(path_or_name: str | Path) -> Tariff:
     """
     if Path(path_or_name).suffix == ".csv":
         return read_tariff_csv(Path(path_or_name))
-    path, faults = file_path("tariff", path_or_name), []
+    path = file_path("tariff", path_or_name)
+    faults: list[str] = []
     file = validated(_TariffFile, read_yaml("tariff", path), "", faults)
     if file is not None:
         curves = [

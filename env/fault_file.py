@@ -79,7 +79,9 @@ def load_faults(path_or_name: str | Path) -> FaultConfig:
     for key, kind in groups().items():
         group = validated(_entry_of(kind, Entry), getattr(file, key), key, faults)
         if group is not None:
-            settings[key] = kind(**{name: getattr(group, name) for name in type(group).model_fields})
+            settings[key] = kind(
+                **{name: getattr(group, name) for name in type(group).model_fields}
+            )
     if faults:
         raise ConfigError(faults_message("fault", str(path), faults))
     return FaultConfig(**settings)

@@ -13,7 +13,7 @@ import csv
 import gzip
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -131,11 +131,12 @@ def fit_server_faults(path: Path, *, num_servers: int = 400) -> ServerFaultFit:
     counts = np.bincount((starts - starts[0]).astype(int), minlength=int(span_days))
     dispersion = max(1.0, float(counts.var() / counts.mean()))
     gaps_h = np.diff(starts) * 24.0
+    near_h = gaps_h[gaps_h <= _BURST_GAP_H]
     return ServerFaultFit(
         num_faults=starts.size,
         per_hour=starts.size / (24.0 * span_days * num_servers),
         burst_frac=(dispersion - 1.0) / (dispersion + 1.0),
-        burst_gap_s=3600.0 * float(gaps_h[gaps_h <= _BURST_GAP_H].mean()),
+        burst_gap_s=3600.0 * float(near_h.mean()) if near_h.any() else _BURST_GAP_H,
         down_quantiles_s=quantiles_of(3600.0 * down_h),
         mean_down_s=3600.0 * float(down_h.mean()),
     )
@@ -160,15 +161,15 @@ def fit_spot(path: Path) -> SpotFit:
     """
     series = list(_single_node_series(_rows(path, _SPOT_COLUMNS)))
     whole = [run for runs in series for run in runs[1:-1]]
-    up_s, down_s = (np.array([s for is_up, s in whole if is_up is wanted]) for wanted in (True, False))
+    up_s, down_s = (
+        np.array([s for is_up, s in whole if is_up is wanted]) for wanted in (True, False)
+    )
     if min(up_s.size, down_s.size) < 10:
         msg = f"spot record '{path}' has {up_s.size} spans up, {down_s.size} down; need 10 of each"
         raise ConfigError(msg)
     days = sum(span_s for runs in series for _, span_s in runs) / 86_400.0
     drops = sum(
-        before and not after
-        for runs in series
-        for (before, _), (after, _) in zip(runs, runs[1:], strict=False)
+        before and not after for runs in series for (before, _), (after, _) in pairwise(runs)
     )
     return SpotFit(
         num_series=len(series),

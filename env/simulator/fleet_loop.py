@@ -27,9 +27,9 @@ from .memory import (
     sequences_of,
     views_of,
 )
+from .power import stand_by
 from .prefix_cache import chain, clear
 from .queues import pop_prefill, pop_waiting, remove_sequence
-from .power import stand_by
 from .replica import advance, idle_until
 from .trouble import take_trouble
 

@@ -18,6 +18,7 @@ from ..dispatch import (
     refresh_prefill_stretch,
     refresh_slow_factor,
 )
+from .late_pages import fill, hand_on, show_newest
 from .layout import NUM_PRIORITIES, SHED, WAITING
 from .memory import (
     bias_of,
@@ -34,7 +35,6 @@ from .memory import (
     terms_of,
     views_of,
 )
-from .late_pages import fill, hand_on, show_newest
 from .prefix_cache import match_replicas
 from .queues import push_waiting, waiting_list
 

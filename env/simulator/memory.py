@@ -33,7 +33,14 @@ from .layout import (
     SimulationArrays,
 )
 
-_COMPILED_FILES = ("compiled.py", "dispatch.py", "knobs.py", "latency.py", "energy.py", "../traces/hashing.py")
+_COMPILED_FILES = (
+    "compiled.py",
+    "dispatch.py",
+    "knobs.py",
+    "latency.py",
+    "energy.py",
+    "../traces/hashing.py",
+)
 _SIZES = (
     "num_requests",
     "num_block_references",

@@ -42,8 +42,8 @@ from .memory import (
     sequences_of,
     slowdowns_of,
 )
-from .prefix_cache import find_entry, insert_pinned, is_held, pin
 from .power import spend, stand_by, throttle
+from .prefix_cache import find_entry, insert_pinned, is_held, pin
 from .queues import pop_prefill, push_sequence
 
 

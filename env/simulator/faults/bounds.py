@@ -5,6 +5,7 @@ Does not know: which settings there are.
 
 from dataclasses import fields
 from functools import cache
+from itertools import pairwise
 from typing import Annotated, Any, get_type_hints
 
 from pydantic import AfterValidator, Field
@@ -62,7 +63,7 @@ def _factor(value: tuple[float, float]) -> tuple[float, float]:
 
 
 def _quantiles(value: tuple[float, ...]) -> tuple[float, ...]:
-    rises = all(a <= b for a, b in zip(value, value[1:], strict=False))
+    rises = all(a <= b for a, b in pairwise(value))
     if len(value) < 2 or not rises or not 0 < value[0] <= value[-1] < float("inf"):
         _refuse("must be at least 2 rising values above 0")
     return value
@@ -97,7 +98,8 @@ def check_bounds(config: Any) -> None:
     Raises:
         ValueError: the first field out of its bounds, by name and value.
     """
-    validators = _validators(type(config))
+    kind: Any = type(config)
+    validators = _validators(kind)
     for entry in fields(config):
         if entry.name in validators:
             value = getattr(config, entry.name)

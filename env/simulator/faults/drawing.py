@@ -210,9 +210,7 @@ def draw_trouble(
     losses = draw_losses(config, places, horizon_s, seed)
     events = _replica_events(spans)
     events += outage_events(losses, num_replicas, config.metrics.detection_delay_s)
-    on_off = _draw_on_off(
-        config, places.server_of_replica, places.gpus_of_replica, horizon_s, seed
-    )
+    on_off = _draw_on_off(config, places.server_of_replica, places.gpus_of_replica, horizon_s, seed)
     records = [
         TroubleRecord(kind=kind, at_s=start, end_s=end, replicas=(r,), value=value)
         for kind, by_replica in {**spans, "slowdown": on_off.by_replica}.items()

@@ -57,9 +57,7 @@ class Loss:
         )
 
 
-def draw_crashes(
-    config: FaultConfig, num_replicas: int, horizon_s: float, seed: int
-) -> list[Loss]:
+def draw_crashes(config: FaultConfig, num_replicas: int, horizon_s: float, seed: int) -> list[Loss]:
     """Return the engines' crashes; none overlap on a replica."""
     rng = np.random.default_rng([seed, _CRASH])
     losses = []
@@ -90,9 +88,7 @@ def draw_outages(
     ]
 
 
-def _draw_spot(
-    config: FaultConfig, places: Places, horizon_s: float, seed: int
-) -> list[Loss]:
+def _draw_spot(config: FaultConfig, places: Places, horizon_s: float, seed: int) -> list[Loss]:
     spot, speed = config.spot, config.acceleration
     rng = np.random.default_rng([seed, _SPOT])
     num_servers = places.zone_of_server.size
@@ -148,24 +144,47 @@ def draw_losses(config: FaultConfig, places: Places, horizon_s: float, seed: int
     return losses + _draw_spot(config, places, horizon_s, seed)
 
 
-def _warned(losses: list[Loss]) -> tuple[list[tuple[float, float]], set[float], list[float]]:
-    """Return a replica's down times, the starts of those with a warning, and the warnings.
+def _overlaps(spans: np.ndarray, start_s: float, end_s: float) -> np.ndarray:
+    """Return which spans [K, 2] have a moment in common with another."""
+    return np.asarray((spans[:, 0] <= end_s) & (spans[:, 1] >= start_s))
+
+
+def _down_times(losses: list[Loss]) -> tuple[list[tuple[float, float]], dict[float, float]]:
+    """Return a replica's down times, and the notice of those that are announced, by their start.
 
     A reclaim that is announced while the replica is down, or that comes upon a loss in its
     notice, just lengthens that loss.
     """
     others = merged([(loss.start_s, loss.end_s) for loss in losses if loss.notice_s is None])
-    downs, warned, notices = list(others), set(), []
+    table = np.array(others).reshape(-1, 2)
+    downs, notices = list(others), {}
     for loss in losses:
         if loss.notice_s is None:
             continue
-        before = [start for start, end in others if start <= loss.start_s and end >= loss.notice_s]
-        start_s = min([loss.start_s, *before])
-        downs.append((start_s, loss.end_s))
-        if not before:
-            warned.add(start_s)
-            notices.append(loss.notice_s)
-    return merged(downs), warned, notices
+        before = table[_overlaps(table, loss.notice_s, loss.start_s), 0]
+        if before.size == 0:
+            notices[loss.start_s] = loss.notice_s
+        downs.append(
+            (float(min(loss.start_s, *before)) if before.size else loss.start_s, loss.end_s)
+        )
+    return merged(downs), notices
+
+
+def _replica_events(
+    replica: int, losses: list[Loss], detection_delay_s: float
+) -> list[tuple[float, int, int, float]]:
+    off = np.array([(loss.start_s, loss.end_s) for loss in losses if loss.is_off]).reshape(-1, 2)
+    downs, notices = _down_times(losses)
+    events = [(at_s, NOTICE, replica, 0.0) for at_s in notices.values()]
+    for start_s, end_s in downs:
+        is_off = float(_overlaps(off, start_s, end_s).any())
+        noticed_s = start_s
+        if detection_delay_s > 0.0 and start_s not in notices:
+            noticed_s = min(start_s + detection_delay_s, end_s)
+            events.append((start_s, DIE, replica, is_off))
+        events.append((noticed_s, CRASH, replica, is_off))
+        events.append((end_s, RESTART, replica, 0.0))
+    return events
 
 
 def outage_events(
@@ -173,22 +192,14 @@ def outage_events(
 ) -> list[tuple[float, int, int, float]]:
     """Return the events that take replicas down and up; no two down times of one overlap.
 
-    The value of CRASH is 1 where the replica draws no power while it is down.
+    The value of DIE and CRASH is 1 where the replica draws no power while it is down.
     """
     by_replica: list[list[Loss]] = [[] for _ in range(num_replicas)]
     for loss in losses:
         for replica in loss.replicas:
             by_replica[replica].append(loss)
-    events = []
-    for replica, own in enumerate(by_replica):
-        downs, warned, notices = _warned(own)
-        events += [(at_s, NOTICE, replica, 0.0) for at_s in notices]
-        for start_s, end_s in downs:
-            is_off = any(o.is_off and o.start_s < end_s and o.end_s > start_s for o in own)
-            noticed_s = start_s
-            if detection_delay_s > 0.0 and start_s not in warned:
-                noticed_s = min(start_s + detection_delay_s, end_s)
-                events.append((start_s, DIE, replica, float(is_off)))
-            events.append((noticed_s, CRASH, replica, float(is_off)))
-            events.append((end_s, RESTART, replica, 0.0))
-    return events
+    return [
+        event
+        for replica, own in enumerate(by_replica)
+        for event in _replica_events(replica, own, detection_delay_s)
+    ]

@@ -239,7 +239,9 @@ def run_everything(cluster: ClusterSpec, workload, seed: int, **config) -> Simul
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kv_pages", [200, None])
-def test_jump_is_exact_under_all_trouble_at_once(make_cluster, make_random_workload, seed, kv_pages):
+def test_jump_is_exact_under_all_trouble_at_once(
+    make_cluster, make_random_workload, seed, kv_pages
+):
     workload = make_random_workload(300, rate_rps=15.0, seed=seed, mean_output_tokens=200.0)
     cluster = make_cluster(GPUS, kv_pages=kv_pages)
     jumped = run_everything(cluster, workload, seed)
