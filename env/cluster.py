@@ -8,6 +8,7 @@ Source: page arithmetic as in vLLM; memory not for KV from aiconfigurator 0.12 `
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from ..traces.errors import ConfigError
 from .config_file import faults_message
@@ -21,6 +22,21 @@ OTHER_BYTES_PER_GPU = 3_758_096_384
 DEFAULT_NETWORK_GBPS = 200.0
 # bytes/s in a Gb/s
 BYTES_PER_S_PER_GBPS = 1e9 / 8
+# share of PCIe bandwidth that large copies reach: 25 of 32 and 50 of 64 GB/s, aiconfigurator
+# `systems/*.yaml`
+PCIE_USE_FRAC = 0.78
+# bytes of a LoRA adapter: rank 16 on all linear layers of Llama 3 8B, 41.9 M values in BF16
+ADAPTER_BYTES = 83_886_080
+# share of KV pages kept free at admission so that running sequences can grow: `watermark` of
+# vLLM V0's block manager (V1 has the option since pull request 44594, off by default)
+KV_WATERMARK_FRAC = 0.01
+
+
+class Preemption(StrEnum):
+    """What becomes of the KV of a sequence that is preempted."""
+
+    RECOMPUTE = "recompute"  # dropped, and computed again
+    SWAP = "swap"  # copied to host memory while that has room, else recomputed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +77,20 @@ class ReplicaSpec:
     """Share of GPU memory that the engine may use, weights included."""
     page_tokens: int = 16
     """Tokens of a KV page."""
+    kv_blocks: int | None = None
+    """KV pages as the engine itself reports them (vLLM's `num_gpu_blocks`); None computes them."""
+    kv_watermark_frac: float = KV_WATERMARK_FRAC
+    """Share of KV pages that admission leaves free."""
+    preemption: Preemption = Preemption.RECOMPUTE
+    """What becomes of preempted KV."""
+    host_kv_bytes: float = 0.0
+    """Host memory for KV, over all GPUs of the replica: of swapped sequences and cached blocks."""
+    has_host_prefix_cache: bool = False
+    """Blocks that the GPU's prefix cache evicts are kept in host memory."""
+    max_loras: int = 0
+    """LoRA adapters on the GPUs at a time; 0 takes no notice of requests' adapters."""
+    adapter_bytes: float = ADAPTER_BYTES
+    """Bytes of one adapter, loaded by each GPU."""
     power_cap_w: float | None = None
     """Most that each of its GPUs may draw; None for the board's own limit."""
 
@@ -108,9 +138,28 @@ class ClusterSpec:
 
 
 def kv_pages(cluster: ClusterSpec, replica: ReplicaSpec) -> int:
-    """KV pages that fit beside weights and other memory on the replica's GPUs, at least 1."""
+    """KV pages, at least 1: the engine's own count, or what fits beside weights and the rest."""
+    if replica.kv_blocks is not None:
+        return replica.kv_blocks
     free_bytes = _kv_bytes(cluster.gpu_of(replica), cluster.model_of(replica), replica)
     return int(free_bytes // _page_bytes(cluster.model_of(replica), replica))
+
+
+def host_kv_pages(cluster: ClusterSpec, replica: ReplicaSpec) -> int:
+    """KV pages that the replica's share of host memory holds."""
+    return int(replica.host_kv_bytes // _page_bytes(cluster.model_of(replica), replica))
+
+
+def pcie_copy_bytes_per_s(gpu: Gpu) -> float:
+    """Bandwidth of large copies between a GPU and host memory, one direction."""
+    return gpu.pcie_bytes_per_s * PCIE_USE_FRAC
+
+
+def page_copy_s(cluster: ClusterSpec, replica: ReplicaSpec) -> float:
+    """Time to copy one KV page to or from host memory; each GPU copies its part of it."""
+    page_bytes = _page_bytes(cluster.model_of(replica), replica)
+    rate = pcie_copy_bytes_per_s(cluster.gpu_of(replica)) * replica.tensor_parallel
+    return page_bytes / rate
 
 
 def replica_label(replica: ReplicaSpec) -> str:
@@ -161,8 +210,32 @@ def _placement_faults(server: ServerSpec, held: Sequence[ReplicaSpec]) -> Iterat
         )
 
 
+def _memory_fault(replica: ReplicaSpec) -> str | None:
+    """What is wrong with the replica's settings of KV and host memory, as `key: text`, or None."""
+    if replica.kv_blocks is not None and replica.kv_blocks < 1:
+        return f"kv_blocks: must be at least 1, got {replica.kv_blocks}; omit it to compute it"
+    if replica.host_kv_bytes < 0:
+        return f"host_kv_bytes: must be at least 0, got {replica.host_kv_bytes}"
+    if not 0 <= replica.kv_watermark_frac < 1:
+        return f"kv_watermark_frac: must be in [0, 1), got {replica.kv_watermark_frac}"
+    if replica.max_loras < 0:
+        return f"max_loras: must be at least 0, got {replica.max_loras}"
+    if replica.adapter_bytes <= 0:
+        return f"adapter_bytes: must be above 0, got {replica.adapter_bytes}"
+    if replica.host_kv_bytes > 0:
+        return None
+    if replica.preemption is Preemption.SWAP:
+        return "preemption: 'swap' needs host memory, got none; set host_kv_gb (host_kv_bytes)"
+    if replica.has_host_prefix_cache:
+        return "has_host_prefix_cache: needs host memory, got none; set host_kv_gb (host_kv_bytes)"
+    return None
+
+
 def _replica_fault(replica: ReplicaSpec, gpu: Gpu) -> str | None:
     """Why the replica cannot run on GPUs of this kind, as `key: text`, or None."""
+    memory_fault = _memory_fault(replica)
+    if memory_fault:
+        return memory_fault
     model, tensor_parallel = MODELS[replica.model], replica.tensor_parallel
     if not model.can_shard(tensor_parallel):
         return (
@@ -178,7 +251,7 @@ def _replica_fault(replica: ReplicaSpec, gpu: Gpu) -> str | None:
     if replica.power_cap_w is not None and cap_fault(gpu, replica.power_cap_w):
         return cap_fault(gpu, replica.power_cap_w)
     missing_bytes = _page_bytes(model, replica) - _kv_bytes(gpu, model, replica)
-    if missing_bytes > 0:
+    if missing_bytes > 0 and replica.kv_blocks is None:
         weight_gb = model.weight_bytes(replica.precision) / 1e9
         return (
             f"model: {model.name!r} with {weight_gb:.1f} GB of {replica.precision.value} weights "

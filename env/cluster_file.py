@@ -14,9 +14,12 @@ from pydantic import AfterValidator, Field
 
 from ..traces.errors import ConfigError
 from .cluster import (
+    ADAPTER_BYTES,
     BYTES_PER_S_PER_GBPS,
     DEFAULT_NETWORK_GBPS,
+    KV_WATERMARK_FRAC,
     ClusterSpec,
+    Preemption,
     ReplicaSpec,
     ServerSpec,
     spec_faults,
@@ -105,6 +108,13 @@ class _ReplicaEntry(Entry):
     max_batch_tokens: int = Field(default=512, ge=1)
     kv_memory_frac: float = Field(default=0.9, gt=0, le=1)
     page_tokens: int = Field(default=16, ge=1)
+    kv_blocks: int | None = Field(default=None, ge=1)
+    kv_watermark_frac: float = Field(default=KV_WATERMARK_FRAC, ge=0, lt=1)
+    preemption: Annotated[Preemption, Field(strict=False)] = Preemption.RECOMPUTE
+    host_kv_gb: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    has_host_prefix_cache: bool = False
+    max_loras: int = Field(default=0, ge=0)
+    adapter_mb: float = Field(default=ADAPTER_BYTES / 1e6, gt=0, allow_inf_nan=False)
     power_cap_w: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     def spec(self, name: str, first_gpu: int) -> ReplicaSpec:
@@ -119,6 +129,13 @@ class _ReplicaEntry(Entry):
             max_batch_tokens=self.max_batch_tokens,
             kv_memory_frac=self.kv_memory_frac,
             page_tokens=self.page_tokens,
+            kv_blocks=self.kv_blocks,
+            kv_watermark_frac=self.kv_watermark_frac,
+            preemption=self.preemption,
+            host_kv_bytes=self.host_kv_gb * 1e9,
+            has_host_prefix_cache=self.has_host_prefix_cache,
+            max_loras=self.max_loras,
+            adapter_bytes=self.adapter_mb * 1e6,
             power_cap_w=self.power_cap_w,
         )
 

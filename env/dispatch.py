@@ -36,6 +36,7 @@ VIEW_DTYPE = np.dtype(
         ("slow_factor", np.float64),  # exp of the weighted log ratios
         ("kv_capacity_tokens", np.float64),  # static
         ("prefill_token_s", np.float64),  # static: nominal seconds a token of a full chunk
+        ("model", np.int64),  # static: which of the fleet's models it serves
     ]
 )
 
@@ -48,30 +49,15 @@ QUERY_DTYPE = np.dtype(
         ("session_hash", np.uint64),
         ("ttft_slo_s", np.float64),
         ("tpot_slo_s", np.float64),
+        ("model", np.int32),
     ]
 )
 
 TERM_NAMES = (
-    "random",
-    "round_robin",
-    "session_hash",
-    "outstanding_requests",
-    "outstanding_tokens",
-    "pending_tokens",
-    "running",
-    "waiting",
-    "waiting_share",
-    "kv_usage",
-    "cached_tokens",
-    "prefix_miss",
-    "predicted_ttft_s",
-    "predicted_ttft",
-    "tpot_hinge",
-    "kv_hinge",
-    "batch",
-    "prefix_hit",
-    "externality",
-    "replica_bias",
+    *("random", "round_robin", "session_hash", "outstanding_requests", "outstanding_tokens"),
+    *("pending_tokens", "running", "waiting", "waiting_share", "kv_usage", "cached_tokens"),
+    *("prefix_miss", "predicted_ttft_s", "predicted_ttft", "tpot_hinge", "kv_hinge", "batch"),
+    *("prefix_hit", "externality", "replica_bias"),
 )
 NUM_TERMS = len(TERM_NAMES)
 
@@ -122,7 +108,7 @@ def predicted_ttft_s(view, coefficients, knobs, uncached_tokens, now_s):
 
 
 @compiled
-def _has_heuristic_terms(k):
+def has_heuristic_terms(k):
     """Whether any term of the usual heuristics is switched on."""
     return (
         k.random_weight != 0.0
@@ -180,67 +166,46 @@ def _heuristic_terms(
 
 
 @inlined
-def _scorer_terms(v, coefficients, query, knobs, uncached_tokens, now_s, terms):
-    """Fill the terms of the analytic scorer; return their sum."""
-    ttft_s = predicted_ttft_s(v, coefficients, knobs, uncached_tokens, now_s)
-    terms[13] = ttft_s / query.ttft_slo_s
-    batch_tokens = query.input_tokens + 0.5 * query.expected_output_tokens
-    tpot_s = v.slow_factor * decode_iteration_s(v, coefficients, 1.0, batch_tokens)
-    tpot_s *= v.prefill_stretch
-    over = tpot_s / query.tpot_slo_s - knobs.tpot_hinge_ratio
-    terms[14] = knobs.tpot_hinge_weight * max(0.0, over)
-    terms[15] = knobs.kv_hinge_weight * max(0.0, v.kv_usage_frac - KV_HINGE_FRAC)
-    weight_share = (coefficients.weight_s + coefficients.expert_s) / query.tpot_slo_s
-    terms[16] = knobs.batch_weight * v.outstanding_requests / BATCH_UNIT * weight_share
-    terms[17] = -knobs.hit_weight * (1.0 - uncached_tokens / query.input_tokens)
-    is_first = query.priority == 0
-    externality = knobs.externality_interactive if is_first else knobs.externality_batch
-    own_s = v.slow_factor * uncached_tokens * v.prefill_token_s
-    terms[18] = externality * own_s / query.ttft_slo_s
-    return terms[13] + terms[14] + terms[15] + terms[16] + terms[17] + terms[18]
+def request_limits(query):
+    """What a request's costs are measured in: one over TTFT limit, TPOT limit and prompt length."""
+    return 1.0 / query.ttft_slo_s, 1.0 / query.tpot_slo_s, 1.0 / query.input_tokens
 
 
 @inlined
-def score_replica(
-    view,
-    nominal,
-    query,
-    hit_tokens,
-    knobs,
-    bias,
-    now_s,
-    replica,
-    scale,
-    has_heuristics,
-    random_state,
-    terms,
-):
-    """Return the cost of placing the request on one replica and leave its parts in `terms`.
+def _scorer_parts(v, coefficients, query, limits, knobs, uncached_tokens, now_s):
+    """Return the terms of the analytic scorer, those from `predicted_ttft` to `externality`."""
+    per_ttft, per_tpot, per_token = limits
+    ttft_s = predicted_ttft_s(v, coefficients, knobs, uncached_tokens, now_s)
+    batch_tokens = query.input_tokens + 0.5 * query.expected_output_tokens
+    tpot_s = v.slow_factor * decode_iteration_s(v, coefficients, 1.0, batch_tokens)
+    over = tpot_s * v.prefill_stretch * per_tpot - knobs.tpot_hinge_ratio
+    weight_share = (coefficients.weight_s + coefficients.expert_s) * per_tpot
+    is_first = query.priority == 0
+    externality = knobs.externality_interactive if is_first else knobs.externality_batch
+    own_s = v.slow_factor * uncached_tokens * v.prefill_token_s
+    return (
+        ttft_s * per_ttft,
+        knobs.tpot_hinge_weight * max(0.0, over),
+        knobs.kv_hinge_weight * max(0.0, v.kv_usage_frac - KV_HINGE_FRAC),
+        knobs.batch_weight * v.outstanding_requests / BATCH_UNIT * weight_share,
+        -knobs.hit_weight * (1.0 - uncached_tokens * per_token),
+        externality * own_s * per_ttft,
+    )
 
-    Groups of terms that are switched off are left as they are.
 
-    Shapes: `view`, `nominal`, `hit_tokens` [R]; `bias` [R]; `terms` [NUM_TERMS].
-    """
-    uncached_tokens = query.input_tokens - hit_tokens[replica]
-    total = bias[replica]
-    terms[19] = total
-    if knobs.scorer_weight != 0.0:
-        v, coefficients = view[replica], nominal[replica]
-        total += _scorer_terms(v, coefficients, query, knobs, uncached_tokens, now_s, terms)
-    if has_heuristics:
-        total += _heuristic_terms(
-            view, nominal[replica], query, knobs, uncached_tokens, now_s, replica,
-            scale, random_state, terms,
-        )  # fmt: skip
-    return total
+@inlined
+def scorer_cost(v, coefficients, query, limits, knobs, uncached_tokens, now_s):
+    """Cost of placing a request on a replica by the analytic scorer; takes records, no arrays."""
+    parts = _scorer_parts(v, coefficients, query, limits, knobs, uncached_tokens, now_s)
+    return parts[0] + parts[1] + parts[2] + parts[3] + parts[4] + parts[5]
 
 
 @inlined
 def can_take(view, query, replica):
-    """Whether a replica is up and could hold the request in its KV cache at all."""
+    """Whether a replica is up, serves the model, and could hold the request in its KV cache."""
     v = view[replica]
     fits = query.input_tokens + query.expected_output_tokens <= v.kv_capacity_tokens
-    return v.is_available != 0 and fits
+    return v.is_available != 0 and v.model == query.model and fits
 
 
 @compiled
@@ -300,7 +265,8 @@ def choose_replica(
     if knobs.waiting_share_weight != 0.0:
         waiting_min, waiting_span = _waiting_span(view, query)
     scale = (cursor, num_replicas, waiting_min, waiting_span)
-    has_heuristics = _has_heuristic_terms(knobs)
+    has_heuristics = has_heuristic_terms(knobs)
+    limits = request_limits(query)
     is_gated = knobs.hit_threshold_frac > 0.0
     stage = _cache_aware_stage(view, query, hit_tokens, knobs) if is_gated else 0
     is_found, best, best_cost = False, 0, np.inf
@@ -317,10 +283,18 @@ def choose_replica(
         if is_gated:
             cost = _cache_aware_cost(stage, view, query, hit_tokens, r)
         else:
-            cost = score_replica(
-                view, nominal, query, hit_tokens, knobs, bias, now_s, r,
-                scale, has_heuristics, random_state, terms,
-            )  # fmt: skip
+            # Arrays are kept out of inlined functions: numba would count references to them.
+            uncached_tokens = query.input_tokens - hit_tokens[r]
+            cost = bias[r]
+            if knobs.scorer_weight != 0.0:
+                cost += scorer_cost(
+                    view[r], nominal[r], query, limits, knobs, uncached_tokens, now_s
+                )
+            if has_heuristics:
+                cost += _heuristic_terms(
+                    view, nominal[r], query, knobs, uncached_tokens, now_s, r,
+                    scale, random_state, terms,
+                )  # fmt: skip
         if cost < best_cost:
             is_found, best, best_cost = True, r, cost
     if not is_found and num_draws > 0:
@@ -372,6 +346,26 @@ def full_chunk_token_s(coefficients, chunk_tokens):
     return base_time_s(coefficients, chunk_tokens, positions, 0.0) / chunk_tokens
 
 
+@compiled
+def _fill_terms(
+    view, nominal, query, hit_tokens, knobs, bias, now_s, replica, scale, random_state, terms
+):
+    """Fill `terms` [NUM_TERMS] with all parts of a replica's cost."""
+    v, coefficients = view[replica], nominal[replica]
+    uncached_tokens = query.input_tokens - hit_tokens[replica]
+    _heuristic_terms(
+        view, coefficients, query, knobs, uncached_tokens, now_s, replica,
+        scale, random_state, terms,
+    )  # fmt: skip
+    terms[13:19] = 0.0
+    if knobs.scorer_weight != 0.0:
+        limits = request_limits(query)
+        parts = _scorer_parts(v, coefficients, query, limits, knobs, uncached_tokens, now_s)
+        for i in range(6):
+            terms[13 + i] = parts[i]
+    terms[19] = bias[replica]
+
+
 def explain(
     view: np.ndarray,
     nominal: np.ndarray,
@@ -389,9 +383,9 @@ def explain(
     knobs["random_weight"] = knobs["round_robin_weight"] = 0.0
     for replica in range(view.size):
         terms = np.zeros(NUM_TERMS)
-        score_replica(
+        _fill_terms(
             view, nominal, query[0], hit_tokens, knobs[0], bias, now_s, replica,
-            scale, True, random_state, terms,
+            scale, random_state, terms,
         )  # fmt: skip
         parts.append({name: float(t) for name, t in zip(TERM_NAMES, terms, strict=True) if t})
     return parts

@@ -16,6 +16,7 @@ from .simulator.layout import FAILED, FINISHED, SHED, SimulationArrays, copy_arr
 from .simulator.memory import HANDLE_DTYPE, handle
 from .simulator.setup import FleetConfig, allocate, server_indices
 from .simulator.state_reader import StateReader
+from .simulator.trouble import set_power_cap
 from .simulator.workload import Workload
 from .state import ClusterState
 
@@ -207,8 +208,7 @@ class SimulatedFleet:
             if cap_fault(gpu, watts):
                 raise ValueError(cap_fault(gpu, watts))
             cap_w = replicas[replica].tensor_parallel * (watts + gpu.host_w)
-        self.arrays.replicas["power_cap_w"][replica] = cap_w
-        self.arrays.next_event_s[replica] = min(self.arrays.next_event_s[replica], self.now_s)
+        set_power_cap(self._sim, replica, cap_w)
 
     def branch(self) -> "SimulatedFleet":
         """Return an independent copy of the fleet as it is."""

@@ -2,7 +2,9 @@
 may use them; each returns a function.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from trimtab.env.cluster import OTHER_BYTES_PER_GPU, ClusterSpec, ReplicaSpec, ServerSpec
 from trimtab.env.hardware import GPUS, Precision
 from trimtab.env.model_profile import MODELS
+from trimtab.env.simulator import setup
 from trimtab.env.simulator.workload import Workload, compile_workload
 from trimtab.traces.schema import RequestTrace
 
@@ -30,7 +33,7 @@ def _memory_frac(gpu: str, kv_pages: int | None) -> float:
 
 
 def _make_cluster(
-    gpus: Sequence[str] = ("H100-80G",), *, kv_pages: int | None = None, **limits: int
+    gpus: Sequence[str] = ("H100-80G",), *, kv_pages: int | None = None, **limits: object
 ) -> ClusterSpec:
     """One replica of an 8B model per named GPU; GPUs of one name share a server."""
     names = list(dict.fromkeys(gpus))
@@ -88,9 +91,20 @@ def _make_random_workload(
     mean_output_tokens: float = 100.0,
     max_tokens: int = 2000,
     num_prompts: int = 8,
+    num_adapters: int = 0,
+    max_sequences: int = 1,
 ) -> Workload:
-    """Poisson arrivals, log-normal lengths, two priorities, sessions, and shared prompt heads."""
+    """Poisson arrivals, log-normal lengths, two priorities, sessions, and shared prompt heads.
+
+    A third of the requests names one of the adapters, if there are any; a fifth has several
+    sequences, if they may.
+    """
     rng = np.random.default_rng(seed)
+    extra_rng = np.random.default_rng([seed, 1])
+    adapters = extra_rng.integers(max(1, num_adapters), size=num_requests)
+    names_one = (extra_rng.random(num_requests) < 1 / 3) & (num_adapters > 0)
+    is_many = extra_rng.random(num_requests) < 0.2
+    many = extra_rng.integers(1, max_sequences + 1, size=num_requests)
     inputs, outputs = (
         np.clip(mean * rng.lognormal(-0.3, 0.8, num_requests), 1, max_tokens).astype(np.int64)
         for mean in (mean_input_tokens, mean_output_tokens)
@@ -108,7 +122,28 @@ def _make_random_workload(
         if num_prompts
         else None,
         session=rng.integers(max(1, num_requests // 4), size=num_requests),
+        adapter=[
+            f"a{number}" if is_named else None
+            for number, is_named in zip(adapters, names_one, strict=True)
+        ],
+        num_sequences=np.where(is_many, many, 1),
     )
+
+
+@contextmanager
+def _sliding_window(window_tokens: int) -> Iterator[None]:
+    """Fleets reset inside have windowed layers that cost as much as a third of the others."""
+    made = setup.replica_coefficients
+
+    def with_windows(cluster: ClusterSpec) -> np.ndarray:
+        table = made(cluster)
+        table["window_tokens"] = window_tokens
+        table["window_context_s"] = table["decode_context_s"] / 3
+        table["window_attention_s"] = table["prefill_attention_s"] / 3
+        return table
+
+    with mock.patch.object(setup, "replica_coefficients", with_windows):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -124,3 +159,8 @@ def make_workload() -> Callable[..., Workload]:
 @pytest.fixture(scope="session")
 def make_random_workload() -> Callable[..., Workload]:
     return _make_random_workload
+
+
+@pytest.fixture(scope="session")
+def sliding_window() -> Callable[[int], AbstractContextManager[None]]:
+    return _sliding_window

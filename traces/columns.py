@@ -16,6 +16,7 @@ Labels = str | Sequence[str] | npt.NDArray[np.str_]
 Sessions = Sequence[int | None] | npt.NDArray[np.int64] | None
 Limits = float | Sequence[float | None] | npt.NDArray[np.float64] | None
 Prefix = tuple[npt.ArrayLike, npt.ArrayLike] | None
+Adapters = str | Sequence[str | None] | None
 
 
 def whole_array(name: str, values: npt.ArrayLike, dtype: type[np.integer[Any]]) -> pa.Array:
@@ -45,6 +46,29 @@ def label_array(labels: Labels, num_rows: int) -> pa.Array:
         index = pa.array(np.zeros(num_rows, np.int32))
         return pa.DictionaryArray.from_arrays(index, pa.array([labels], pa.string()))
     return pa.array(list(labels), pa.string()).dictionary_encode()
+
+
+def adapter_array(adapter: Adapters, num_rows: int) -> pa.Array:
+    """Adapter names as a nullable Arrow dictionary array; None stands for none in any row."""
+    names = [adapter] * num_rows if adapter is None or isinstance(adapter, str) else list(adapter)
+    return pa.array(names, pa.string()).dictionary_encode()
+
+
+def count_array(name: str, counts: int | npt.ArrayLike, num_rows: int) -> pa.Array:
+    """Counts as int32; one number stands for every row."""
+    values = np.full(num_rows, counts) if np.ndim(counts) == 0 else counts
+    return whole_array(name, values, np.int32)
+
+
+def complete_table(table: pa.Table) -> pa.Table:
+    """A table of requests with the columns that older traces lack, at what they stand for."""
+    num_rows = table.num_rows
+    if "adapter" not in table.column_names:
+        table = table.append_column("adapter", adapter_array(None, num_rows))
+    if "num_sequences" not in table.column_names:
+        field = pa.field("num_sequences", pa.int32(), nullable=False)
+        table = table.append_column(field, count_array("num_sequences", 1, num_rows))
+    return table
 
 
 def priority_array(priority: int | npt.ArrayLike, num_rows: int) -> pa.Array:
@@ -109,6 +133,20 @@ def numpy_labels(column: pa.ChunkedArray) -> tuple[tuple[str, ...], npt.NDArray[
     index = places.astype(np.int32)
     index.flags.writeable = False
     return tuple(names[i] for i in used), index
+
+
+def numpy_optional_labels(
+    column: pa.ChunkedArray,
+) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:
+    """The names that occur, sorted, and each row's index into them from 1, 0 for null."""
+    encoded = _one_chunk(column.cast(pa.string())).dictionary_encode()
+    places = encoded.indices.fill_null(-1).to_numpy()
+    names = encoded.dictionary.to_pylist()
+    ranks = np.zeros(len(names) + 1, np.int32)
+    ranks[np.argsort(np.array(names, dtype=np.str_))] = np.arange(1, len(names) + 1)
+    index = ranks[places]
+    index.flags.writeable = False
+    return tuple(sorted(names)), index
 
 
 def numpy_prefix(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from . import columns
-from .columns import Labels, Limits, Prefix, Sessions
+from .columns import Adapters, Labels, Limits, Prefix, Sessions
 from .validation import check_table
 
 REQUEST_SCHEMA_VERSION = 1
@@ -38,6 +38,10 @@ REQUEST_SCHEMA = pa.schema(
         # limits on time to first token and on time per output token after it
         pa.field("ttft_slo_s", pa.float64()),
         pa.field("tpot_slo_s", pa.float64()),
+        # LoRA adapter, null for none; a table without this column has none
+        pa.field("adapter", _LABEL),
+        # answers sampled together, or beam width; a table without this column has 1
+        pa.field("num_sequences", pa.int32(), nullable=False),
     ]
 )
 
@@ -70,7 +74,7 @@ class RequestTrace:
     source: TraceSource = UNNAMED_SOURCE
 
     def __post_init__(self) -> None:
-        table = self.table.unify_dictionaries().combine_chunks()
+        table = columns.complete_table(self.table).unify_dictionaries().combine_chunks()
         check_table(table, REQUEST_SCHEMA, self.block_tokens, self.source.name)
         object.__setattr__(self, "table", table)
 
@@ -90,11 +94,13 @@ class RequestTrace:
         prefix: Prefix = None,
         ttft_slo_s: Limits = None,
         tpot_slo_s: Limits = None,
+        adapter: Adapters = None,
+        num_sequences: int | npt.ArrayLike = 1,
     ) -> Self:
         """A trace from columns; one value stands for every row where a column may be one value.
 
         Shapes: columns [N]; `prefix` is (offsets [N + 1], hashes [B]). NaN and None limits are
-        no limit; a None session is no session.
+        no limit; a None session is no session, a None adapter no adapter.
 
         Raises: ValueError for columns of unequal length or a wrong type; TraceError as the class.
         """
@@ -111,6 +117,8 @@ class RequestTrace:
             "prefix_blocks": columns.prefix_array(prefix, num_rows),
             "ttft_slo_s": columns.limit_array(ttft_slo_s, num_rows),
             "tpot_slo_s": columns.limit_array(tpot_slo_s, num_rows),
+            "adapter": columns.adapter_array(adapter, num_rows),
+            "num_sequences": columns.count_array("num_sequences", num_sequences, num_rows),
         }
         for name, array in arrays.items():
             if len(array) != num_rows:
@@ -198,6 +206,25 @@ class RequestTrace:
     def tpot_slo_s(self) -> npt.NDArray[np.float64]:
         """Limit on seconds per output token after the first, NaN where unset, [N]."""
         return columns.numpy_column(self.table["tpot_slo_s"].fill_null(np.nan), np.float64)
+
+    @cached_property
+    def num_sequences(self) -> npt.NDArray[np.int32]:
+        """Sequences that decode for a request: n, best_of or beam width, at least 1, [N]."""
+        return columns.numpy_column(self.table["num_sequences"], np.int32)
+
+    @cached_property
+    def _adapters(self) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:
+        return columns.numpy_optional_labels(self.table["adapter"])
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """LoRA adapters that occur."""
+        return self._adapters[0]
+
+    @property
+    def adapter_index(self) -> npt.NDArray[np.int32]:
+        """Index into `adapter_names` plus 1, 0 for a request without adapter, [N]."""
+        return self._adapters[1]
 
     @cached_property
     def _models(self) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:

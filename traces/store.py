@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .columns import complete_table
 from .errors import TraceError
 from .schema import REQUEST_SCHEMA, REQUEST_SCHEMA_VERSION, RequestTrace, TraceSource
 
@@ -203,7 +204,7 @@ def _read_part(root: Path, part: StorePart) -> pa.Table:
         )
         raise TraceError(msg)
     table = pq.read_table(pa.BufferReader(content), partitioning=None)
-    return table.select(REQUEST_SCHEMA.names).cast(REQUEST_SCHEMA)
+    return complete_table(table).select(REQUEST_SCHEMA.names).cast(REQUEST_SCHEMA)
 
 
 def _write_part(root: Path, number: int, trace: RequestTrace) -> StorePart:
@@ -211,7 +212,10 @@ def _write_part(root: Path, number: int, trace: RequestTrace) -> StorePart:
     sink = pa.BufferOutputStream()
     # Block hashes are random numbers: a dictionary of them only costs time.
     pq.write_table(
-        trace.table, sink, compression="zstd", use_dictionary=["model", "tenant", "priority"]
+        trace.table,
+        sink,
+        compression="zstd",
+        use_dictionary=["model", "tenant", "priority", "adapter", "num_sequences"],
     )
     content = sink.getvalue().to_pybytes()
     _write_synced(root / name, content)

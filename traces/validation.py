@@ -25,7 +25,7 @@ def check_table(table: pa.Table, schema: pa.Schema, block_tokens: int, trace_nam
         raise ValueError(msg)
     _check_schema(table, schema, trace_name)
     _check_arrivals(numpy_column(table["arrival_s"], np.float64), trace_name)
-    for name in ("input_tokens", "output_tokens"):
+    for name in ("input_tokens", "output_tokens", "num_sequences"):
         tokens = numpy_column(table[name], np.int32)
         _check_rows(tokens < 1, tokens, trace_name, name, "at least 1")
     priority = numpy_column(table["priority"], np.int8)

@@ -1,36 +1,37 @@
 """Who runs on a replica: admission from the waiting lists, preemption, and the end of requests.
 
 Does not know: iteration times.
-Source: vLLM's scheduler (waiting requests are admitted while the iteration has tokens left;
-preemption by recompute of the latest, least urgent request).
+Source: vLLM `v1/core/sched/scheduler.py`: waiting requests are admitted while the iteration has
+tokens left and if their whole prompt fits (`scheduler_reserve_full_isl`); one whose LoRA adapter
+finds no slot is passed over; preemption takes the latest, least urgent request.
 """
 
 import numpy as np
 
 from ..compiled import compiled
 from . import gateway
+from .adapters import can_use_adapter, use_adapter
+from .host_tier import load_blocks
 from .kv_pages import (
     available_pages,
     growth_pages,
-    pages_of,
     pin_hits,
-    release,
+    request_pages,
     take_pages,
     unpin_blocks,
 )
 from .layout import FAILED, NONE, NUM_PRIORITIES, PREFILLING, WAITING
 from .memory import (
     fleet_of,
+    hosts_of,
     knobs_of,
-    page_phases_of,
     replicas_of,
     requests_of,
     sequences_of,
 )
-from .queues import pop_waiting, push_prefill, push_waiting, remove_sequence
-
-# Share of KV pages kept free at admission, so that running sequences can grow (vLLM's watermark).
-WATERMARK_FRAC = 0.01
+from .queues import pop_waiting, push_prefill, push_waiting, remove_prefill, remove_waiting
+from .sequences import held_tokens, leave_decode, let_go
+from .swap import swap_in, swap_out
 
 
 @compiled
@@ -38,40 +39,99 @@ def prefill_budget(sim, r):
     """Return the prefill tokens that the next iteration has room for."""
     replica = replicas_of(sim)[r]
     budget = int(replica.max_batch_tokens * knobs_of(sim).batch_tokens_scale)
-    return max(budget - replica.num_decoding, fleet_of(sim).page_tokens)
+    return max(budget - replica.num_sequences, fleet_of(sim).page_tokens)
 
 
 @compiled
-def _try_admit(sim, r, index, waiting_index):
-    """Move a waiting request to prefill if its KV pages can be had."""
-    replica, request = replicas_of(sim)[r], requests_of(sim)[index]
-    fleet = fleet_of(sim)
-    request.prefill_target_tokens = request.query.input_tokens + request.generated_tokens
-    pages = pages_of(request.prefill_target_tokens, fleet)
-    reserve = int(WATERMARK_FRAC * replica.total_pages)
+def _running_sequences(replica):
+    return replica.num_prefill_sequences + replica.num_sequences
+
+
+@compiled
+def _take_prompt_pages(sim, r, request, kv_tokens):
+    """Take the pages that a request needs to run; return if they could be had, and how many."""
+    replica, fleet = replicas_of(sim)[r], fleet_of(sim)
+    pages = request_pages(request, kv_tokens, fleet)
+    reserve = replica.reserve_pages
     if replica.num_prefilling + replica.num_decoding == 0:
         reserve = 0
-    room = available_pages(sim, r) - reserve
-    if pages - request.num_blocks * fleet.block_pages > room:
-        return False
+    if pages - request.num_blocks * fleet.block_pages > available_pages(sim, r) - reserve:
+        return False, pages
     pin_hits(sim, r, request)
     own_pages = pages - request.pinned_blocks * fleet.block_pages
     if own_pages > available_pages(sim, r) - reserve:
         unpin_blocks(sim, r, request)
-        return False
+        return False, pages
     take_pages(sim, r, own_pages)
-    pop_waiting(replica, requests_of(sim), waiting_index)
+    return True, own_pages
+
+
+@compiled
+def _start_prefill(sim, r, index):
+    """Move a request whose pages are taken to prefill, behind what is cached of its prompt."""
+    replica, request, fleet = replicas_of(sim)[r], requests_of(sim)[index], fleet_of(sim)
+    if hosts_of(sim)[r].is_tier != 0:
+        load_blocks(sim, r, request)
     push_prefill(replica, requests_of(sim), index)
     request.status = PREFILLING
-    request.admission = replica.num_admissions
-    replica.num_admissions += 1
     request.prefill_done_tokens = request.pinned_blocks * fleet.block_pages * fleet.page_tokens
     replica.prefill_left_tokens += request.prefill_target_tokens - request.prefill_done_tokens
     if request.num_preemptions == 0:
         request.hit_tokens = request.prefill_done_tokens
         replica.hit_tokens += request.hit_tokens
         replica.prompt_tokens += request.query.input_tokens
+
+
+@compiled
+def _try_admit(sim, r, index, before, k):
+    """Let a waiting request run if its KV pages can be had: prefill, or decode if swapped out."""
+    replica, request = replicas_of(sim)[r], requests_of(sim)[index]
+    is_swapped = request.host_pages > 0
+    if is_swapped:
+        kv_tokens = held_tokens(request)
+        request.prefill_target_tokens = kv_tokens
+    else:
+        # After a preemption each of several sequences computes its own answer again.
+        kv_tokens = request.query.input_tokens + request.generated_tokens
+        extra_tokens = request.extra_sequences * request.generated_tokens
+        request.prefill_target_tokens = kv_tokens + extra_tokens
+    is_taken, own_pages = _take_prompt_pages(sim, r, request, kv_tokens)
+    if not is_taken:
+        return False
+    remove_waiting(replica, requests_of(sim), k, before, index)
+    request.admission = replica.num_admissions
+    replica.num_admissions += 1
+    use_adapter(sim, r, request.adapter)
+    if is_swapped:
+        swap_in(sim, r, index, own_pages)
+    else:
+        _start_prefill(sim, r, index)
     return True
+
+
+@compiled
+def _candidate(sim, r, k):
+    """Return the first of a waiting list that its adapter does not hold up, and the one before."""
+    replica, requests = replicas_of(sim)[r], requests_of(sim)
+    before, index = np.int64(NONE), np.int64(replica.waiting_head[k])
+    if replica.max_adapters > 0:
+        while (
+            index != NONE
+            and requests[index].ready_s <= replica.clock_s
+            and not can_use_adapter(sim, r, requests[index].adapter)
+        ):
+            before, index = index, np.int64(requests[index].next)
+    return index, before
+
+
+@compiled
+def _has_slots(sim, r, request, slots):
+    """Whether all sequences of a request find slots; alone it may use more than the knob gives."""
+    replica = replicas_of(sim)[r]
+    running = _running_sequences(replica)
+    if running == 0:
+        return request.extra_sequences < replica.max_num_seqs
+    return running + request.extra_sequences < slots
 
 
 @compiled
@@ -82,14 +142,15 @@ def admit(sim, r):
     budget = prefill_budget(sim, r)
     while (
         replica.num_waiting > 0
-        and replica.num_prefilling + replica.num_decoding < slots
+        and _running_sequences(replica) < slots
         and replica.prefill_left_tokens < budget
     ):
         is_admitted = False
         for k in range(NUM_PRIORITIES):
-            head = replica.waiting_head[k]
-            if head != NONE and requests_of(sim)[head].ready_s <= replica.clock_s:
-                is_admitted = _try_admit(sim, r, head, k)
+            index, before = _candidate(sim, r, k)
+            if index != NONE and requests_of(sim)[index].ready_s <= replica.clock_s:
+                if _has_slots(sim, r, requests_of(sim)[index], slots):
+                    is_admitted = _try_admit(sim, r, index, before, k)
                 break
         if not is_admitted:
             return
@@ -101,9 +162,9 @@ def next_ready_s(sim, r):
     replica = replicas_of(sim)[r]
     soonest_s = np.inf
     for k in range(NUM_PRIORITIES):
-        head = replica.waiting_head[k]
-        if head != NONE:
-            ready_s = requests_of(sim)[head].ready_s
+        index, _ = _candidate(sim, r, k)
+        if index != NONE:
+            ready_s = requests_of(sim)[index].ready_s
             if ready_s <= replica.clock_s:
                 break  # ready, and blocked: nothing behind it is tried before it
             soonest_s = min(soonest_s, ready_s)
@@ -122,22 +183,6 @@ def first_ready_s(sim, r):
 
 
 @compiled
-def leave_decode(sim, r, position):
-    """Take a sequence out of the decode batch, free its pages, and return its request."""
-    replica = replicas_of(sim)[r]
-    index = remove_sequence(sequences_of(sim, r), replica.num_decoding, position)
-    request = requests_of(sim)[index]
-    replica.num_decoding -= 1
-    taken = replica.decode_iteration - request.joined_iteration
-    kv_tokens = request.prefill_target_tokens + taken
-    request.generated_tokens += taken
-    replica.context_tokens -= kv_tokens
-    page_phases_of(sim, r)[request.page_phase] -= 1
-    release(sim, r, request, kv_tokens)
-    return index
-
-
-@compiled
 def _is_worse(a, b):
     """Whether request `a` is preempted before `b`: less urgent, or as urgent and later."""
     if a.query.priority != b.query.priority:
@@ -147,7 +192,7 @@ def _is_worse(a, b):
 
 @compiled
 def _preempt_one(sim, r):
-    """Preempt the least urgent, latest running request, to be recomputed. Needs two running."""
+    """Preempt the least urgent, latest running request. Needs two running."""
     replica, requests, heap = replicas_of(sim)[r], requests_of(sim), sequences_of(sim, r)
     worst, worst_position, worst_before = NONE, NONE, NONE
     for position in range(replica.num_decoding):
@@ -159,29 +204,20 @@ def _preempt_one(sim, r):
         if worst == NONE or _is_worse(requests[index], requests[worst]):
             worst, worst_position, worst_before = index, NONE, before
         before, index = index, requests[index].next
+    lost = requests[worst]
     if worst_position != NONE:
         leave_decode(sim, r, worst_position)
+        if replica.is_swapping != 0:
+            swap_out(sim, r, worst)
     else:
-        _unlink_prefill(replica, requests, worst, worst_before)
-        lost = requests[worst]
+        remove_prefill(replica, requests, worst, worst_before)
         replica.prefill_left_tokens -= lost.prefill_target_tokens - lost.prefill_done_tokens
-        release(sim, r, lost, lost.prefill_target_tokens)
-    requests[worst].status = WAITING
-    requests[worst].num_preemptions += 1
+        let_go(sim, r, lost, lost.query.input_tokens + lost.generated_tokens)
+    lost.status = WAITING
+    lost.num_preemptions += 1
     replica.num_preemptions += 1
     replica.has_preempted = 1
     push_waiting(replica, requests, worst, True)
-
-
-@compiled
-def _unlink_prefill(replica, requests, index, before):
-    if before == NONE:
-        replica.prefill_head = requests[index].next
-    else:
-        requests[before].next = requests[index].next
-    if requests[index].next == NONE:
-        replica.prefill_tail = before
-    replica.num_prefilling -= 1
 
 
 @compiled
@@ -189,7 +225,7 @@ def make_room(sim, r):
     """Preempt until the next iteration's pages can be had; fail a lone request that cannot grow."""
     replica = replicas_of(sim)[r]
     # The batch can need at most a page a sequence; the exact count is only taken when it is tight.
-    while replica.num_decoding > available_pages(sim, r):
+    while replica.num_sequences > available_pages(sim, r):
         if growth_pages(sim, r, 1) <= available_pages(sim, r):
             return
         if replica.num_decoding + replica.num_prefilling > 1:

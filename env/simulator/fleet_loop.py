@@ -10,16 +10,19 @@ import numpy as np
 
 from ..compiled import compiled
 from ..dispatch import full_chunk_token_s, refresh_decode_base, refresh_slow_factor
-from . import gateway, late_pages
+from . import gateway
+from .due import next_due, set_next_event, wake
+from .host_tier import clear_host
+from .late_pages import fill
 from .layout import CRASH, FAILED, NONE, NUM_PRIORITIES, RESTART
 from .memory import (
     cache_of,
     cache_table_of,
     events_of,
     fleet_of,
+    gateways_of,
     holders_of,
     knobs_of,
-    next_events_of,
     nominal_of,
     page_phases_of,
     replicas_of,
@@ -31,6 +34,7 @@ from .power import stand_by
 from .prefix_cache import chain, clear
 from .queues import pop_prefill, pop_waiting, remove_sequence
 from .replica import advance, idle_until
+from .sequences import forget_sequences
 from .trouble import take_trouble
 
 
@@ -39,6 +43,7 @@ def _lose(sim, index, now_s):
     """Retry a request that a crash took, if its client has not seen a token; else fail it."""
     request = requests_of(sim)[index]
     request.pinned_blocks = 0
+    request.host_pages = 0
     if request.generated_tokens == 0:
         gateway.dispatch(sim, index, now_s)
     else:
@@ -53,6 +58,7 @@ def _crash(sim, r, now_s, is_off):
     clear(replica, cache_table_of(sim, r), cache_of(sim, r), holders_of(sim), r)
     # A stall puts the clock ahead; a crash ends it.
     stand_by(sim, r, now_s - replica.clock_s)
+    forget_sequences(sim, r)
     replica.clock_s = now_s
     replica.is_up = 0
     replica.is_unnoticed = 0
@@ -63,10 +69,9 @@ def _crash(sim, r, now_s, is_off):
     replica.context_tokens = 0
     replica.prefill_left_tokens = 0
     replica.has_preempted = 0
-    replica.measured_s = 0.0
-    replica.nominal_s = 0.0
+    replica.plan_iterations = 0
     page_phases_of(sim, r)[:] = 0
-    next_events_of(sim)[r] = np.inf
+    set_next_event(sim, r, np.inf)
     while replica.num_decoding > 0:
         index = remove_sequence(
             sequences_of(sim, r), replica.num_decoding, replica.num_decoding - 1
@@ -82,23 +87,20 @@ def _crash(sim, r, now_s, is_off):
 
 @compiled
 def _restart(sim, r, now_s):
-    replica, v = replicas_of(sim)[r], views_of(sim)[r]
+    replica = replicas_of(sim)[r]
     idle_until(sim, r, now_s)
     replica.is_up = 1
     replica.standby_w = replica.idle_w
-    v.is_available = 1
-    v.scraped_at_s = now_s
-    v.progress_at_s = now_s
-    replica.scraped_prefill_s = replica.prefill_s
-    late_pages.fill(sim, r)
+    gateway.welcome_replica(sim, r, now_s)
 
 
 @compiled
 def _advance_due(sim, now_s):
     """Let the gateway see all that has happened by now."""
-    for r in range(next_events_of(sim).size):
-        if next_events_of(sim)[r] <= now_s:
-            advance(sim, r, now_s, False)
+    r = next_due(sim, 0, now_s)
+    while r != NONE:
+        advance(sim, r, now_s, False)
+        r = next_due(sim, r + 1, now_s)
 
 
 @compiled
@@ -119,11 +121,15 @@ def _take_event(sim):
 
 @compiled
 def _scrape_all(sim, now_s):
+    """Let the gateway whose turn it is read all metrics pages."""
+    fleet, g = fleet_of(sim), fleet_of(sim).next_scraper
     for r in range(replicas_of(sim).size):
         advance(sim, r, now_s, True)
-        gateway.scrape(sim, r, now_s)
-    fleet_of(sim).num_scrapes += 1
-    fleet_of(sim).next_scrape_s += fleet_of(sim).scrape_interval_s
+        gateway.scrape(sim, g, r, now_s)
+    gateways_of(sim)[g].num_scrapes += 1
+    gateways_of(sim)[g].next_scrape_s += fleet.scrape_interval_s
+    fleet.next_scraper = (g + 1) % sim.num_gateways
+    fleet.next_scrape_s = gateways_of(sim)[fleet.next_scraper].next_scrape_s
 
 
 @compiled
@@ -165,20 +171,23 @@ def begin(handle):
     sim = handle[0]
     for r in range(sim.num_replicas):
         chain(replicas_of(sim)[r], cache_of(sim, r))
+        clear_host(sim, r)
         chunk_tokens = float(replicas_of(sim)[r].max_batch_tokens)
         token_s = full_chunk_token_s(nominal_of(sim)[r], chunk_tokens)
-        views_of(sim)[r].prefill_token_s = token_s
-        refresh_decode_base(views_of(sim), nominal_of(sim), r, 1.0)
-        late_pages.fill(sim, r)
+        for g in range(sim.num_gateways):
+            views_of(sim, g)[r].prefill_token_s = token_s
+            refresh_decode_base(views_of(sim, g), nominal_of(sim), r, 1.0)
+            fill(sim, g, r)
 
 
 @compiled
 def refresh_view(handle):
     """Recompute what depends on the knobs after they changed; plans are made anew."""
     sim = handle[0]
-    for r in range(views_of(sim).size):
-        next_events_of(sim)[r] = min(next_events_of(sim)[r], fleet_of(sim).now_s)
-        refresh_slow_factor(views_of(sim), knobs_of(sim), r)
+    for r in range(sim.num_replicas):
+        wake(sim, r, fleet_of(sim).now_s)
+        for g in range(sim.num_gateways):
+            refresh_slow_factor(views_of(sim, g), knobs_of(sim), r)
 
 
 @compiled

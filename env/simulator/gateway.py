@@ -8,6 +8,7 @@ Does not know: how replicas compute.
 
 import numpy as np
 
+from ...traces.hashing import mix64
 from ..compiled import compiled
 from ..dispatch import (
     choose_replica,
@@ -18,20 +19,25 @@ from ..dispatch import (
     refresh_prefill_stretch,
     refresh_slow_factor,
 )
+from ..shortlist import can_use_shortlist, choose_candidate
+from .due import wake
 from .late_pages import fill, hand_on, show_newest
 from .layout import NUM_PRIORITIES, SHED, WAITING
 from .memory import (
     bias_of,
     blocks_of,
     fleet_of,
+    gateways_of,
     hits_of,
     holders_of,
     knobs_of,
-    next_events_of,
+    matched_of,
     nominal_of,
     random_of,
     replicas_of,
     requests_of,
+    scraped_of,
+    shortlist_of,
     terms_of,
     views_of,
 )
@@ -45,6 +51,8 @@ PREFILL_FRAC_GAIN = 0.3
 OUTPUT_TOKENS_GAIN = 0.01
 # Log ratios beyond this (a factor of 20) are taken as this.
 LOG_RATIO_LIMIT = 3.0
+# A moving average nearer to 0 is 0: an idle replica's would go on shrinking for ever.
+NEGLIGIBLE = 1e-12
 
 
 @compiled
@@ -56,66 +64,91 @@ def _footprint_tokens(query):
 def on_first_token(sim, index):
     """Note a request's first token: its prefill is no backlog any more, its TTFT is known."""
     request = requests_of(sim)[index]
-    v = views_of(sim)[request.replica]
+    v = views_of(sim, request.gateway)[request.replica]
     v.pending_tokens = max(0.0, v.pending_tokens - request.believed_uncached_tokens)
     v.progress_at_s = request.first_token_s
     observed_s = request.first_token_s - request.ready_s
     ratio = np.log(max(observed_s, 1e-4) / max(request.predicted_ttft_s, 1e-4))
     ratio = min(max(ratio, -LOG_RATIO_LIMIT), LOG_RATIO_LIMIT)
     v.ttft_log_ratio += TTFT_RATIO_GAIN * (ratio - v.ttft_log_ratio)
-    refresh_slow_factor(views_of(sim), knobs_of(sim), request.replica)
+    refresh_slow_factor(views_of(sim, request.gateway), knobs_of(sim), request.replica)
 
 
 @compiled
 def on_finish(sim, index):
     """Note that a request left its replica, finished or failed."""
     request = requests_of(sim)[index]
-    v = views_of(sim)[request.replica]
+    v = views_of(sim, request.gateway)[request.replica]
     v.outstanding_requests -= 1
     v.outstanding_tokens = max(0.0, v.outstanding_tokens - _footprint_tokens(request.query))
     if request.generated_tokens == 0:
         v.pending_tokens = max(0.0, v.pending_tokens - request.believed_uncached_tokens)
     k = waiting_list(request)
-    mean = fleet_of(sim).expected_output_tokens[k]
-    mean += OUTPUT_TOKENS_GAIN * (request.generated_tokens - mean)
-    fleet_of(sim).expected_output_tokens[k] = mean
+    expected = gateways_of(sim)[request.gateway].expected_output_tokens
+    expected[k] += OUTPUT_TOKENS_GAIN * (request.generated_tokens - expected[k])
 
 
 @compiled
 def _match(sim, request):
     """Fill `hits_of(sim)` with the prompt tokens that each replica has cached."""
-    fleet = fleet_of(sim)
-    match_replicas(
-        blocks_of(sim), request.first_block, request.num_blocks, holders_of(sim), hits_of(sim)
-    )
-    if request.num_blocks > 0:
+    fleet, hits, matched = fleet_of(sim), hits_of(sim), matched_of(sim)
+    fleet.num_matched = match_replicas(
+        blocks_of(sim), request.first_block, request.num_blocks, holders_of(sim), hits, matched,
+        fleet.num_matched,
+    )  # fmt: skip
+    if fleet.num_matched > 0:
         block_tokens = fleet.block_pages * fleet.page_tokens
         # An engine reuses whole blocks, and computes at least one token.
         most = (request.query.input_tokens - 1) // block_tokens * block_tokens
-        for r in range(hits_of(sim).size):
-            hits_of(sim)[r] = min(hits_of(sim)[r] * block_tokens, most)
+        for i in range(fleet.num_matched):
+            hits[matched[i]] = min(hits[matched[i]] * block_tokens, most)
+
+
+@compiled
+def _gateway_of(sim, query):
+    """Return the gateway that takes a request: the one of its session."""
+    if sim.num_gateways == 1:
+        return 0
+    return np.int64(mix64(query.session_hash) % np.uint64(sim.num_gateways))
+
+
+@compiled
+def _choose(sim, g, query, now_s):
+    """Return (whether a replica can take the request, which one the gateway chooses)."""
+    fleet, gateway, knobs = fleet_of(sim), gateways_of(sim)[g], knobs_of(sim)
+    if fleet.num_candidates > 0 and can_use_shortlist(knobs):
+        is_found, r, gateway.walk = choose_candidate(
+            views_of(sim, g), nominal_of(sim), query, hits_of(sim),
+            matched_of(sim)[: fleet.num_matched], knobs, bias_of(sim), now_s,
+            shortlist_of(sim, g, query.model, min(query.priority, NUM_PRIORITIES - 1)),
+            (gateway.walk, fleet.num_candidates),
+        )  # fmt: skip
+        if is_found:
+            return is_found, r
+    return choose_replica(
+        views_of(sim, g), nominal_of(sim), query, hits_of(sim), knobs, bias_of(sim), now_s,
+        gateway.cursor, random_of(sim, 2 * g), terms_of(sim),
+    )  # fmt: skip
 
 
 @compiled
 def dispatch(sim, index, now_s):
     """Place a request on a replica, or shed it."""
-    request, fleet, knobs = requests_of(sim)[index], fleet_of(sim), knobs_of(sim)
+    request, knobs = requests_of(sim)[index], knobs_of(sim)
     query = request.query
-    query.expected_output_tokens = fleet.expected_output_tokens[waiting_list(request)]
+    g = _gateway_of(sim, query)
+    request.gateway = g
+    gateway, views = gateways_of(sim)[g], views_of(sim, g)
+    query.expected_output_tokens = gateway.expected_output_tokens[waiting_list(request)]
     _match(sim, request)
-    is_found, r = choose_replica(
-        views_of(sim), nominal_of(sim), query, hits_of(sim), knobs, bias_of(sim), now_s,
-        fleet.cursor, random_of(sim, 0), terms_of(sim),
-    )  # fmt: skip
-    if not is_found or is_shed(
-        views_of(sim), nominal_of(sim), query, hits_of(sim), knobs, now_s, r
-    ):
+    is_found, r = _choose(sim, g, query, now_s)
+    if not is_found or is_shed(views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r):
         request.status = SHED
         request.finish_s = now_s
         return
-    fleet.cursor = (r + 1) % views_of(sim).size
+    gateway.cursor = (r + 1) % views.size
     uncached_tokens = query.input_tokens - hits_of(sim)[r]
-    v = views_of(sim)[r]
+    v = views[r]
     ttft_s = predicted_ttft_s(v, nominal_of(sim)[r], knobs, uncached_tokens, now_s)
     request.predicted_ttft_s = ttft_s / v.slow_factor
     request.status = WAITING
@@ -129,27 +162,34 @@ def dispatch(sim, index, now_s):
     v.outstanding_requests += 1
     v.outstanding_tokens += _footprint_tokens(query)
     v.pending_tokens += uncached_tokens
-    next_events_of(sim)[r] = min(next_events_of(sim)[r], now_s)
+    wake(sim, r, now_s)
 
 
 @compiled
-def scrape(sim, r, now_s):
-    """Read a replica's metrics page; where pages are late, what shows is an older one."""
+def _moved(mean, gain, value):
+    """Return a moving average with a new value taken in."""
+    mean += gain * (value - mean)
+    return mean if abs(mean) > NEGLIGIBLE else 0.0
+
+
+@compiled
+def scrape(sim, g, r, now_s):
+    """Let a gateway read a replica's metrics page; where pages are late, an older one shows."""
     if fleet_of(sim).page_lag == 0:
-        _read_page(sim, r, now_s)
+        _read_page(sim, g, r, now_s)
         return
-    show_newest(sim, r)
-    _read_page(sim, r, now_s)
-    hand_on(sim, r)
-    refresh_slow_factor(views_of(sim), knobs_of(sim), r)
+    show_newest(sim, g, r)
+    _read_page(sim, g, r, now_s)
+    hand_on(sim, g, r)
+    refresh_slow_factor(views_of(sim, g), knobs_of(sim), r)
 
 
 @compiled
-def _read_page(sim, r, now_s):
+def _read_page(sim, g, r, now_s):
     """Read a replica's metrics page, unless this scrape is lost."""
-    if next_uniform(random_of(sim, 1)) < fleet_of(sim).scrape_drop_frac:
+    if next_uniform(random_of(sim, 2 * g + 1)) < fleet_of(sim).scrape_drop_frac:
         return
-    replica, v = replicas_of(sim)[r], views_of(sim)[r]
+    replica, v, before = replicas_of(sim)[r], views_of(sim, g)[r], scraped_of(sim, g)[r]
     if replica.is_page_lost != 0 or (replica.is_up == 0 and replica.is_unnoticed == 0):
         return
     if replica.is_page_frozen != 0 or replica.is_up == 0:
@@ -162,25 +202,42 @@ def _read_page(sim, r, now_s):
     v.kv_usage_frac = 1.0 - free_pages / replica.total_pages
     cached_pages = replica.num_cached_blocks * fleet_of(sim).block_pages
     v.cached_frac = cached_pages / replica.total_pages
-    if replica.nominal_s > 0.0:
-        ratio = np.log(replica.measured_s / replica.nominal_s)
-        v.iteration_log_ratio += ITERATION_RATIO_GAIN * (ratio - v.iteration_log_ratio)
+    measured_s = replica.measured_s - before.measured_s
+    nominal_s = replica.nominal_s - before.nominal_s
+    if nominal_s > 0.0:
+        ratio = np.log(measured_s / nominal_s) if measured_s != nominal_s else 0.0
+        if ratio != 0.0 or v.iteration_log_ratio != 0.0:
+            v.iteration_log_ratio = _moved(v.iteration_log_ratio, ITERATION_RATIO_GAIN, ratio)
+            refresh_slow_factor(views_of(sim, g), knobs_of(sim), r)
     if now_s > v.scraped_at_s:
-        share = (replica.prefill_s - replica.scraped_prefill_s) / (now_s - v.scraped_at_s)
-        v.prefill_frac += PREFILL_FRAC_GAIN * (min(share, 1.0) - v.prefill_frac)
-        refresh_prefill_stretch(views_of(sim), r)
-    replica.scraped_prefill_s = replica.prefill_s
-    replica.measured_s = 0.0
-    replica.nominal_s = 0.0
+        share = (replica.prefill_s - before.prefill_s) / (now_s - v.scraped_at_s)
+        v.prefill_frac = _moved(v.prefill_frac, PREFILL_FRAC_GAIN, min(share, 1.0))
+        refresh_prefill_stretch(views_of(sim, g), r)
+    if replica.num_decoding != before.num_decoding:
+        refresh_decode_base(views_of(sim, g), nominal_of(sim), r, replica.num_decoding)
+    _remember_page(sim, g, r)
     v.scraped_at_s = now_s
-    refresh_decode_base(views_of(sim), nominal_of(sim), r, replica.num_decoding)
-    refresh_slow_factor(views_of(sim), knobs_of(sim), r)
+
+
+@compiled
+def _remember_page(sim, g, r):
+    replica, before = replicas_of(sim)[r], scraped_of(sim, g)[r]
+    before.measured_s = replica.measured_s
+    before.nominal_s = replica.nominal_s
+    before.prefill_s = replica.prefill_s
+    before.num_decoding = replica.num_decoding
 
 
 @compiled
 def forget_replica(sim, r):
-    """Empty the gateway's own counts of a replica that crashed."""
-    v = views_of(sim)[r]
+    """Empty all gateways' counts of a replica that crashed; each sees its connections break."""
+    for g in range(sim.num_gateways):
+        _forget(sim, g, r)
+
+
+@compiled
+def _forget(sim, g, r):
+    v = views_of(sim, g)[r]
     v.is_available = 0
     v.outstanding_requests = 0
     v.outstanding_tokens = 0.0
@@ -188,14 +245,34 @@ def forget_replica(sim, r):
     v.ttft_log_ratio = 0.0
     v.iteration_log_ratio = 0.0
     v.prefill_frac = 0.0
-    refresh_prefill_stretch(views_of(sim), r)
+    refresh_prefill_stretch(views_of(sim, g), r)
     v.running_requests = 0.0
     v.waiting_requests = 0.0
     v.kv_usage_frac = 0.0
     v.cached_frac = 0.0
-    refresh_decode_base(views_of(sim), nominal_of(sim), r, 1.0)
-    refresh_slow_factor(views_of(sim), knobs_of(sim), r)
-    fill(sim, r)
+    refresh_decode_base(views_of(sim, g), nominal_of(sim), r, 1.0)
+    refresh_slow_factor(views_of(sim, g), knobs_of(sim), r)
+    fill(sim, g, r)
 
 
-__all__ = ["NUM_PRIORITIES", "dispatch", "forget_replica", "on_finish", "on_first_token", "scrape"]
+@compiled
+def welcome_replica(sim, r, now_s):
+    """Let all gateways send to a replica that is up again."""
+    for g in range(sim.num_gateways):
+        v = views_of(sim, g)[r]
+        v.is_available = 1
+        v.scraped_at_s = now_s
+        v.progress_at_s = now_s
+        _remember_page(sim, g, r)
+        fill(sim, g, r)
+
+
+__all__ = [
+    "NUM_PRIORITIES",
+    "dispatch",
+    "forget_replica",
+    "on_finish",
+    "on_first_token",
+    "scrape",
+    "welcome_replica",
+]

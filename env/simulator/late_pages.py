@@ -7,7 +7,7 @@ Does not know: what a page says (`gateway.py`).
 """
 
 from ..compiled import compiled
-from .memory import fleet_of, late_pages_of, views_of
+from .memory import gateways_of, late_pages_of, views_of
 
 
 @compiled
@@ -37,23 +37,23 @@ def _show(v, page):
 
 
 @compiled
-def show_newest(sim, r):
+def show_newest(sim, g, r):
     """Put the newest page into the view, for a read to go on from."""
-    pages = late_pages_of(sim, r)
-    _show(views_of(sim)[r], pages[(fleet_of(sim).num_scrapes - 1) % pages.size])
+    pages = late_pages_of(sim, g, r)
+    _show(views_of(sim, g)[r], pages[(gateways_of(sim)[g].num_scrapes - 1) % pages.size])
 
 
 @compiled
-def hand_on(sim, r):
+def hand_on(sim, g, r):
     """Send the view's page on its way and show the one that arrives."""
-    pages, number = late_pages_of(sim, r), fleet_of(sim).num_scrapes
-    _store(pages[number % pages.size], views_of(sim)[r])
-    _show(views_of(sim)[r], pages[(number + 1) % pages.size])
+    pages, number = late_pages_of(sim, g, r), gateways_of(sim)[g].num_scrapes
+    _store(pages[number % pages.size], views_of(sim, g)[r])
+    _show(views_of(sim, g)[r], pages[(number + 1) % pages.size])
 
 
 @compiled
-def fill(sim, r):
+def fill(sim, g, r):
     """Let every page on its way be the view's: nothing older is worth showing."""
-    pages = late_pages_of(sim, r)
+    pages = late_pages_of(sim, g, r)
     for i in range(pages.size):
-        _store(pages[i], views_of(sim)[r])
+        _store(pages[i], views_of(sim, g)[r])

@@ -13,6 +13,7 @@ import numpy as np
 from ..dispatch import QUERY_DTYPE, VIEW_DTYPE
 from ..knobs import KNOBS_DTYPE
 from ..latency import LATENCY_DTYPE
+from ..shortlist import CANDIDATE_DTYPE
 
 # Status of a request. Arrived requests are in exactly one of the others.
 PENDING, WAITING, PREFILLING, DECODING, FINISHED, SHED, FAILED = range(7)
@@ -31,6 +32,10 @@ REQUEST_DTYPE = np.dtype(
         ("weight", np.float64),
         ("first_block", np.int64),
         ("num_blocks", np.int32),
+        ("extra_sequences", np.int32),  # beyond one: n, best_of or beam width, less 1
+        ("adapter", np.int32),  # its number from 1, 0 for none
+        ("output_first_block", np.int64),  # what its answer adds to the chain of its next turn
+        ("num_output_blocks", np.int32),
         # What happens to it.
         ("status", np.int32),
         ("replica", np.int32),
@@ -50,6 +55,8 @@ REQUEST_DTYPE = np.dtype(
         ("finish_s", np.float64),
         ("num_dispatches", np.int32),
         ("num_preemptions", np.int32),
+        ("gateway", np.int32),  # who dispatched it
+        ("host_pages", np.int32),  # of host memory that hold its KV while it is swapped out
     ]
 )
 
@@ -101,10 +108,33 @@ REPLICA_DTYPE = np.dtype(
         ("num_preemptions", np.int64),
         ("num_crashes", np.int64),
         ("kind", np.int64),  # row of `linear_s`: replicas of equal coefficients share one
-        # Since the last scrape.
+        # Counters of the metrics page.
         ("measured_s", np.float64),
         ("nominal_s", np.float64),
-        ("scraped_prefill_s", np.float64),
+        # The jump in progress: iterations left of it, 0 for none.
+        ("plan_iterations", np.int64),
+        ("plan_chunk", np.int64),
+        ("plan_first_s", np.float64),
+        ("plan_slope_s", np.float64),
+        # Requests of several sequences: the batch and its slots count sequences.
+        ("num_sequences", np.int64),  # of the requests that decode
+        ("num_prefill_sequences", np.int64),  # of the requests in prefill
+        # Copies over PCIe.
+        ("reserve_pages", np.int64),  # kept free at admission
+        ("is_swapping", np.int64),  # preempted sequences go to host memory
+        ("copy_s", np.float64),  # that the next iteration waits for
+        ("max_adapters", np.int64),  # slots; 0: adapters cost nothing
+        ("adapter_load_s", np.float64),
+        # Layers with a sliding window: decoding sequences, each up to the window.
+        ("windowed_tokens", np.int64),
+        ("num_growing_sequences", np.int64),  # shorter than the window
+        ("num_growing", np.int64),  # their requests
+        # More totals since the start.
+        ("copied_s", np.float64),
+        ("num_swaps", np.int64),
+        ("host_hit_tokens", np.int64),
+        ("num_adapter_loads", np.int64),
+        ("num_adapter_hits", np.int64),
         # Trouble (`trouble.py`).
         ("is_unnoticed", np.int64),  # down, and the gateway does not know
         ("lost_pages", np.int64),
@@ -126,6 +156,30 @@ REPLICA_DTYPE = np.dtype(
         ("carbon_g", np.float64),
         ("usd_per_j", np.float64),
         ("g_per_j", np.float64),
+    ]
+)
+
+# Host memory of a replica: free, or held by swapped sequences, or by cached blocks.
+HOST_DTYPE = np.dtype(
+    [
+        ("total_pages", np.int64),
+        ("free_pages", np.int64),
+        ("page_copy_s", np.float64),
+        ("is_tier", np.int64),  # blocks evicted from the GPU are kept here
+        # As in REPLICA_DTYPE, for the same lists.
+        ("lru_head", np.int64),
+        ("lru_tail", np.int64),
+        ("free_entry", np.int64),
+        ("num_cached_blocks", np.int64),
+        ("num_evictable_blocks", np.int64),
+    ]
+)
+
+ADAPTER_DTYPE = np.dtype(
+    [
+        ("adapter", np.int64),  # 0: the slot is empty
+        ("num_running", np.int64),
+        ("last_use", np.int64),
     ]
 )
 
@@ -192,33 +246,60 @@ FLEET_DTYPE = np.dtype(
         ("next_arrival", np.int64),
         ("next_event", np.int64),
         ("next_scrape_s", np.float64),
+        ("next_scraper", np.int64),  # the gateway whose turn it is then
         ("scrape_interval_s", np.float64),
         ("scrape_drop_frac", np.float64),
-        ("expected_output_tokens", np.float64, (NUM_PRIORITIES,)),
-        ("cursor", np.int64),
         ("page_tokens", np.int64),  # a power of two
         ("page_shift", np.int64),  # its logarithm
         ("block_pages", np.int64),
         ("is_single_step", np.int64),
+        ("num_candidates", np.int64),  # walked through per request; 0: all replicas are scored
+        ("num_matched", np.int64),  # replicas with hits for the request in hand
         ("page_lag", np.int64),  # scrapes by which metrics pages are late
+    ]
+)
+
+# What a gateway keeps beside its view of each replica.
+GATEWAY_DTYPE = np.dtype(
+    [
+        ("next_scrape_s", np.float64),
+        ("cursor", np.int64),
+        ("expected_output_tokens", np.float64, (NUM_PRIORITIES,)),
+        ("walk", np.int64),  # where the walk for candidates goes on
         ("num_scrapes", np.int64),
+    ]
+)
+
+# Counters of a replica's metrics page as a gateway last read them, to difference with.
+SCRAPED_DTYPE = np.dtype(
+    [
+        ("measured_s", np.float64),
+        ("nominal_s", np.float64),
+        ("prefill_s", np.float64),
+        ("num_decoding", np.int64),
     ]
 )
 
 
 class SimulationArrays(NamedTuple):
-    """All arrays of one simulation: N requests, R replicas, S slots, C cache entries, B blocks."""
+    """All arrays of one simulation.
+
+    N requests, R replicas, G gateways, M models, P priorities, S slots, C cache entries, B blocks.
+    """
 
     fleet: np.ndarray  # FLEET_DTYPE [1]
     requests: np.ndarray  # REQUEST_DTYPE [N]
     blocks: np.ndarray  # int32 [sum of num_blocks], dense ids of prompt blocks
     pinned_entries: np.ndarray  # int32 like blocks: the cache entry that a request has pinned
     replicas: np.ndarray  # REPLICA_DTYPE [R]
-    next_event_s: np.ndarray  # float64 [R], when the replica next changes in a visible way
+    event_tree: np.ndarray  # float64 [2 x a power of two], when replicas next change (`due.py`)
     actual: np.ndarray  # LATENCY_DTYPE [R]
     nominal: np.ndarray  # LATENCY_DTYPE [R], what the scheduler believes
     linear_s: np.ndarray  # float64 [kinds, T], remembered layer times by tokens, NaN if not yet
-    views: np.ndarray  # VIEW_DTYPE [R]
+    gateways: np.ndarray  # GATEWAY_DTYPE [G]
+    views: np.ndarray  # VIEW_DTYPE [G * R], the first gateway's first
+    scraped: np.ndarray  # SCRAPED_DTYPE [G * R]
+    shortlists: np.ndarray  # CANDIDATE_DTYPE [G * M * P, SHORTLIST_SIZE + MAX_HOLDERS]
     sequences: np.ndarray  # SEQUENCE_DTYPE [R, S], a heap by end_iteration
     page_phases: np.ndarray  # int64 [R, page_tokens]
     cache: np.ndarray  # CACHE_ENTRY_DTYPE [R, C]
@@ -229,9 +310,15 @@ class SimulationArrays(NamedTuple):
     knobs: np.ndarray  # KNOBS_DTYPE [1]
     bias: np.ndarray  # float64 [R]
     hits: np.ndarray  # int64 [R], scratch: cached prompt tokens of the request in hand
+    matched: np.ndarray  # int64 [R], scratch: the replicas whose hits are not 0
     terms: np.ndarray  # float64 [NUM_TERMS], scratch
-    random: np.ndarray  # uint64 [2], states of the dispatch and the scrape stream
-    pages: np.ndarray  # PAGE_DTYPE [R, P], metrics pages on their way; P = 1 if none are late
+    random: np.ndarray  # uint64 [2 * G], states of each gateway's dispatch and scrape stream
+    hosts: np.ndarray  # HOST_DTYPE [R]
+    host_cache: np.ndarray  # CACHE_ENTRY_DTYPE [R, C'], of host memory
+    host_table: np.ndarray  # int32 [R, H'], as cache_table
+    adapters: np.ndarray  # ADAPTER_DTYPE [R, L], slots
+    growing: np.ndarray  # SEQUENCE_DTYPE [R, S], a heap by the iteration that fills the window
+    pages: np.ndarray  # PAGE_DTYPE [G, R, P], metrics pages on their way; P = 1 if none are late
     throttled: np.ndarray  # LATENCY_DTYPE [R], scratch: coefficients at a lowered clock
 
 
@@ -247,7 +334,9 @@ def copy_arrays(arrays: SimulationArrays) -> SimulationArrays:
 
 
 __all__ = [
+    "ADAPTER_DTYPE",
     "CACHE_ENTRY_DTYPE",
+    "CANDIDATE_DTYPE",
     "CARBON",
     "CRASH",
     "DECODING",
@@ -256,6 +345,8 @@ __all__ = [
     "FAILED",
     "FINISHED",
     "FLEET_DTYPE",
+    "GATEWAY_DTYPE",
+    "HOST_DTYPE",
     "KNOBS_DTYPE",
     "KV_LOSS",
     "LATENCY_DTYPE",
@@ -274,6 +365,7 @@ __all__ = [
     "REPLICA_DTYPE",
     "REQUEST_DTYPE",
     "RESTART",
+    "SCRAPED_DTYPE",
     "SEQUENCE_DTYPE",
     "SHED",
     "SLOWDOWN_DTYPE",

@@ -21,24 +21,26 @@ from ..compiled import compiled
 from ..dispatch import NUM_TERMS, VIEW_DTYPE
 from ..knobs import KNOBS_DTYPE
 from ..latency import LATENCY_DTYPE
+from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
 from .layout import (
+    ADAPTER_DTYPE,
     CACHE_ENTRY_DTYPE,
     EVENT_DTYPE,
     FLEET_DTYPE,
+    GATEWAY_DTYPE,
+    HOST_DTYPE,
+    NUM_PRIORITIES,
     PAGE_DTYPE,
     REPLICA_DTYPE,
     REQUEST_DTYPE,
+    SCRAPED_DTYPE,
     SEQUENCE_DTYPE,
     SLOWDOWN_DTYPE,
     SimulationArrays,
 )
 
 _COMPILED_FILES = (
-    "compiled.py",
-    "dispatch.py",
-    "knobs.py",
-    "latency.py",
-    "energy.py",
+    *("compiled.py", "dispatch.py", "knobs.py", "latency.py", "shortlist.py", "energy.py"),
     "../traces/hashing.py",
 )
 _SIZES = (
@@ -55,6 +57,13 @@ _SIZES = (
     "num_events",
     "num_kinds",
     "num_linear",
+    "num_tree_nodes",
+    "num_gateways",
+    "num_models",
+    "num_host_entries",
+    "host_table_size",
+    "num_adapter_slots",
+    "num_growing_slots",
     "num_pages",
 )
 
@@ -97,7 +106,14 @@ def handle(arrays: SimulationArrays) -> np.ndarray:
         arrays.slowdowns.shape[1],
         arrays.events.size,
         *arrays.linear_s.shape,
-        arrays.pages.shape[1],
+        arrays.event_tree.size,
+        arrays.gateways.size,
+        arrays.shortlists.shape[0] // (arrays.gateways.size * NUM_PRIORITIES),
+        arrays.host_cache.shape[1],
+        arrays.host_table.shape[1],
+        arrays.adapters.shape[1],
+        arrays.growing.shape[1],
+        arrays.pages.shape[2],
     )
     for name, size in zip(_SIZES, sizes, strict=True):
         record[name] = size
@@ -149,9 +165,9 @@ def replicas_of(sim):
 
 
 @compiled
-def next_events_of(sim):
-    """When each replica next changes in a visible way, s [R]."""
-    return carray(_pointer(sim.next_event_s_at), (sim.num_replicas,), np.float64)
+def event_tree_of(sim):
+    """When replicas next change in a visible way, s, as a tree of minima (`due.py`)."""
+    return carray(_pointer(sim.event_tree_at), (sim.num_tree_nodes,), np.float64)
 
 
 @compiled
@@ -180,9 +196,32 @@ def linear_s_of(sim, kind):
 
 
 @compiled
-def views_of(sim):
-    """The gateway's view of each replica [R]."""
-    return carray(_pointer(sim.views_at), (sim.num_replicas,), VIEW_DTYPE)
+def gateways_of(sim):
+    """Gateway table [G]."""
+    return carray(_pointer(sim.gateways_at), (sim.num_gateways,), GATEWAY_DTYPE)
+
+
+@compiled
+def views_of(sim, g):
+    """A gateway's view of each replica [R]."""
+    shape = (sim.num_gateways, sim.num_replicas)
+    return carray(_pointer(sim.views_at), shape, VIEW_DTYPE)[g]
+
+
+@compiled
+def scraped_of(sim, g):
+    """The counters of each replica as a gateway last read them [R]."""
+    shape = (sim.num_gateways, sim.num_replicas)
+    return carray(_pointer(sim.scraped_at), shape, SCRAPED_DTYPE)[g]
+
+
+@compiled
+def shortlist_of(sim, g, model, priority):
+    """A gateway's cheapest replicas of late for requests of a kind, and room for holders."""
+    num_rows = sim.num_gateways * sim.num_models * NUM_PRIORITIES
+    shape = (num_rows, SHORTLIST_SIZE + MAX_HOLDERS)
+    row = (g * sim.num_models + model) * NUM_PRIORITIES + priority
+    return carray(_pointer(sim.shortlists_at), shape, CANDIDATE_DTYPE)[row]
 
 
 @compiled
@@ -251,6 +290,12 @@ def hits_of(sim):
 
 
 @compiled
+def matched_of(sim):
+    """Scratch: the replicas whose hits are not 0; the first `num_matched` count [R]."""
+    return carray(_pointer(sim.matched_at), (sim.num_replicas,), np.int64)
+
+
+@compiled
 def terms_of(sim):
     """Scratch: parts of a score [NUM_TERMS]."""
     return carray(_pointer(sim.terms_at), (NUM_TERMS,), np.float64)
@@ -258,12 +303,47 @@ def terms_of(sim):
 
 @compiled
 def random_of(sim, stream):
-    """State of one random stream [1]: 0 dispatch, 1 scrapes."""
-    return carray(_pointer(sim.random_at), (2,), np.uint64)[stream : stream + 1]
+    """State of one random stream [1]: 2 g dispatch, 2 g + 1 scrapes of gateway g."""
+    shape = (2 * sim.num_gateways,)
+    return carray(_pointer(sim.random_at), shape, np.uint64)[stream : stream + 1]
 
 
 @compiled
-def late_pages_of(sim, r):
-    """Metrics pages of a replica that are on their way [P]."""
-    shape = (sim.num_replicas, sim.num_pages)
-    return carray(_pointer(sim.pages_at), shape, PAGE_DTYPE)[r]
+def hosts_of(sim):
+    """Host memory of each replica [R]."""
+    return carray(_pointer(sim.hosts_at), (sim.num_replicas,), HOST_DTYPE)
+
+
+@compiled
+def host_cache_of(sim, r):
+    """Prefix-cache entries in a replica's host memory [C']."""
+    shape = (sim.num_replicas, sim.num_host_entries)
+    return carray(_pointer(sim.host_cache_at), shape, CACHE_ENTRY_DTYPE)[r]
+
+
+@compiled
+def host_table_of(sim, r):
+    """Hash table from block to host cache entry of a replica [H']."""
+    shape = (sim.num_replicas, sim.host_table_size)
+    return carray(_pointer(sim.host_table_at), shape, np.int32)[r]
+
+
+@compiled
+def adapters_of(sim, r):
+    """Adapter slots of a replica [L]."""
+    shape = (sim.num_replicas, sim.num_adapter_slots)
+    return carray(_pointer(sim.adapters_at), shape, ADAPTER_DTYPE)[r]
+
+
+@compiled
+def growing_of(sim, r):
+    """Heap of a replica's decoding requests shorter than the attention window [S]."""
+    shape = (sim.num_replicas, sim.num_growing_slots)
+    return carray(_pointer(sim.growing_at), shape, SEQUENCE_DTYPE)[r]
+
+
+@compiled
+def late_pages_of(sim, g, r):
+    """Metrics pages of a replica that are on their way to a gateway [P]."""
+    shape = (sim.num_gateways, sim.num_replicas, sim.num_pages)
+    return carray(_pointer(sim.pages_at), shape, PAGE_DTYPE)[g, r]

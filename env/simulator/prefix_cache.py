@@ -11,6 +11,7 @@ Source: vLLM's automatic prefix caching (reference counts, LRU over free blocks)
 import numpy as np
 
 from ..compiled import compiled
+from .bits import trailing_zeros
 from .layout import NONE
 
 _WORD_BITS = 64
@@ -36,7 +37,8 @@ def find_entry(table, entries, block):
 
 
 @compiled
-def _table_insert(table, block, entry):
+def table_insert(table, block, entry):
+    """Let a block's hash lead to its entry."""
     slot = _slot_hash(block, table.size)
     while table[slot] != 0:
         slot = (slot + 1) & (table.size - 1)
@@ -44,7 +46,8 @@ def _table_insert(table, block, entry):
 
 
 @compiled
-def _table_remove(table, entries, block):
+def table_remove(table, entries, block):
+    """Take a block that is there out of the hash table."""
     size = table.size
     slot = _slot_hash(block, size)
     while entries[table[slot] - 1].block != block:
@@ -62,7 +65,8 @@ def _table_remove(table, entries, block):
 
 
 @compiled
-def _lru_remove(replica, entries, entry):
+def lru_remove(replica, entries, entry):
+    """Take an entry out of the list of evictable ones. `replica` has the list's ends."""
     e = entries[entry]
     if e.previous == NONE:
         replica.lru_head = e.next
@@ -76,7 +80,8 @@ def _lru_remove(replica, entries, entry):
 
 
 @compiled
-def _lru_append(replica, entries, entry):
+def lru_append(replica, entries, entry):
+    """Make an entry the most recently used evictable one."""
     e = entries[entry]
     e.previous = replica.lru_tail
     e.next = NONE
@@ -92,7 +97,7 @@ def _lru_append(replica, entries, entry):
 def pin(replica, entries, entry):
     """Add one reference to a cached block; a referenced block is not evicted."""
     if entries[entry].references == 0:
-        _lru_remove(replica, entries, entry)
+        lru_remove(replica, entries, entry)
     entries[entry].references += 1
 
 
@@ -101,7 +106,7 @@ def unpin(replica, entries, entry):
     """Drop one reference; at zero the block becomes the most recently used evictable one."""
     entries[entry].references -= 1
     if entries[entry].references == 0:
-        _lru_append(replica, entries, entry)
+        lru_append(replica, entries, entry)
 
 
 @compiled
@@ -111,7 +116,7 @@ def insert_pinned(replica, table, entries, holders, index, block):
     replica.free_entry = entries[entry].next
     entries[entry].block = block
     entries[entry].references = 1
-    _table_insert(table, block, entry)
+    table_insert(table, block, entry)
     holders[block, index // _WORD_BITS] |= np.uint64(1) << np.uint64(index % _WORD_BITS)
     replica.num_cached_blocks += 1
     return entry
@@ -126,15 +131,16 @@ def is_held(holders, block, index):
 
 @compiled
 def evict_oldest(replica, table, entries, holders, index):
-    """Drop the least recently used block. The caller takes its pages."""
+    """Drop the least recently used block and return it. The caller takes its pages."""
     entry = replica.lru_head
     block = entries[entry].block
-    _lru_remove(replica, entries, entry)
-    _table_remove(table, entries, block)
+    lru_remove(replica, entries, entry)
+    table_remove(table, entries, block)
     holders[block, index // _WORD_BITS] &= ~(np.uint64(1) << np.uint64(index % _WORD_BITS))
     entries[entry].next = replica.free_entry
     replica.free_entry = entry
     replica.num_cached_blocks -= 1
+    return block
 
 
 @compiled
@@ -162,31 +168,42 @@ def chain(replica, entries):
 
 
 @compiled
-def match_replicas(blocks, first_block, num_blocks, holders, depth):
-    """Fill `depth` [R] with the number of leading blocks that each replica holds."""
-    depth[:] = 0
-    if num_blocks == 0:
-        return
-    for word in range(holders.shape[1]):
-        alive = ~np.uint64(0)
-        base = word * _WORD_BITS
-        for position in range(num_blocks):
-            block = blocks[first_block + position]
-            still = alive & holders[block, word]
-            _set_depth(alive & ~still, base, position, depth)
-            alive = still
-            if alive == 0:
-                break
-        _set_depth(alive, base, num_blocks, depth)
+def reusable_blocks(request, fleet):
+    """Return how many leading blocks of a prompt a cache may give: a token is left to compute."""
+    block_tokens = fleet.block_pages * fleet.page_tokens
+    return min(request.num_blocks, (request.prefill_target_tokens - 1) // max(block_tokens, 1))
 
 
 @compiled
-def _set_depth(mask, base, position, depth):
-    if position == 0:
-        return
-    replica = base
-    while mask != 0 and replica < depth.size:
-        if mask & np.uint64(1):
-            depth[replica] = position
-        mask >>= np.uint64(1)
-        replica += 1
+def match_replicas(blocks, first_block, num_blocks, holders, depth, matched, num_matched):
+    """Fill `depth` [R] with the number of leading blocks that each replica holds.
+
+    Returns how many hold any; `matched` [R] then begins with these. The last call's list comes
+    in and is wiped, so that the cost grows with those that hold something and not with R.
+    """
+    for i in range(num_matched):
+        depth[matched[i]] = 0
+    num_matched = 0
+    if num_blocks == 0:
+        return num_matched
+    for word in range(holders.shape[1]):
+        alive = holders[blocks[first_block], word]
+        position = 1
+        while alive != 0 and position < num_blocks:
+            still = alive & holders[blocks[first_block + position], word]
+            num_matched = _set_depth(alive & ~still, word, position, depth, matched, num_matched)
+            alive = still
+            position += 1
+        num_matched = _set_depth(alive, word, position, depth, matched, num_matched)
+    return num_matched
+
+
+@compiled
+def _set_depth(mask, word, position, depth, matched, num_matched):
+    while mask != 0:
+        replica = word * _WORD_BITS + trailing_zeros(mask)
+        depth[replica] = position
+        matched[num_matched] = replica
+        num_matched += 1
+        mask &= mask - np.uint64(1)
+    return num_matched

@@ -37,11 +37,20 @@ def push_waiting(replica, requests, index, is_front):
 def pop_waiting(replica, requests, k):
     """Remove and return the head of a waiting list that is not empty."""
     index = replica.waiting_head[k]
-    replica.waiting_head[k] = requests[index].next
-    if replica.waiting_head[k] == NONE:
-        replica.waiting_tail[k] = NONE
-    replica.num_waiting -= 1
+    remove_waiting(replica, requests, k, NONE, index)
     return index
+
+
+@compiled
+def remove_waiting(replica, requests, k, before, index):
+    """Remove a request from a waiting list; `before` is the one before it or `NONE`."""
+    if before == NONE:
+        replica.waiting_head[k] = requests[index].next
+    else:
+        requests[before].next = requests[index].next
+    if requests[index].next == NONE:
+        replica.waiting_tail[k] = before
+    replica.num_waiting -= 1
 
 
 @compiled
@@ -54,17 +63,28 @@ def push_prefill(replica, requests, index):
         requests[replica.prefill_tail].next = index
     replica.prefill_tail = index
     replica.num_prefilling += 1
+    replica.num_prefill_sequences += 1 + requests[index].extra_sequences
 
 
 @compiled
 def pop_prefill(replica, requests):
     """Remove and return the head of the prefilling list."""
     index = replica.prefill_head
-    replica.prefill_head = requests[index].next
-    if replica.prefill_head == NONE:
-        replica.prefill_tail = NONE
-    replica.num_prefilling -= 1
+    remove_prefill(replica, requests, index, NONE)
     return index
+
+
+@compiled
+def remove_prefill(replica, requests, index, before):
+    """Remove a request from the prefilling list; `before` is the one before it or `NONE`."""
+    if before == NONE:
+        replica.prefill_head = requests[index].next
+    else:
+        requests[before].next = requests[index].next
+    if requests[index].next == NONE:
+        replica.prefill_tail = before
+    replica.num_prefilling -= 1
+    replica.num_prefill_sequences -= 1 + requests[index].extra_sequences
 
 
 @compiled
@@ -100,7 +120,7 @@ def _sift_down(heap, size, parent):
 
 @compiled
 def push_sequence(heap, size, end_iteration, request):
-    """Add a decoding sequence to a heap of `size` sequences."""
+    """Add a decoding request to a heap of `size` requests."""
     heap[size].end_iteration = end_iteration
     heap[size].request = request
     _sift_up(heap, size)
@@ -108,7 +128,7 @@ def push_sequence(heap, size, end_iteration, request):
 
 @compiled
 def remove_sequence(heap, size, position):
-    """Remove the sequence at a position of a heap of `size` and return its request."""
+    """Remove the request at a position of a heap of `size` and return it."""
     request = heap[position].request
     last = size - 1
     if position != last:

@@ -19,32 +19,32 @@ from .admission import (
     end_request,
     fail_oversized,
     first_ready_s,
-    leave_decode,
     make_room,
     next_ready_s,
     prefill_budget,
 )
-from .kv_pages import growth_pages, iterations_within_pages, release, take_pages
-from .layout import DECODING, FINISHED, NONE
+from .due import set_next_event
+from .kv_pages import (
+    cache_output,
+    cache_prompt,
+    growth_pages,
+    iterations_within_pages,
+    take_pages,
+)
+from .layout import FINISHED, NONE
 from .memory import (
     actual_of,
-    blocks_of,
-    cache_of,
-    cache_table_of,
     fleet_of,
-    holders_of,
     linear_s_of,
-    next_events_of,
-    page_phases_of,
-    pinned_entries_of,
     replicas_of,
     requests_of,
     sequences_of,
     slowdowns_of,
 )
 from .power import spend, stand_by, throttle
-from .prefix_cache import find_entry, insert_pinned, is_held, pin
-from .queues import pop_prefill, push_sequence
+from .queues import pop_prefill
+from .sequences import held_tokens, leave_decode, let_go, start_decoding
+from .windows import advance_windows, window_plan
 
 
 @compiled
@@ -102,20 +102,21 @@ def _linear_s(sim, r, tokens):
 def _plan(sim, r):
     """Return (iterations to the next change, chunk tokens, first_s, slope_s)."""
     replica, c = replicas_of(sim)[r], actual_of(sim)[r]
-    seqs = replica.num_decoding
+    seqs = replica.num_sequences
     chunk, positions, limit = 0, 0.0, np.int64(1) << np.int64(40)
     if replica.num_prefilling > 0:
         chunk, positions, limit = _prefill_work(sim, r, prefill_budget(sim, r))
     if seqs > 0:
         to_finish = sequences_of(sim, r)[0].end_iteration - replica.decode_iteration
         limit = iterations_within_pages(sim, r, min(limit, to_finish))
-    if fleet_of(sim).is_single_step != 0 or replica.has_preempted != 0:
+    # Copies over PCIe lengthen one iteration, which is then taken by itself.
+    if fleet_of(sim).is_single_step != 0 or replica.has_preempted != 0 or replica.copy_s > 0.0:
         limit = np.int64(1)
     context_s = context_time_s(c, chunk > 0)
     # An iteration reads the KV written so far and the token that it writes itself.
     context_tokens = replica.context_tokens + seqs
     first_s = _linear_s(sim, r, chunk + seqs) + context_s * context_tokens
-    first_s += other_time_s(c, chunk, positions, seqs)
+    first_s += other_time_s(c, chunk, positions, seqs) + replica.copy_s
     slope_s = context_s * seqs
     if limit > 1:
         slope_s += c.prefill_attention_s * float(chunk) * chunk
@@ -124,6 +125,10 @@ def _plan(sim, r):
         first_s += replica.throttled_first_s
         if limit > 1:
             slope_s += replica.throttled_slope_s
+    if c.window_tokens > 0.0:
+        mixed_factor = c.mixed_context_factor if chunk > 0 else 1.0
+        limit, window_s, window_slope_s = window_plan(sim, r, chunk, limit, mixed_factor)
+        first_s, slope_s = first_s + window_s, slope_s + window_slope_s
     first_s, slope_s = first_s * replica.slow_factor, slope_s * replica.slow_factor
     change_s = min(next_ready_s(sim, r), slowdowns_of(sim, r)[replica.next_slow_index].at_s)
     if limit > 1 and change_s < replica.clock_s + jump_time_s(first_s, slope_s, limit):
@@ -134,37 +139,18 @@ def _plan(sim, r):
 @compiled
 def _finish_prefill(sim, r, index):
     """End a request's prefill: cache its blocks, emit a token, start decoding."""
-    replica, request, fleet = replicas_of(sim)[r], requests_of(sim)[index], fleet_of(sim)
-    cache, holders = cache_of(sim, r), holders_of(sim)
-    for position in range(request.pinned_blocks, request.num_blocks):
-        block = blocks_of(sim)[request.first_block + position]
-        if is_held(holders, block, r):
-            entry = find_entry(cache_table_of(sim, r), cache, block)
-            pin(replica, cache, entry)
-            replica.free_pages += fleet.block_pages
-        else:
-            entry = insert_pinned(replica, cache_table_of(sim, r), cache, holders, r, block)
-        pinned_entries_of(sim)[request.first_block + position] = entry
-        request.pinned_blocks += 1
+    replica, request = replicas_of(sim)[r], requests_of(sim)[index]
+    cache_prompt(sim, r, request)
     request.generated_tokens += 1
-    replica.generated_tokens += 1
+    replica.generated_tokens += 1 + request.extra_sequences
     if request.generated_tokens == 1:
         request.first_token_s = replica.clock_s
         gateway.on_first_token(sim, index)
-    left = request.output_tokens - request.generated_tokens
-    if left <= 0:
-        release(sim, r, request, request.prefill_target_tokens)
+    if request.generated_tokens >= request.output_tokens:
+        let_go(sim, r, request, held_tokens(request))
         end_request(sim, r, index, FINISHED)
         return
-    request.status = DECODING
-    request.joined_iteration = replica.decode_iteration
-    end_iteration = replica.decode_iteration + left
-    push_sequence(sequences_of(sim, r), replica.num_decoding, end_iteration, index)
-    replica.num_decoding += 1
-    replica.context_tokens += request.prefill_target_tokens
-    start = replica.decode_iteration + 1 - request.prefill_target_tokens
-    request.page_phase = start & (fleet.page_tokens - 1)
-    page_phases_of(sim, r)[request.page_phase] += 1
+    start_decoding(sim, r, index, held_tokens(request))
 
 
 @compiled
@@ -184,10 +170,19 @@ def _advance_prefill(sim, r, tokens):
 
 
 @compiled
+def _finish_decode(sim, r):
+    """End the request at the top of the heap; what its session will ask next stays cached."""
+    request = requests_of(sim)[sequences_of(sim, r)[0].request]
+    if request.num_output_blocks > 0:
+        cache_output(sim, r, request)
+    end_request(sim, r, leave_decode(sim, r, 0), FINISHED)
+
+
+@compiled
 def _apply(sim, r, iterations, chunk, first_s, slope_s):
     """Let some planned iterations happen."""
     replica = replicas_of(sim)[r]
-    seqs = replica.num_decoding
+    seqs = replica.num_sequences
     if seqs > 0:
         take_pages(sim, r, growth_pages(sim, r, iterations))
     span_s = jump_time_s(first_s, slope_s, iterations)
@@ -199,22 +194,27 @@ def _apply(sim, r, iterations, chunk, first_s, slope_s):
         replica.nominal_s -= jump_time_s(
             replica.throttled_first_s, replica.throttled_slope_s, iterations
         )
+        replica.throttled_first_s += iterations * replica.throttled_slope_s
     if chunk > 0:
         replica.prefill_s += span_s
     spend(sim, r, seqs, chunk, span_s)
     replica.has_preempted = 0
+    replica.copied_s += replica.copy_s
+    replica.copy_s = 0.0
     replica.num_iterations += iterations
     replica.num_steps += 1
     replica.decode_iteration += iterations
     replica.context_tokens += seqs * iterations
     replica.generated_tokens += seqs * iterations
+    if replica.num_growing > 0:
+        advance_windows(sim, r, iterations)
     if chunk > 0:
         _advance_prefill(sim, r, chunk * iterations)
     while (
         replica.num_decoding > 0
         and sequences_of(sim, r)[0].end_iteration <= replica.decode_iteration
     ):
-        end_request(sim, r, leave_decode(sim, r, 0), FINISHED)
+        _finish_decode(sim, r)
 
 
 @compiled
@@ -246,7 +246,7 @@ def _prepare(sim, r, until_s):
         if is_idle:
             ready_s = first_ready_s(sim, r)
             if ready_s > until_s:
-                next_events_of(sim)[r] = ready_s
+                set_next_event(sim, r, ready_s)
                 return False
             idle_until(sim, r, ready_s)
         _update_slow_factor(sim, r)
@@ -261,31 +261,52 @@ def _prepare(sim, r, until_s):
 
 
 @compiled
+def _apply_part(sim, r, until_s):
+    """Take the iterations of the jump in progress that end by a moment; the rest stays planned."""
+    replica = replicas_of(sim)[r]
+    first_s, slope_s = replica.plan_first_s, replica.plan_slope_s
+    span_s = until_s - replica.clock_s
+    if span_s < first_s:
+        return
+    part = iterations_until(first_s, slope_s, span_s, replica.plan_iterations)
+    if jump_time_s(first_s, slope_s, part) > span_s:
+        part -= 1
+    if part > 0:
+        replica.plan_iterations -= part
+        replica.plan_first_s += part * slope_s
+        _apply(sim, r, part, replica.plan_chunk, first_s, slope_s)
+
+
+@compiled
 def advance(sim, r, until_s, is_partial):
     """Advance a replica through every change up to a moment.
 
     With `is_partial`, iterations of the jump in progress that end by then are taken as well, so
-    that counters read at that moment are right.
+    that counters read at that moment are right. The jump stays planned until it is over or
+    somebody wakes the replica (`due.wake`).
     """
     replica = replicas_of(sim)[r]
     if replica.is_up == 0:
-        next_events_of(sim)[r] = np.inf
+        set_next_event(sim, r, np.inf)
         if is_partial:
             idle_until(sim, r, until_s)
         return
-    while _prepare(sim, r, until_s):
-        iterations, chunk, first_s, slope_s = _plan(sim, r)
+    while replica.plan_iterations > 0 or _prepare(sim, r, until_s):
+        if replica.plan_iterations == 0:
+            iterations, chunk, first_s, slope_s = _plan(sim, r)
+            replica.plan_iterations = iterations
+            replica.plan_chunk = chunk
+            replica.plan_first_s = first_s
+            replica.plan_slope_s = slope_s
+        iterations = replica.plan_iterations
+        first_s, slope_s = replica.plan_first_s, replica.plan_slope_s
         end_s = replica.clock_s + jump_time_s(first_s, slope_s, iterations)
         if end_s > until_s:
-            next_events_of(sim)[r] = end_s
-            if is_partial and until_s > replica.clock_s:
-                span_s = until_s - replica.clock_s
-                part = iterations_until(first_s, slope_s, span_s, iterations)
-                if jump_time_s(first_s, slope_s, part) > span_s:
-                    part -= 1
-                if part > 0:
-                    _apply(sim, r, part, chunk, first_s, slope_s)
+            set_next_event(sim, r, end_s)
+            if is_partial:
+                _apply_part(sim, r, until_s)
             return
-        _apply(sim, r, iterations, chunk, first_s, slope_s)
+        replica.plan_iterations = 0
+        _apply(sim, r, iterations, replica.plan_chunk, first_s, slope_s)
     if is_partial:
         idle_until(sim, r, until_s)

@@ -10,6 +10,7 @@ import numpy as np
 from ..cluster import ClusterSpec
 from ..hardware import Precision
 from ..state import FEATURES_BY_NODE, ClusterState, FloatArray, Node
+from .fleet_view import fleet_view
 from .layout import NUM_PRIORITIES, SHED, SimulationArrays
 
 # Weight of the newest window in the moving average of the arrival rate.
@@ -79,7 +80,7 @@ class StateReader:
         gain = RATE_GAIN if self._mean_rate_rps > 0 else 1.0
         self._mean_rate_rps += gain * (rate_rps - self._mean_rate_rps)
         tokens_per_s = float(arrived["query"]["input_tokens"].sum()) / span_s
-        self._fleet[0] = tokens_per_s / float((1.0 / arrays.views["prefill_token_s"]).sum())
+        self._fleet[0] = tokens_per_s / float((1.0 / fleet_view(arrays)["prefill_token_s"]).sum())
 
     def _tenant(self, arrived: np.ndarray, span_s: float) -> FloatArray:
         if arrived.size == 0:
@@ -97,7 +98,7 @@ class StateReader:
         )
 
     def _replica_values(self, arrays: SimulationArrays) -> FloatArray:
-        v, now_s = arrays.views, float(arrays.fleet[0]["now_s"])
+        v, now_s = fleet_view(arrays), float(arrays.fleet[0]["now_s"])
         columns = {
             "is_available": v["is_available"],
             "pending_prefill_s": v["pending_tokens"] * v["prefill_token_s"],
@@ -124,7 +125,7 @@ class StateReader:
             Node.GPU: gpu_values,
             Node.SERVER: np.column_stack([self._server_static, server_power]),
             Node.TENANT: self._tenants.copy(),
-            Node.FLEET: np.array([[*self._fleet, arrays.views["is_available"].mean()]]),
+            Node.FLEET: np.array([[*self._fleet, fleet_view(arrays)["is_available"].mean()]]),
         }
         return ClusterState(
             now_s=float(arrays.fleet[0]["now_s"]),

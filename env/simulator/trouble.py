@@ -6,6 +6,7 @@ Does not know: why or when they come (`faults/`).
 import numpy as np
 
 from ..compiled import compiled
+from .due import set_next_event, wake
 from .layout import (
     CARBON,
     DIE,
@@ -18,7 +19,7 @@ from .layout import (
     QUEUE_LIE,
     STALL,
 )
-from .memory import next_events_of, replicas_of, views_of
+from .memory import fleet_of, replicas_of, views_of
 from .power import stand_by
 from .replica import advance
 from .tariff import change_tariff
@@ -30,7 +31,8 @@ def _die(sim, r, is_off):
     replica = replicas_of(sim)[r]
     replica.is_up = 0
     replica.is_unnoticed = 1
-    next_events_of(sim)[r] = np.inf
+    replica.plan_iterations = 0
+    set_next_event(sim, r, np.inf)
     if is_off:
         replica.standby_w = 0.0
 
@@ -49,7 +51,8 @@ def take_trouble(sim, event):
     if kind in (PRICE, CARBON):
         change_tariff(sim, r, value, event.at_s, kind == PRICE)
     elif kind == NOTICE:
-        views_of(sim)[r].is_available = 0
+        for g in range(sim.num_gateways):
+            views_of(sim, g)[r].is_available = 0
     elif kind == PAGE_LOST:
         replicas_of(sim)[r].is_page_lost = int(value)
     elif kind == PAGE_FROZEN:
@@ -59,7 +62,7 @@ def take_trouble(sim, event):
     elif kind in (DIE, STALL, KV_LOSS, POWER_CAP):
         replica = replicas_of(sim)[r]
         advance(sim, r, event.at_s, True)
-        next_events_of(sim)[r] = min(next_events_of(sim)[r], event.at_s)
+        wake(sim, r, event.at_s)
         if kind == KV_LOSS:
             replica.lost_pages = int(value * replica.total_pages)
         elif kind == POWER_CAP:
@@ -69,3 +72,11 @@ def take_trouble(sim, event):
                 _die(sim, r, value != 0.0)
             else:
                 _stall(sim, r, value)
+
+
+@compiled
+def set_power_cap(handle, r, cap_w):
+    """Cap the power of a replica, hosts included, from the iteration under way on."""
+    sim = handle[0]
+    replicas_of(sim)[r].power_cap_w = cap_w
+    wake(sim, r, fleet_of(sim).now_s)

@@ -1,6 +1,7 @@
 """Cluster files: bundled ones load, GPUs are handed out in order, all faults come at once."""
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from trimtab.env.cluster import (
     OTHER_BYTES_PER_GPU,
     ClusterSpec,
+    Preemption,
     ReplicaSpec,
     ServerSpec,
+    host_kv_pages,
     kv_pages,
 )
 from trimtab.env.cluster_file import bundled_cluster_names, load_cluster
@@ -117,6 +120,60 @@ def test_defaults_and_units(tmp_path: Path) -> None:
     assert replica.precision is Precision.BF16
     assert (replica.max_num_seqs, replica.max_batch_tokens) == (256, 512)
     assert (replica.kv_memory_frac, replica.page_tokens) == (0.9, 16)
+    assert (replica.kv_blocks, replica.preemption) == (None, Preemption.RECOMPUTE)
+    assert (replica.host_kv_bytes, replica.has_host_prefix_cache) == (0.0, False)
+    assert (replica.max_loras, replica.kv_watermark_frac) == (0, 0.01)
+
+
+def test_engine_memory_of_a_file(tmp_path: Path) -> None:
+    text = (
+        "{server: s0, model: llama-3-8b, kv_blocks: 27000, preemption: swap, host_kv_gb: 40, "
+        "has_host_prefix_cache: true, max_loras: 4, adapter_mb: 50, kv_watermark_frac: 0}"
+    )
+    cluster = load_cluster(write_cluster(tmp_path, servers=[SERVER], replicas=[text]))
+    (replica,) = cluster.replicas
+    assert kv_pages(cluster, replica) == 27000
+    assert replica.preemption is Preemption.SWAP
+    # 40 GB in pages of 16 tokens of 128 KiB.
+    assert host_kv_pages(cluster, replica) == 40e9 // 2**21
+    assert (replica.max_loras, replica.adapter_bytes) == (4, 50e6)
+    assert (replica.has_host_prefix_cache, replica.kv_watermark_frac) == (True, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("kv_blocks: 0", r"replicas\[0\].kv_blocks: .*greater than or equal to 1, got 0"),
+        ("preemption: swop", r"replicas\[0\].preemption: .*'recompute' or 'swap', got 'swop'"),
+        ("preemption: swap", r"replicas\[0\].preemption: 'swap' needs host memory.*host_kv_gb"),
+        ("has_host_prefix_cache: true", r"has_host_prefix_cache: needs host memory, got none"),
+        ("host_kv_gbs: 4", r"host_kv_gbs: unknown key.*did you mean 'host_kv_gb'"),
+        ("max_loras: -1", r"max_loras: .*greater than or equal to 0, got -1"),
+    ],
+)
+def test_faults_of_engine_memory(tmp_path: Path, setting: str, message: str) -> None:
+    replicas = [f"{{server: s0, model: llama-3-8b, {setting}}}"]
+    text = faults_of(write_cluster(tmp_path, servers=[SERVER], replicas=replicas))
+    assert re.search(message, text), text
+
+
+def test_faults_of_engine_memory_in_specs() -> None:
+    for changes, message in (
+        ({"kv_blocks": 0}, "kv_blocks: must be at least 1, got 0"),
+        ({"host_kv_bytes": -1.0}, "host_kv_bytes: must be at least 0, got -1.0"),
+        ({"kv_watermark_frac": 1.0}, r"kv_watermark_frac: must be in \[0, 1\), got 1.0"),
+        ({"max_loras": -2}, "max_loras: must be at least 0, got -2"),
+        ({"adapter_bytes": 0.0}, "adapter_bytes: must be above 0, got 0.0"),
+        ({"preemption": Preemption.SWAP}, "preemption: 'swap' needs host memory"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            make_cluster([make_server()], [replace(make_replica(), **changes)])
+
+
+def test_blocks_of_the_engine_stand_where_none_would_fit() -> None:
+    """The engine knows its memory better than the estimate of what is not for KV."""
+    replica = replace(make_replica(model="llama-3-70b"), kv_blocks=5)
+    assert kv_pages(make_cluster([make_server()], [replica]), replica) == 5
 
 
 def test_entries_of_one_model_are_numbered_on(tmp_path: Path) -> None:

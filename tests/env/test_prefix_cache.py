@@ -128,11 +128,13 @@ def test_match_is_the_number_of_leading_blocks_held(seed, num_replicas, num_bloc
     for block, replica in zip(*np.nonzero(holds), strict=True):
         holders[block, replica // 64] |= np.uint64(1) << np.uint64(replica % 64)
     blocks = rng.permutation(40).astype(np.int32)
-    depth = np.full(num_replicas, 99, np.int64)
-    match_replicas(blocks, 3, num_blocks, holders, depth)
+    depth, matched = np.zeros(num_replicas, np.int64), np.zeros(num_replicas, np.int64)
+    num_matched = match_replicas(blocks, 0, 3, holders, depth, matched, 0)  # is wiped again
+    num_matched = match_replicas(blocks, 3, num_blocks, holders, depth, matched, num_matched)
     prompt = blocks[3 : 3 + num_blocks]
     naive = np.cumprod(holds[prompt], axis=0).sum(axis=0) if num_blocks else np.zeros(num_replicas)
     np.testing.assert_array_equal(depth, naive)
+    assert sorted(matched[:num_matched]) == np.flatnonzero(naive).tolist()
 
 
 @pytest.mark.parametrize("num_blocks", [1, 7])
@@ -140,6 +142,7 @@ def test_match_stops_at_the_first_gap(num_blocks):
     holders = np.zeros((10, 1), np.uint64)
     holders[:7, 0] = 0b11
     holders[num_blocks // 2, 0] = 0b01
-    depth = np.zeros(2, np.int64)
-    match_replicas(np.arange(10, dtype=np.int32), 0, num_blocks, holders, depth)
+    depth, matched = np.zeros(2, np.int64), np.zeros(2, np.int64)
+    blocks = np.arange(10, dtype=np.int32)
+    match_replicas(blocks, 0, num_blocks, holders, depth, matched, 0)
     assert depth.tolist() == [num_blocks, num_blocks // 2]

@@ -31,6 +31,9 @@ def test_defaults_of_the_columns_not_given():
     assert np.isnan(trace.ttft_slo_s).all()
     assert np.isnan(trace.tpot_slo_s).all()
     assert not trace.has_session.any()
+    assert trace.adapter_names == ()
+    np.testing.assert_array_equal(trace.adapter_index, [0, 0, 0])
+    np.testing.assert_array_equal(trace.num_sequences, [1, 1, 1])
 
 
 def test_every_column_comes_back_as_given():
@@ -43,6 +46,8 @@ def test_every_column_comes_back_as_given():
         ttft_slo_s=[0.5, None, float("nan")],
         tpot_slo_s=0.1,
         source=TraceSource("made by hand"),
+        adapter=["b", None, "a"],
+        num_sequences=[1, 4, 2],
     )
     assert trace.table.schema == REQUEST_SCHEMA
     np.testing.assert_array_equal(trace.arrival_s, [0.0, 1.0, 2.5])
@@ -56,6 +61,26 @@ def test_every_column_comes_back_as_given():
     np.testing.assert_array_equal(trace.ttft_slo_s, [0.5, np.nan, np.nan])
     np.testing.assert_array_equal(trace.tpot_slo_s, [0.1, 0.1, 0.1])
     assert trace.table["ttft_slo_s"].null_count == 2
+    assert trace.adapter_names == ("a", "b")
+    np.testing.assert_array_equal(trace.adapter_index, [2, 0, 1])
+    np.testing.assert_array_equal(trace.num_sequences, [1, 4, 2])
+
+
+def test_a_table_of_before_adapters_and_sequences_has_none():
+    trace = make_trace(session=[1, 2, 1])
+    older = RequestTrace(trace.table.drop_columns(["adapter", "num_sequences"]))
+    assert older == trace
+
+
+def test_one_adapter_and_one_count_stand_for_every_row():
+    trace = make_trace(adapter="a", num_sequences=3)
+    np.testing.assert_array_equal(trace.adapter_index, [1, 1, 1])
+    np.testing.assert_array_equal(trace.num_sequences, [3, 3, 3])
+
+
+def test_a_request_has_at_least_one_sequence():
+    with pytest.raises(TraceError, match="row 1: num_sequences 0; expected at least 1"):
+        make_trace(num_sequences=[1, 0, 1])
 
 
 @pytest.mark.parametrize(

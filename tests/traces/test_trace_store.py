@@ -1,8 +1,10 @@
 """Trace stores: round trips, appends that a crash cannot break, and files that were changed."""
 
+import hashlib
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +31,8 @@ def make_trace(start_s=0.0, **changes):
         "prefix": ([0, 2, 3, 3], [1, 2**64 - 1, 1]),
         "ttft_slo_s": [0.5, None, 2.0],
         "tpot_slo_s": [None, 0.1, 0.1],
+        "adapter": [None, "x", None],
+        "num_sequences": [1, 1, 4],
     }
     return RequestTrace.from_columns(**{**columns, **changes})
 
@@ -38,6 +42,17 @@ def edit_manifest(path, **changes):
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
+def test_a_store_of_before_adapters_and_sequences_is_read(tmp_path):
+    trace = make_trace(adapter=None, num_sequences=1)
+    write_store(tmp_path / "t", trace)
+    file = tmp_path / "t" / "part-00000.parquet"
+    pq.write_table(trace.table.drop_columns(["adapter", "num_sequences"]), file)
+    manifest = json.loads((tmp_path / "t" / "manifest.json").read_text())
+    manifest["parts"][0]["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    edit_manifest(tmp_path / "t", parts=manifest["parts"])
+    assert read_store(tmp_path / "t") == trace
+
+
 def test_every_column_survives_the_store(tmp_path):
     trace = make_trace()
     write_store(tmp_path / "t", trace)
@@ -45,7 +60,10 @@ def test_every_column_survives_the_store(tmp_path):
     assert back == trace
     assert back.source == SOURCE
     assert back.block_tokens == 32
-    for name in ("session_ids", "prefix_block_hashes", "ttft_slo_s", "tenant_index"):
+    for name in (
+        *("session_ids", "prefix_block_hashes", "ttft_slo_s", "tenant_index"),
+        *("adapter_index", "num_sequences"),
+    ):
         np.testing.assert_array_equal(getattr(back, name), getattr(trace, name))
 
 

@@ -1,10 +1,12 @@
 """Nothing is lost or made up: requests, KV pages, tokens, time and energy, at many moments."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
+from trimtab.env.cluster import Preemption
 from trimtab.env.knobs import Knobs
 from trimtab.env.simulated_fleet import SimulatedFleet
 from trimtab.env.simulator.faults import FaultConfig
@@ -58,19 +60,27 @@ def assert_requests_conserved(fleet: SimulatedFleet) -> None:
 
 
 def kv_tokens(requests: np.ndarray, replicas: np.ndarray) -> np.ndarray:
-    """Tokens in KV of running requests, 0 of others, from the request table alone."""
+    """Tokens in KV of each sequence of running requests, 0 of others, from the request table."""
     iterations = replicas["decode_iteration"][requests["replica"]] - requests["joined_iteration"]
-    tokens = requests["prefill_target_tokens"] + np.where(
-        requests["status"] == DECODING, iterations, 0
-    )
+    tokens = requests["query"]["input_tokens"] + requests["generated_tokens"]
+    tokens += np.where(requests["status"] == DECODING, iterations - 1, 0)
     return np.where(np.isin(requests["status"], [PREFILLING, DECODING]), tokens, 0)
+
+
+def own_pages(requests: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Pages of running requests; several sequences share the full pages of the prompt."""
+    pages = -(-tokens // 16)
+    shared = requests["query"]["input_tokens"] // 16
+    return np.where(tokens > 0, pages + requests["extra_sequences"] * (pages - shared), 0)
 
 
 def assert_pages_conserved(fleet: SimulatedFleet) -> None:
     arrays, requests, replicas = fleet.arrays, fleet.requests, fleet.arrays.replicas
     block_pages = int(arrays.fleet[0]["block_pages"])
     tokens = kv_tokens(requests, replicas)
-    own = -(-tokens // 16) - np.where(tokens > 0, requests["pinned_blocks"] * block_pages, 0)
+    num_sequences = 1 + requests["extra_sequences"]
+    pinned_pages = np.where(tokens > 0, requests["pinned_blocks"] * block_pages, 0)
+    own = own_pages(requests, tokens) - pinned_pages
     assert (own >= 0).all()
     is_placed = requests["replica"] >= 0
     left = requests["prefill_target_tokens"] - requests["prefill_done_tokens"]
@@ -79,7 +89,7 @@ def assert_pages_conserved(fleet: SimulatedFleet) -> None:
         for values in (
             own,
             np.where(tokens > 0, requests["pinned_blocks"], 0),
-            np.where(requests["status"] == DECODING, tokens, 0),
+            np.where(requests["status"] == DECODING, num_sequences * tokens, 0),
             np.where(requests["status"] == PREFILLING, left, 0),
         )
     )
@@ -97,6 +107,52 @@ def assert_pages_conserved(fleet: SimulatedFleet) -> None:
         word, bit = r // 64, np.uint64(r % 64)
         holds = (arrays.holders[:, word] >> bit) & np.uint64(1)
         np.testing.assert_array_equal(np.flatnonzero(holds), np.sort(entries["block"]))
+
+
+def sum_by_replica(fleet: SimulatedFleet, values: np.ndarray) -> np.ndarray:
+    is_placed = fleet.requests["replica"] >= 0
+    return np.bincount(
+        fleet.requests["replica"][is_placed],
+        values[is_placed],
+        minlength=len(fleet.arrays.replicas),
+    )
+
+
+def assert_host_memory_conserved(fleet: SimulatedFleet) -> None:
+    hosts, requests = fleet.arrays.hosts, fleet.requests
+    assert (requests["host_pages"][requests["status"] != WAITING] == 0).all()
+    cached = hosts["num_cached_blocks"] * int(fleet.arrays.fleet[0]["block_pages"])
+    held = sum_by_replica(fleet, requests["host_pages"])
+    np.testing.assert_array_equal(hosts["free_pages"] + cached + held, hosts["total_pages"])
+    assert (hosts["free_pages"] >= 0).all()
+    for r, table in enumerate(fleet.arrays.host_table):
+        blocks = fleet.arrays.host_cache[r][table[table > 0] - 1]["block"]
+        assert np.unique(blocks).size == blocks.size == hosts["num_cached_blocks"][r]
+        assert hosts["num_evictable_blocks"][r] == blocks.size
+
+
+def assert_batches_conserved(fleet: SimulatedFleet) -> None:
+    """Sequences, adapter slots and windowed context are those of the running requests."""
+    requests, replicas = fleet.requests, fleet.arrays.replicas
+    num_sequences = 1 + requests["extra_sequences"]
+    for name, status in (("num_sequences", DECODING), ("num_prefill_sequences", PREFILLING)):
+        held = sum_by_replica(fleet, np.where(requests["status"] == status, num_sequences, 0))
+        np.testing.assert_array_equal(replicas[name], held, err_msg=name)
+    is_running = np.isin(requests["status"], [PREFILLING, DECODING])
+    running = replicas["num_sequences"] + replicas["num_prefill_sequences"]
+    assert (running <= replicas["max_num_seqs"]).all()
+    for r, slots in enumerate(fleet.arrays.adapters):
+        if replicas["max_adapters"][r] > 0:
+            used = requests["adapter"][is_running & (requests["replica"] == r)]
+            found = {int(s["adapter"]): int(s["num_running"]) for s in slots if s["num_running"]}
+            assert found == {int(a): int((used == a).sum()) for a in set(used[used > 0])}
+    window_tokens = fleet.arrays.actual["window_tokens"].astype(np.int64)[requests["replica"]]
+    is_windowed = (requests["status"] == DECODING) & (window_tokens > 0)
+    tokens = np.where(is_windowed, kv_tokens(requests, replicas), 0)
+    windowed = sum_by_replica(fleet, num_sequences * np.minimum(tokens, window_tokens))
+    np.testing.assert_array_equal(replicas["windowed_tokens"], windowed)
+    growing = sum_by_replica(fleet, is_windowed & (tokens < window_tokens))
+    np.testing.assert_array_equal(replicas["num_growing"], growing)
 
 
 def assert_moments_in_order(requests: np.ndarray) -> None:
@@ -140,6 +196,60 @@ def test_conservation_at_any_moment(
     np.testing.assert_array_equal(
         fleet.arrays.replicas["free_pages"], fleet.arrays.replicas["total_pages"] - cached
     )
+
+
+@pytest.mark.parametrize(
+    ("host_pages", "preemption", "has_tier", "window_tokens", "max_loras"),
+    [
+        (200, Preemption.SWAP, True, 300, 2),
+        (60, Preemption.SWAP, True, None, 1),
+        (1000, Preemption.SWAP, False, 64, 3),
+        (100, Preemption.RECOMPUTE, True, 5000, 2),
+    ],
+)
+def test_engine_memory_conserved_at_any_moment(
+    make_cluster,
+    make_random_workload,
+    sliding_window,
+    host_pages,
+    preemption,
+    has_tier,
+    window_tokens,
+    max_loras,
+):
+    workload = make_random_workload(
+        400,
+        rate_rps=40.0,
+        seed=host_pages,
+        mean_output_tokens=200.0,
+        num_prompts=12,
+        num_adapters=5,
+        max_sequences=5,
+    )
+    cluster = make_cluster(
+        GPU_NAMES,
+        kv_blocks=200,
+        max_num_seqs=32,
+        host_kv_bytes=host_pages * 2 * 2**20,
+        preemption=preemption,
+        has_host_prefix_cache=has_tier,
+        max_loras=max_loras,
+    )
+    fleet = SimulatedFleet(cluster, workload, FleetConfig(faults=TROUBLE))
+    with sliding_window(window_tokens) if window_tokens else nullcontext():
+        fleet.reset(seed=1, knobs=ROUND_ROBIN)
+    for _ in run_in_windows(fleet):
+        assert_requests_conserved(fleet)
+        assert_pages_conserved(fleet)
+        assert_host_memory_conserved(fleet)
+        assert_batches_conserved(fleet)
+        assert_moments_in_order(fleet.requests)
+    replicas = fleet.arrays.replicas
+    assert np.isin(fleet.requests["status"], [FINISHED, SHED, FAILED]).all()
+    assert (replicas["num_swaps"].sum() > 0) == (preemption is Preemption.SWAP)
+    assert (replicas["host_hit_tokens"].sum() > 0) == has_tier
+    assert replicas["num_adapter_loads"].sum() > 10
+    assert replicas["num_crashes"].sum() > 0
 
 
 def test_window_outcomes_add_up(make_cluster, make_random_workload):

@@ -5,11 +5,14 @@ view at its end, not at the iteration that evicts them. A policy that reads pref
 choose otherwise, so such policies are held to equality where nothing is evicted.
 """
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trimtab.env.cluster import Preemption
 from trimtab.env.knobs import Knobs
 from trimtab.env.simulated_fleet import SimulatedFleet, run_workload
 from trimtab.env.simulator.faults import FaultConfig
@@ -34,6 +37,13 @@ TROUBLE = FaultConfig(
 )
 SAME = ("status", "replica", "hit_tokens", "num_preemptions", "num_dispatches", "generated_tokens")
 
+COUNTED = (
+    *("num_iterations", "prefill_tokens", "num_cached_blocks", "free_pages", "generated_tokens"),
+    *("num_swaps", "host_hit_tokens", "num_adapter_loads", "num_adapter_hits", "windowed_tokens"),
+)
+# Llama 3 8B in BF16: 2 * 32 layers * 8 heads * 128 values * 2 bytes * 16 tokens.
+PAGE_BYTES = 2 * 32 * 8 * 128 * 2 * 16
+
 
 def assert_same_run(one: SimulatedFleet, other: SimulatedFleet) -> None:
     for name in SAME:
@@ -46,9 +56,16 @@ def assert_same_run(one: SimulatedFleet, other: SimulatedFleet) -> None:
         np.testing.assert_allclose(
             one.arrays.replicas[name], other.arrays.replicas[name], rtol=1e-9, err_msg=name
         )
-    for name in ("num_iterations", "prefill_tokens", "num_cached_blocks", "free_pages"):
+    np.testing.assert_allclose(
+        one.arrays.replicas["copied_s"], other.arrays.replicas["copied_s"], rtol=1e-9
+    )
+    for name in COUNTED:
         np.testing.assert_array_equal(
             one.arrays.replicas[name], other.arrays.replicas[name], err_msg=name
+        )
+    for name in ("free_pages", "num_cached_blocks"):
+        np.testing.assert_array_equal(
+            one.arrays.hosts[name], other.arrays.hosts[name], err_msg=name
         )
 
 
@@ -99,6 +116,116 @@ def test_jump_equals_single_steps(
         for is_single_step in (False, True)
     )
     assert_same_run(jumped, stepped)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(
+    seed=st.integers(0, 2**20),
+    gpus=st.lists(st.sampled_from(GPU_NAMES), min_size=1, max_size=2),
+    policy=st.sampled_from(["round_robin", "session_hash", "least_requests"]),
+    kv_blocks=st.sampled_from([130, 200, 400]),
+    host_pages=st.sampled_from([0, 30, 80, 1000]),
+    is_swapping=st.booleans(),
+    has_tier=st.booleans(),
+    max_num_seqs=st.sampled_from([4, 16, 256]),
+    max_loras=st.integers(0, 3),
+    max_sequences=st.sampled_from([1, 2, 6]),
+    window_tokens=st.sampled_from([None, 1, 200, 600]),
+    rate_rps=st.floats(2.0, 40.0),
+    mean_output_tokens=st.sampled_from([20.0, 150.0, 400.0]),
+    is_in_trouble=st.booleans(),
+)
+def test_jump_equals_single_steps_with_all_of_engine_memory(
+    make_cluster,
+    make_random_workload,
+    sliding_window,
+    seed,
+    gpus,
+    policy,
+    kv_blocks,
+    host_pages,
+    is_swapping,
+    has_tier,
+    max_num_seqs,
+    max_loras,
+    max_sequences,
+    window_tokens,
+    rate_rps,
+    mean_output_tokens,
+    is_in_trouble,
+):
+    workload = make_random_workload(
+        120,
+        rate_rps=rate_rps,
+        seed=seed,
+        mean_output_tokens=mean_output_tokens,
+        num_prompts=3,
+        num_adapters=4,
+        max_sequences=max_sequences,
+    )
+    cluster = make_cluster(
+        gpus,
+        kv_blocks=kv_blocks,
+        max_num_seqs=max_num_seqs,
+        max_loras=max_loras,
+        host_kv_bytes=host_pages * PAGE_BYTES,
+        preemption=Preemption.SWAP if is_swapping and host_pages else Preemption.RECOMPUTE,
+        has_host_prefix_cache=has_tier and host_pages > 0,
+    )
+    faults = TROUBLE if is_in_trouble else FaultConfig()
+    with sliding_window(window_tokens) if window_tokens else nullcontext():
+        jumped, stepped = (
+            run_workload(
+                cluster,
+                workload,
+                POLICIES[policy],
+                config=FleetConfig(faults=faults, is_single_step=is_single_step),
+                seed=seed,
+            )
+            for is_single_step in (False, True)
+        )
+    assert_same_run(jumped, stepped)
+
+
+def test_jump_covers_engine_memory(make_cluster, make_random_workload, sliding_window):
+    """Runs of the kind above swap, load, wait for adapters, fork, fill windows, and jump."""
+    workload = make_random_workload(
+        300,
+        rate_rps=25.0,
+        seed=3,
+        mean_output_tokens=300.0,
+        num_prompts=12,
+        num_adapters=4,
+        max_sequences=4,
+    )
+    cluster = make_cluster(
+        GPU_NAMES[:2],
+        kv_blocks=250,
+        max_num_seqs=32,
+        max_loras=2,
+        host_kv_bytes=400 * PAGE_BYTES,
+        preemption=Preemption.SWAP,
+        has_host_prefix_cache=True,
+    )
+    with sliding_window(500):
+        runs = [
+            run_workload(
+                cluster,
+                workload,
+                POLICIES["round_robin"],
+                config=FleetConfig(faults=TROUBLE, is_single_step=is_single_step),
+                seed=1,
+            )
+            for is_single_step in (False, True)
+        ]
+    assert_same_run(*runs)
+    replicas = runs[0].arrays.replicas
+    assert replicas["num_swaps"].sum() > 20
+    assert replicas["num_preemptions"].sum() > replicas["num_swaps"].sum()
+    assert replicas["host_hit_tokens"].sum() > 1000
+    assert replicas["num_adapter_loads"].sum() > 20
+    assert replicas["num_crashes"].sum() > 0
+    assert replicas["num_steps"].sum() < 0.5 * replicas["num_iterations"].sum()
 
 
 @pytest.mark.parametrize(
