@@ -21,13 +21,14 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from ..env.knobs import KNOB_INDEX, TUNABLE_KNOBS, Knobs, residual
-from ..env.observation import ObservationLayout, observe
+from ..env.observation import ObservationLayout
 from ..env.reward import ScenarioTasks
 from ..env.scenario import Part, Scenario
 from ..env.short_term_env import EpisodeConfig, ShortTermEnv
-from ..env.simulated_fleet import SimulatedFleet
+from ..env.simulated_fleet import SimulatedFleet, Workers, advance_all, drain_all
+from ..env.vector_env import FleetVectorEnv, observe_fleets
+from .fleet_vec_env import FleetVecEnv
 from .policy_network import EquivariantPolicy
-from .threaded_envs import ThreadedVecEnv
 from .training_log import WandbMode, training_log
 
 _COUNTS = (
@@ -172,6 +173,7 @@ class _Checkpoints(BaseCallback):
         self._workloads = [
             scenario.workload(Part.VALIDATION, i) for i in range(config.num_validation_workloads)
         ]
+        self._workers = Workers()
         self._window_s = config.episode.window_s
         self._num_windows = config.num_windows
         self._interval = max(1, config.num_windows // config.num_checks)
@@ -211,8 +213,7 @@ class _Checkpoints(BaseCallback):
             fleets.append(fleet)
         if policy is not None:
             self._steer(fleets, policy)
-        for fleet in fleets:
-            fleet.drain()
+        drain_all(fleets, self._workers)
         return float(np.mean([fleet.kpis().goodput_frac for fleet in fleets]))
 
     def _steer(self, fleets: list[SimulatedFleet], policy: Any) -> None:
@@ -220,12 +221,11 @@ class _Checkpoints(BaseCallback):
         layout, base = self._env.layout, self._env.base
         actions = np.zeros((len(fleets), layout.action_size), np.float32)
         while fleets[0].now_s < self._scenario.span_s:
-            seen = [observe(f.state(), a, layout) for f, a in zip(fleets, actions, strict=True)]
-            batch = {key: np.stack([one[key] for one in seen]) for key in seen[0]}
-            actions, _ = policy.predict(batch, deterministic=True)
+            seen = observe_fleets(fleets, actions, layout)
+            actions, _ = policy.predict(seen, deterministic=True)
             for fleet, action in zip(fleets, actions, strict=True):
                 fleet.apply(residual(base, action, len(fleet.cluster.replicas)))
-                fleet.advance(self._window_s)
+            advance_all(fleets, self._window_s, self._workers)
 
 
 def make_model(
@@ -234,13 +234,12 @@ def make_model(
     """Return an untrained model on its environments, and those environments."""
     tasks = ScenarioTasks(scenario, Part.TRAIN, config.num_workloads)
     layout = layout_for(scenario)
-    envs = [
-        ShortTermEnv(tasks=tasks, base=base, episode=config.episode, layout=layout)
-        for _ in range(config.num_envs)
-    ]
+    envs = FleetVectorEnv(
+        config.num_envs, tasks=tasks, base=base, episode=config.episode, layout=layout
+    )
     model = PPO(
         EquivariantPolicy,
-        ThreadedVecEnv([lambda env=env: env for env in envs]),  # type: ignore[misc]
+        FleetVecEnv(envs),
         learning_rate=config.learning_rate,
         n_steps=config.episodes_per_rollout * config.episode.num_windows,
         batch_size=min(config.batch_size, config.rollout_windows),
@@ -254,7 +253,7 @@ def make_model(
         seed=config.seed,
         device="cpu",
     )
-    return model, envs
+    return model, envs.envs
 
 
 def train(

@@ -39,6 +39,44 @@ class Preemption(StrEnum):
     SWAP = "swap"  # copied to host memory while that has room, else recomputed
 
 
+# s to set up a transfer to another server: NIXL over RDMA, default of BLIS
+DEFAULT_NETWORK_LATENCY_S = 50e-6
+# bytes/s: what a usual loader reads weights at from NVMe, ServerlessLLM (arXiv 2401.14351); its
+# own loader reaches 6-14 GB/s
+DEFAULT_DISK_BYTES_PER_S = 1.7e9
+# Gb/s and s between zones of a region, assumed: a few 100 Gb/s paths, half of a 1 ms round trip
+DEFAULT_INTER_ZONE_GBPS = 400.0
+DEFAULT_INTER_ZONE_LATENCY_S = 0.5e-3
+# s from loaded weights to ready: vLLM of an 8B with compilation, vLLM PR 11005 (14 s without, 34 s
+# with a warm compile cache; 145 s for a 70B over 8 GPUs, vLLM issue 19824)
+DEFAULT_ENGINE_INIT_S = 39.0
+# Summed shares of a GPU may exceed 1 by this: thirds do not add up in floating point.
+_SHARE_SLACK = 1e-9
+
+
+class Role(StrEnum):
+    """Which phase of a request a replica takes."""
+
+    BOTH = "both"
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+class InitialState(StrEnum):
+    """How a replica stands when a run begins."""
+
+    READY = "ready"
+    STOPPED = "stopped"
+    ASLEEP = "asleep"
+
+
+class Sharing(StrEnum):
+    """How replicas share a GPU."""
+
+    PARTITIONED = "partitioned"  # fixed shares of compute, bandwidth and memory, as MIG and MPS
+    TIME_SLICED = "time_sliced"  # fixed shares of memory; compute by turns
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSpec:
     """One machine with GPUs of one kind."""
@@ -53,6 +91,12 @@ class ServerSpec:
     """GPUs in the machine."""
     network_bytes_per_s: float = DEFAULT_NETWORK_GBPS * BYTES_PER_S_PER_GBPS
     """Bandwidth to other servers, one direction."""
+    network_latency_s: float = DEFAULT_NETWORK_LATENCY_S
+    """To set up a transfer to another server."""
+    disk_bytes_per_s: float = DEFAULT_DISK_BYTES_PER_S
+    """Rate at which weights are read from the machine's disk."""
+    gpus_per_pcie_root: int = 1
+    """GPUs that share one set of PCIe lanes to the host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +137,21 @@ class ReplicaSpec:
     """Bytes of one adapter, loaded by each GPU."""
     power_cap_w: float | None = None
     """Most that each of its GPUs may draw; None for the board's own limit."""
+    role: Role = Role.BOTH
+    """Which phase of a request it takes."""
+    initial_state: InitialState = InitialState.READY
+    """How it stands when a run begins: standby replicas are stopped or asleep."""
+    engine_init_s: float = DEFAULT_ENGINE_INIT_S
+    """Time from loaded weights to ready at a cold start."""
+    gpu_frac: float = 1.0
+    """Share of its GPUs that is its own."""
+    sharing: Sharing = Sharing.PARTITIONED
+    """How it shares its GPUs, if its share is below 1."""
+
+    @property
+    def compute_frac(self) -> float:
+        """Share of its GPUs' compute and bandwidth that it has while it runs."""
+        return 1.0 if self.sharing is Sharing.TIME_SLICED else self.gpu_frac
 
     @property
     def tensor_parallel(self) -> int:
@@ -113,6 +172,10 @@ class ClusterSpec:
     """Machines, in the order of the file."""
     replicas: tuple[ReplicaSpec, ...]
     """Engines, in the order of the file."""
+    inter_zone_bytes_per_s: float = DEFAULT_INTER_ZONE_GBPS * BYTES_PER_S_PER_GBPS
+    """Bandwidth from each zone to each other."""
+    inter_zone_latency_s: float = DEFAULT_INTER_ZONE_LATENCY_S
+    """One way."""
 
     def __post_init__(self) -> None:
         """Report all faults of the specs at once."""
@@ -194,14 +257,43 @@ def spec_faults(
             fault = _replica_fault(replica, GPUS[by_name[replica.server].gpu])
             if fault:
                 yield f"{label(replica)}.{fault}"
+    yield from _role_faults(replicas, label)
+
+
+def _role_faults(
+    replicas: Sequence[ReplicaSpec], label: Callable[[ReplicaSpec], str]
+) -> Iterator[str]:
+    """Prefill replicas whose KV nobody of their model can take, and decode ones that get none."""
+    for role, other in ((Role.PREFILL, Role.DECODE), (Role.DECODE, Role.PREFILL)):
+        served = {kv_kind(replica) for replica in replicas if replica.role is not role}
+        for replica in replicas:
+            if replica.role is role and kv_kind(replica) not in served:
+                yield (
+                    f"{label(replica)}.role: is '{role}', but no replica of model "
+                    f"{replica.model!r} and the same KV format is '{other}' or 'both'; add one"
+                )
+
+
+def kv_kind(replica: ReplicaSpec) -> tuple[str, Precision]:
+    """What two replicas must have in common to pass KV on: the model, and the format of KV."""
+    return replica.model, replica.precision.attention_precision
 
 
 def _placement_faults(server: ServerSpec, held: Sequence[ReplicaSpec]) -> Iterator[str]:
-    """GPUs of a server that replicas hold twice, or that it does not have."""
-    uses = Counter(index for replica in held for index in replica.gpu_indices)
-    shared = sorted(index for index, count in uses.items() if count > 1)
-    if shared:
-        yield f"server {server.name!r}: GPUs {shared} are held by more than one replica"
+    """GPUs of a server that replicas hold beyond their whole, or that it does not have."""
+    uses: Counter[int] = Counter()
+    fractions: dict[int, float] = {}
+    for replica in held:
+        for index in replica.gpu_indices:
+            uses[index] += 1
+            fractions[index] = fractions.get(index, 0.0) + replica.gpu_frac
+    over = sorted(index for index, total in fractions.items() if total > 1.0 + _SHARE_SLACK)
+    if over:
+        totals = ", ".join(f"{fractions[index]:g}" for index in over)
+        yield (
+            f"server {server.name!r}: GPUs {over} are held by more than one replica with gpu_frac "
+            f"{totals} together; lower the shares to at most 1, or move a replica"
+        )
     if any(not 0 <= index < server.num_gpus for index in uses):
         yield (
             f"server {server.name!r}: num_gpus is {server.num_gpus}, its replicas take "
@@ -236,6 +328,8 @@ def _replica_fault(replica: ReplicaSpec, gpu: Gpu) -> str | None:
     memory_fault = _memory_fault(replica)
     if memory_fault:
         return memory_fault
+    if not 0.0 < replica.gpu_frac <= 1.0:
+        return f"gpu_frac: must be above 0 and at most 1, got {replica.gpu_frac}"
     model, tensor_parallel = MODELS[replica.model], replica.tensor_parallel
     if not model.can_shard(tensor_parallel):
         return (
@@ -263,7 +357,7 @@ def _replica_fault(replica: ReplicaSpec, gpu: Gpu) -> str | None:
 
 def _kv_bytes(gpu: Gpu, model: ModelProfile, replica: ReplicaSpec) -> float:
     """Bytes left for KV on all GPUs of the replica; negative when the weights do not fit."""
-    usable_bytes = gpu.hbm_bytes * replica.kv_memory_frac - OTHER_BYTES_PER_GPU
+    usable_bytes = gpu.hbm_bytes * replica.gpu_frac * replica.kv_memory_frac - OTHER_BYTES_PER_GPU
     return usable_bytes * replica.tensor_parallel - model.weight_bytes(replica.precision)
 
 

@@ -1,12 +1,15 @@
 """Cluster files: YAML that names servers and groups of replicas.
 
-GPUs are handed out in order. Every fault of a file is reported at once, with the path of its key.
+GPUs are handed out in order, but for entries that name theirs. Every fault of a file is reported
+at once, with the path of its key.
 Every `*.yaml` in `env/data/clusters/` is a cluster that `load_cluster` finds by its name.
 
 Does not know: what the specs mean (`cluster.py`).
 """
 
 from collections import Counter
+from collections.abc import Iterator
+from itertools import count, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,12 +19,20 @@ from ..traces.errors import ConfigError
 from .cluster import (
     ADAPTER_BYTES,
     BYTES_PER_S_PER_GBPS,
+    DEFAULT_DISK_BYTES_PER_S,
+    DEFAULT_ENGINE_INIT_S,
+    DEFAULT_INTER_ZONE_GBPS,
+    DEFAULT_INTER_ZONE_LATENCY_S,
     DEFAULT_NETWORK_GBPS,
+    DEFAULT_NETWORK_LATENCY_S,
     KV_WATERMARK_FRAC,
     ClusterSpec,
+    InitialState,
     Preemption,
     ReplicaSpec,
+    Role,
     ServerSpec,
+    Sharing,
     spec_faults,
 )
 from .config_file import (
@@ -57,6 +68,7 @@ def load_cluster(path_or_name: str | Path) -> ClusterSpec:
     server_entries = entries(_ServerEntry, file.servers, "servers", faults)
     replica_entries = entries(_ReplicaEntry, file.replicas, "replicas", faults)
     servers = [entry.spec() for entry in server_entries.values()]
+    faults += _gpu_faults(replica_entries)
     replicas, paths = _expand(replica_entries)
     if len(servers) < len(file.servers):
         # A server whose own entry is faulty must not make its replicas look homeless as well.
@@ -65,7 +77,13 @@ def load_cluster(path_or_name: str | Path) -> ClusterSpec:
     faults += spec_faults(servers, replicas, lambda replica: paths[replica.name])
     if faults:
         raise ConfigError(faults_message("cluster", str(path), list(dict.fromkeys(faults))))
-    return ClusterSpec(name=file.name, servers=tuple(servers), replicas=tuple(replicas))
+    return ClusterSpec(
+        name=file.name,
+        servers=tuple(servers),
+        replicas=tuple(replicas),
+        inter_zone_bytes_per_s=file.inter_zone_gbps * BYTES_PER_S_PER_GBPS,
+        inter_zone_latency_s=file.inter_zone_latency_s,
+    )
 
 
 class _ClusterFile(Entry):
@@ -74,6 +92,10 @@ class _ClusterFile(Entry):
     name: str = Field(min_length=1)
     servers: list[Any] = Field(min_length=1)
     replicas: list[Any] = Field(min_length=1)
+    inter_zone_gbps: float = Field(default=DEFAULT_INTER_ZONE_GBPS, gt=0, allow_inf_nan=False)
+    inter_zone_latency_s: float = Field(
+        default=DEFAULT_INTER_ZONE_LATENCY_S, ge=0, allow_inf_nan=False
+    )
 
 
 class _ServerEntry(Entry):
@@ -84,6 +106,11 @@ class _ServerEntry(Entry):
     num_gpus: int = Field(ge=1)
     zone: str = Field(min_length=1)
     network_gbps: float = Field(default=DEFAULT_NETWORK_GBPS, gt=0, allow_inf_nan=False)
+    network_latency_s: float = Field(default=DEFAULT_NETWORK_LATENCY_S, ge=0, allow_inf_nan=False)
+    disk_gigabytes_per_s: float = Field(
+        default=DEFAULT_DISK_BYTES_PER_S / 1e9, gt=0, allow_inf_nan=False
+    )
+    gpus_per_pcie_root: int = Field(default=1, ge=1)
 
     def spec(self) -> ServerSpec:
         """The server that this entry describes."""
@@ -93,6 +120,9 @@ class _ServerEntry(Entry):
             gpu=self.gpu,
             num_gpus=self.num_gpus,
             network_bytes_per_s=self.network_gbps * BYTES_PER_S_PER_GBPS,
+            network_latency_s=self.network_latency_s,
+            disk_bytes_per_s=self.disk_gigabytes_per_s * 1e9,
+            gpus_per_pcie_root=self.gpus_per_pcie_root,
         )
 
 
@@ -102,6 +132,7 @@ class _ReplicaEntry(Entry):
     server: str
     model: Annotated[str, AfterValidator(lambda name: known_name("model", name, MODELS))]
     tensor_parallel: int = Field(default=1, ge=1)
+    gpus: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
     count: int = Field(default=1, ge=1)
     precision: Annotated[Precision, Field(strict=False)] = Precision.BF16
     max_num_seqs: int = Field(default=256, ge=1)
@@ -116,14 +147,19 @@ class _ReplicaEntry(Entry):
     max_loras: int = Field(default=0, ge=0)
     adapter_mb: float = Field(default=ADAPTER_BYTES / 1e6, gt=0, allow_inf_nan=False)
     power_cap_w: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    role: Annotated[Role, Field(strict=False)] = Role.BOTH
+    initial_state: Annotated[InitialState, Field(strict=False)] = InitialState.READY
+    engine_init_s: float = Field(default=DEFAULT_ENGINE_INIT_S, ge=0, allow_inf_nan=False)
+    gpu_frac: float = Field(default=1.0, gt=0, le=1)
+    sharing: Annotated[Sharing, Field(strict=False)] = Sharing.PARTITIONED
 
-    def spec(self, name: str, first_gpu: int) -> ReplicaSpec:
-        """One replica of this entry, on the GPUs from `first_gpu` on."""
+    def spec(self, name: str, gpu_indices: tuple[int, ...]) -> ReplicaSpec:
+        """One replica of this entry, on some GPUs."""
         return ReplicaSpec(
             name=name,
             server=self.server,
             model=self.model,
-            gpu_indices=tuple(range(first_gpu, first_gpu + self.tensor_parallel)),
+            gpu_indices=gpu_indices,
             precision=self.precision,
             max_num_seqs=self.max_num_seqs,
             max_batch_tokens=self.max_batch_tokens,
@@ -137,6 +173,11 @@ class _ReplicaEntry(Entry):
             max_loras=self.max_loras,
             adapter_bytes=self.adapter_mb * 1e6,
             power_cap_w=self.power_cap_w,
+            role=self.role,
+            initial_state=self.initial_state,
+            engine_init_s=self.engine_init_s,
+            gpu_frac=self.gpu_frac,
+            sharing=self.sharing,
         )
 
 
@@ -144,14 +185,34 @@ def _expand(entries: dict[str, _ReplicaEntry]) -> tuple[list[ReplicaSpec], dict[
     """All replicas of the entries, GPUs handed out in order, and the key path of each by name."""
     replicas: list[ReplicaSpec] = []
     paths: dict[str, str] = {}
-    num_used_gpus: Counter[str] = Counter()
+    named_gpus = {(entry.server, k) for entry in entries.values() for k in entry.gpus or ()}
+    free_gpus = {entry.server: _free_gpus(entry.server, named_gpus) for entry in entries.values()}
     num_named: Counter[str] = Counter()
     for path, entry in entries.items():
         for _ in range(entry.count):
             prefix = f"{entry.server}/{entry.model}"
-            replica = entry.spec(f"{prefix}-{num_named[prefix]}", num_used_gpus[entry.server])
+            gpus = entry.gpus or islice(free_gpus[entry.server], entry.tensor_parallel)
+            replica = entry.spec(f"{prefix}-{num_named[prefix]}", tuple(gpus))
             num_named[prefix] += 1
-            num_used_gpus[entry.server] += entry.tensor_parallel
             replicas.append(replica)
             paths[replica.name] = path
     return replicas, paths
+
+
+def _free_gpus(server: str, named_gpus: set[tuple[str, int]]) -> Iterator[int]:
+    """GPUs of a server that no entry names, in order, and on beyond what it has."""
+    return (k for k in count() if (server, k) not in named_gpus)
+
+
+def _gpu_faults(entries: dict[str, _ReplicaEntry]) -> Iterator[str]:
+    """Named GPUs that contradict themselves or `tensor_parallel`."""
+    for path, entry in entries.items():
+        if entry.gpus is None:
+            continue
+        if len(set(entry.gpus)) < len(entry.gpus):
+            yield f"{path}.gpus: must differ from each other, got {entry.gpus}"
+        if entry.tensor_parallel not in (1, len(entry.gpus)):
+            yield (
+                f"{path}.tensor_parallel: is {entry.tensor_parallel}, but gpus names "
+                f"{len(entry.gpus)}; leave out one of them"
+            )

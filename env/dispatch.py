@@ -37,6 +37,7 @@ VIEW_DTYPE = np.dtype(
         ("kv_capacity_tokens", np.float64),  # static
         ("prefill_token_s", np.float64),  # static: nominal seconds a token of a full chunk
         ("model", np.int64),  # static: which of the fleet's models it serves
+        ("role", np.int64),  # static: 0 takes all, 1 only prefill, 2 only decode
     ]
 )
 
@@ -50,6 +51,7 @@ QUERY_DTYPE = np.dtype(
         ("ttft_slo_s", np.float64),
         ("tpot_slo_s", np.float64),
         ("model", np.int32),
+        ("phase", np.int32),  # 0 a new request, 1 one that has its prefill behind it
     ]
 )
 
@@ -202,10 +204,11 @@ def scorer_cost(v, coefficients, query, limits, knobs, uncached_tokens, now_s):
 
 @inlined
 def can_take(view, query, replica):
-    """Whether a replica is up, serves the model, and could hold the request in its KV cache."""
+    """Whether a replica is up, serves model and phase, and could hold the request in its KV."""
     v = view[replica]
     fits = query.input_tokens + query.expected_output_tokens <= v.kv_capacity_tokens
-    return v.is_available != 0 and v.model == query.model and fits
+    has_role = v.role == 0 or v.role == query.phase + 1
+    return v.is_available != 0 and v.model == query.model and has_role and fits
 
 
 @compiled

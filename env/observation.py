@@ -14,7 +14,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from .knobs import TUNABLE_KNOBS
-from .state import FEATURES_BY_NODE, ClusterState, Node, scaled
+from .state import FEATURES_BY_NODE, ClusterState, FloatArray, Node, scaled
 
 CLIP = 5.0
 """Scaled features are clipped to plus or minus this."""
@@ -71,10 +71,49 @@ def observation_space(layout: ObservationLayout) -> spaces.Dict:
     return spaces.Dict(boxes)
 
 
-def _scaled(state: ClusterState, node: Node) -> NDArray[np.float32]:
-    """Return the scaled, clipped features of a node kind; absent values become 0."""
-    near = np.clip(scaled(node, state.values[node]), -CLIP, CLIP)
-    return np.where(state.is_valid[node], near, 0.0).astype(np.float32)
+def _scaled(node: Node, values: FloatArray) -> NDArray[np.float32]:
+    """Return the scaled, clipped features of a node kind; absent values become 0.
+
+    Shapes: [n, nodes, features], both.
+    """
+    flat = values.reshape(-1, values.shape[-1])
+    near = np.clip(scaled(node, flat), -CLIP, CLIP)
+    return np.where(np.isfinite(flat), near, 0.0).astype(np.float32).reshape(values.shape)
+
+
+def observe_many(
+    values: dict[Node, FloatArray],
+    gpu_parents: tuple[NDArray[np.int64], NDArray[np.int64]],
+    last_actions: NDArray[np.float32],
+    layout: ObservationLayout,
+) -> Observation:
+    """Return the observations of n states of one cluster, one row each.
+
+    Shapes: `values[node]` [n, nodes, features], not finite where absent; `gpu_parents` the
+    replica and the server of each GPU; `last_actions` [n, action size].
+
+    Raises:
+        ValueError: the fleet has more nodes of a kind than the layout.
+    """
+    observation: Observation = {}
+    num = len(last_actions)
+    for node, size in layout.sizes().items():
+        own = values[node].shape[1]
+        if own > size:
+            msg = f"fleet has {own} {node} nodes, the layout only {size}; raise max_{node}s"
+            raise ValueError(msg)
+        padded = np.zeros((num, size, values[node].shape[2]), np.float32)
+        padded[:, :own] = _scaled(node, values[node])
+        mask = np.zeros((num, size), np.float32)
+        mask[:, :own] = 1.0
+        observation[str(node)], observation[f"{node}_mask"] = padded.reshape(num, -1), mask
+    for key, index in zip(("gpu_replica", "gpu_server"), gpu_parents, strict=True):
+        parents = np.zeros((num, layout.max_gpus), np.float32)
+        parents[:, : index.size] = index
+        observation[key] = parents
+    observation["fleet"] = _scaled(Node.FLEET, values[Node.FLEET])[:, 0]
+    observation["action"] = last_actions.astype(np.float32)
+    return observation
 
 
 def observe(
@@ -85,24 +124,10 @@ def observe(
     Raises:
         ValueError: the fleet has more nodes of a kind than the layout.
     """
-    observation: Observation = {}
-    for node, size in layout.sizes().items():
-        values = _scaled(state, node)
-        if values.shape[0] > size:
-            msg = (
-                f"fleet has {values.shape[0]} {node} nodes, the layout only {size}; "
-                f"raise max_{node}s"
-            )
-            raise ValueError(msg)
-        padded = np.zeros((size, values.shape[1]), np.float32)
-        padded[: values.shape[0]] = values
-        mask = np.zeros(size, np.float32)
-        mask[: values.shape[0]] = 1.0
-        observation[str(node)], observation[f"{node}_mask"] = padded.ravel(), mask
-    for key, index in (("gpu_replica", state.gpu_replica), ("gpu_server", state.gpu_server)):
-        parents = np.zeros(layout.max_gpus, np.float32)
-        parents[: index.size] = index
-        observation[key] = parents
-    observation["fleet"] = _scaled(state, Node.FLEET)[0]
-    observation["action"] = last_action.astype(np.float32)
-    return observation
+    values = {
+        node: np.where(state.is_valid[node], array, np.nan)[None]
+        for node, array in state.values.items()
+    }
+    parents = (state.gpu_replica, state.gpu_server)
+    batch = observe_many(values, parents, last_action[None], layout)
+    return {key: rows[0] for key, rows in batch.items()}

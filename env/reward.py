@@ -9,6 +9,8 @@ Source: input-dependent baselines (Mao et al. 2019); the project's prototype stu
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -17,7 +19,7 @@ import numpy as np
 from .fleet import Fleet
 from .knobs import Knobs
 from .scenario import Part, Scenario
-from .simulated_fleet import SimulatedFleet
+from .simulated_fleet import SimulatedFleet, Workers, advance_all, drain_all
 from .simulator.workload import Workload
 from .state import FloatArray
 
@@ -50,23 +52,36 @@ def run_twin(
     fleet: SimulatedFleet, base: Knobs, *, seed: int, window_s: float, num_windows: int
 ) -> TwinOutcome:
     """Play the base setting on a fleet's workload and return what it earned."""
-    fleet.reset(seed=seed, knobs=base)
-    outcomes = [fleet.advance(window_s) for _ in range(num_windows)]
-    before = sum(outcome.credit for outcome in outcomes)
-    by_arrival = settled_credit(fleet, window_s, num_windows)
-    resolved = [outcome.credit for outcome in outcomes] + [float(by_arrival.sum()) - before]
-    weight = sum(outcome.arrived_weight for outcome in outcomes) / num_windows
-    return TwinOutcome(
-        resolved=np.array(resolved),
-        by_arrival=np.append(by_arrival, 0.0),
-        weight_per_window=max(weight, 1e-9),
-    )
+    return run_twins([fleet], base, seeds=[seed], window_s=window_s, num_windows=num_windows)[0]
 
 
-def settled_credit(fleet: Fleet, window_s: float, num_windows: int) -> FloatArray:
-    """Let open requests end and return the credit of the windows by arrival; [num_windows]."""
-    fleet.drain()
-    return fleet.credit_by_window(window_s, num_windows)
+def run_twins(
+    fleets: Sequence[SimulatedFleet],
+    base: Knobs,
+    *,
+    seeds: Sequence[int],
+    window_s: float,
+    num_windows: int,
+    workers: Workers | None = None,
+) -> list[TwinOutcome]:
+    """Play the base setting on the workloads of some fleets side by side."""
+    for fleet, seed in zip(fleets, seeds, strict=True):
+        fleet.reset(seed=seed, knobs=base)
+    windows = [advance_all(fleets, window_s, workers) for _ in range(num_windows)]
+    drain_all(fleets, workers)
+    twins = []
+    for fleet, outcomes in zip(fleets, zip(*windows, strict=True), strict=True):
+        by_arrival = fleet.credit_by_window(window_s, num_windows)
+        credits = [outcome.credit for outcome in outcomes]
+        weight = sum(outcome.arrived_weight for outcome in outcomes) / num_windows
+        twins.append(
+            TwinOutcome(
+                resolved=np.array([*credits, float(by_arrival.sum()) - sum(credits)]),
+                by_arrival=np.append(by_arrival, 0.0),
+                weight_per_window=max(weight, 1e-9),
+            )
+        )
+    return twins
 
 
 @dataclass(slots=True)
@@ -87,17 +102,41 @@ class ScenarioTasks:
         self, rng: np.random.Generator, base: Knobs, *, window_s: float, num_windows: int
     ) -> Task:
         """Return a random episode; the workload's index is also the seed of its trouble."""
-        index = int(rng.integers(self.num_workloads))
-        with self._locks[index]:
-            return self._task(index, base, window_s, num_windows)
+        return self.draw_many([rng], base, window_s=window_s, num_windows=num_windows)[0]
 
-    def _task(self, index: int, base: Knobs, window_s: float, num_windows: int) -> Task:
+    def draw_many(
+        self,
+        rngs: Sequence[np.random.Generator],
+        base: Knobs,
+        *,
+        window_s: float,
+        num_windows: int,
+        workers: Workers | None = None,
+    ) -> list[Task]:
+        """Return a random episode of each generator; twins that are missing run side by side."""
+        indices = [int(rng.integers(self.num_workloads)) for rng in rngs]
+        span = (base.values.tobytes(), window_s, num_windows)
+        with ExitStack() as held:
+            for index in sorted(set(indices)):
+                held.enter_context(self._locks[index])
+            missing = [i for i in sorted(set(indices)) if (i, *span) not in self._twins]
+            if missing:
+                twins = run_twins(
+                    [self._fleet(i) for i in missing],
+                    base,
+                    seeds=missing,
+                    window_s=window_s,
+                    num_windows=num_windows,
+                    workers=workers,
+                )
+                self._twins.update(
+                    {(i, *span): twin for i, twin in zip(missing, twins, strict=True)}
+                )
+            return [
+                Task(fleet=self._fleet(i), seed=i, twin=self._twins[(i, *span)]) for i in indices
+            ]
+
+    def _fleet(self, index: int) -> SimulatedFleet:
         if index not in self._workloads:
             self._workloads[index] = self.scenario.workload(self.part, index)
-        fleet = SimulatedFleet(self.scenario.cluster, self._workloads[index], self.scenario.config)
-        key = (index, base.values.tobytes(), window_s, num_windows)
-        if key not in self._twins:
-            self._twins[key] = run_twin(
-                fleet, base, seed=index, window_s=window_s, num_windows=num_windows
-            )
-        return Task(fleet=fleet, seed=index, twin=self._twins[key])
+        return SimulatedFleet(self.scenario.cluster, self._workloads[index], self.scenario.config)

@@ -3,7 +3,7 @@
 Does not know: learning algorithms, or whether its fleet is simulated or live.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import gymnasium
@@ -11,9 +11,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from .fleet import Fleet, WindowOutcome
 from .knobs import ANALYTIC_SCORER_KNOBS, Knobs, residual
 from .observation import Observation, ObservationLayout, observation_space, observe
-from .reward import ScenarioTasks, Task, settled_credit
+from .reward import ScenarioTasks, Task
 from .scenario import Part, azure_scenario
 
 
@@ -110,11 +111,12 @@ class ShortTermEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self._episode = episode or EpisodeConfig()
         self._layout = layout or ObservationLayout()
         self._base = base or ANALYTIC_SCORER_KNOBS
-        self._tasks = tasks or _default_tasks(self._episode)
+        self._tasks = tasks or default_tasks(self._episode)
         space = observation_space(self._layout)
         self.observation_space = cast("spaces.Space[Observation]", space)
         self.action_space = spaces.Box(-1.0, 1.0, (self._layout.action_size,), np.float32)
         self._task: Task | None = None
+        self._knobs = self._base
         self._window = 0
         self._earned = 0.0
         self._last_action = np.zeros(self._layout.action_size, np.float32)
@@ -123,6 +125,21 @@ class ShortTermEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     def base(self) -> Knobs:
         """The knobs that action 0 means."""
         return self._base
+
+    @property
+    def episode(self) -> EpisodeConfig:
+        """Shape of an episode."""
+        return self._episode
+
+    @property
+    def tasks(self) -> TaskSource:
+        """Where episodes come from."""
+        return self._tasks
+
+    @property
+    def last_action(self) -> NDArray[np.float32]:
+        """What was done last; zeros at the start of an episode."""
+        return self._last_action
 
     @property
     def layout(self) -> ObservationLayout:
@@ -134,16 +151,15 @@ class ShortTermEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Begin a new episode."""
         super().reset(seed=seed, options=options)
-        self._task = self._tasks.draw(
-            self.np_random,
-            self._base,
-            window_s=self._episode.window_s,
-            num_windows=self._episode.num_windows,
+        self.begin_episode(
+            self._tasks.draw(
+                self.np_random,
+                self._base,
+                window_s=self._episode.window_s,
+                num_windows=self._episode.num_windows,
+            )
         )
-        self._window, self._earned = 0, 0.0
-        self._last_action = np.zeros(self._layout.action_size, np.float32)
-        state = self._task.fleet.reset(seed=self._task.seed, knobs=self._base)
-        return observe(state, self._last_action, self._layout), {}
+        return observe(self.task.fleet.state(), self._last_action, self._layout), {}
 
     def step(
         self, action: NDArray[np.float32]
@@ -153,35 +169,75 @@ class ShortTermEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         Raises:
             gymnasium.error.ResetNeeded: no episode is running.
         """
+        fleet = self.begin_step(action)
+        outcome = fleet.advance(self._episode.window_s)
+        observation = observe(fleet.state(), self._last_action, self._layout)
+        if self.is_last_window:
+            fleet.drain()
+        reward, is_last, info = self.end_step(outcome)
+        return observation, reward, False, is_last, info
+
+    @property
+    def task(self) -> Task:
+        """The episode that is running.
+
+        Raises:
+            gymnasium.error.ResetNeeded: none is.
+        """
         if self._task is None:
             msg = "no episode is running; call reset() before step()"
             raise gymnasium.error.ResetNeeded(msg)
-        task, fleet = self._task, self._task.fleet
+        return self._task
+
+    @property
+    def is_last_window(self) -> bool:
+        """Whether the window in hand is the episode's last."""
+        return self._window == self._episode.num_windows - 1
+
+    def begin_episode(self, task: Task) -> None:
+        """Reset a task's fleet and make it the episode: the first half of `reset`."""
+        self._task = task
+        self._window, self._earned = 0, 0.0
+        self._last_action = np.zeros(self._layout.action_size, np.float32)
+        task.fleet.reset(seed=task.seed, knobs=self._base)
+
+    def begin_step(self, action: NDArray[np.float32]) -> Fleet:
+        """Set the knobs of a window; the fleet that is returned is to run for it.
+
+        Raises:
+            gymnasium.error.ResetNeeded: no episode is running.
+        """
+        fleet = self.task.fleet
         self._last_action = np.clip(action, -1.0, 1.0).astype(np.float32)
-        knobs = residual(self._base, self._last_action, len(fleet.cluster.replicas))
-        fleet.apply(knobs)
-        outcome = fleet.advance(self._episode.window_s)
-        state = fleet.state()
+        self._knobs = residual(self._base, self._last_action, len(fleet.cluster.replicas))
+        fleet.apply(self._knobs)
+        return fleet
+
+    def end_step(self, outcome: WindowOutcome) -> tuple[float, bool, dict[str, Any]]:
+        """Return reward, whether the episode is over, and info; its fleet must be drained then."""
+        task = self.task
         credit = outcome.credit - task.twin.resolved[self._window]
-        info: dict[str, Any] = {"outcome": asdict(outcome), "knobs": knobs.values}
+        # A plain copy; `asdict` would copy each number by itself.
+        fields = {name: getattr(outcome, name) for name in WindowOutcome.__slots__}
+        info: dict[str, Any] = {"outcome": fields, "knobs": self._knobs.values}
         self._earned += outcome.credit
-        self._window += 1
-        is_last = self._window == self._episode.num_windows
+        is_last = self.is_last_window
         if is_last:
             credit += self._settle(task, info)
-        reward = float(credit / task.twin.weight_per_window)
-        return observe(state, self._last_action, self._layout), reward, False, is_last, info
+        self._window += 1
+        return float(credit / task.twin.weight_per_window), is_last, info
 
     def _settle(self, task: Task, info: dict[str, Any]) -> float:
         """End the episode: return what open requests still earn, and note rewards by arrival."""
         num_windows = self._episode.num_windows
-        by_arrival = settled_credit(task.fleet, self._episode.window_s, num_windows)
+        by_arrival = task.fleet.credit_by_window(self._episode.window_s, num_windows)
         difference = by_arrival - task.twin.by_arrival[:num_windows]
         info["arrival_reward"] = difference / task.twin.weight_per_window
         self._task = None
         return float(by_arrival.sum() - self._earned - task.twin.resolved[num_windows])
 
 
-def _default_tasks(episode: EpisodeConfig) -> ScenarioTasks:
+def default_tasks(episode: EpisodeConfig) -> ScenarioTasks:
+    """Return Azure traffic on 16 mixed GPUs."""
     span_s = episode.window_s * episode.num_windows
     return ScenarioTasks(azure_scenario(span_s=span_s), Part.TRAIN, num_workloads=32)

@@ -3,33 +3,61 @@
 Does not know: policies, rewards or Gymnasium.
 """
 
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
+
 import numpy as np
 
 from .cluster import ClusterSpec
 from .energy import cap_fault
 from .fleet import WindowOutcome
+from .hardware import unknown_name_message
 from .knobs import Knobs
-from .kpis import Kpis, Production, compute_kpis, credit_by_window, is_met, production
+from .kpis import Kpis, Production, compute_kpis, credit_by_window, production
+from .simulator.cluster_setup import cap_w
 from .simulator.faults import TroubleRecord, draw_trouble, places_of
-from .simulator.fleet_loop import num_open, refresh_view, run_until
-from .simulator.layout import FAILED, FINISHED, SHED, SimulationArrays, copy_arrays
-from .simulator.memory import HANDLE_DTYPE, handle
+from .simulator.fleet_loop import num_open, refresh_view
+from .simulator.layout import ASLEEP, DECODING, READY, ROLE_PREFILL, STOPPED, SimulationArrays
+from .simulator.orders import (
+    can_move,
+    order_link,
+    order_migration,
+    order_pause,
+    order_start,
+    pages_to_move,
+)
 from .simulator.setup import FleetConfig, allocate, server_indices
-from .simulator.state_reader import StateReader
+from .simulator.side_by_side import drain_many, over_parts, run_many
+from .simulator.snapshot import Bank, Snapshot, Sync, stack_records
+from .simulator.state_reader import StateBatch, StateReader, Window, read_many
 from .simulator.trouble import set_power_cap
+from .simulator.window import (
+    ARRIVED_WEIGHT,
+    CREDIT,
+    NUM_FAILED,
+    NUM_FINISHED,
+    NUM_SHED,
+    window_totals,
+)
 from .simulator.workload import Workload
 from .state import ClusterState
+from .topology import topology_of
 
 # Longest time that a run may go on after the last arrival, to let open requests finish.
 DRAIN_LIMIT_S = 600.0
 _DRAIN_STEP_S = 5.0
+# States of a replica by their numbers in the arrays.
+STATE_NAMES = ("ready", "down", "stopped", "asleep", "starting", "waking", "draining")
 _NO_STATE = "the fleet has no state yet; call reset(seed=...) first"
 
 
 class SimulatedFleet:
     """Replicas of a cluster serving a workload, at simulated time.
 
-    `reset` begins the workload anew; a fleet can be copied at any moment with `branch`.
+    `reset` begins the workload anew. At any moment a fleet can be copied with `branch`, or its
+    state taken with `snapshot` and given back, to it or to another, with `restore`.
     """
 
     def __init__(
@@ -40,8 +68,8 @@ class SimulatedFleet:
         self._config = config or FleetConfig()
         self._servers = server_indices(cluster)
         self._reader = StateReader(cluster, self._servers)
-        self._arrays: SimulationArrays | None = None
-        self._handle = np.zeros(1, dtype=HANDLE_DTYPE)
+        self._bank: Bank | None = None
+        self._sync: Sync | None = None
         self._made: Production | None = None
         self._seed = 0
 
@@ -62,16 +90,18 @@ class SimulatedFleet:
         Raises:
             RuntimeError: `reset` was not called.
         """
-        if self._arrays is None:
+        return self._state_bank.arrays
+
+    @property
+    def _state_bank(self) -> Bank:
+        if self._bank is None:
             raise RuntimeError(_NO_STATE)
-        return self._arrays
+        return self._bank
 
     @property
     def _sim(self) -> np.ndarray:
         """The handle of the arrays, for compiled functions."""
-        if self._arrays is None:
-            raise RuntimeError(_NO_STATE)
-        return self._handle
+        return self._state_bank.handle
 
     @property
     def now_s(self) -> float:
@@ -90,7 +120,7 @@ class SimulatedFleet:
 
     def reset(self, *, seed: int, knobs: Knobs | None = None) -> ClusterState:
         """Begin the workload anew; the seed sets faults, lost scrapes and random choices."""
-        self._arrays = allocate(
+        arrays = allocate(
             self._cluster,
             self._workload,
             self._config,
@@ -98,9 +128,9 @@ class SimulatedFleet:
             seed=seed,
             horizon_s=self._horizon_s,
         )
+        self._bank, self._sync = Bank(arrays), None
+        self._reader.begin(arrays)
         self._seed = seed
-        self._handle = handle(self._arrays)
-        self._reader.begin(self._arrays)
         self._made = None
         return self.state()
 
@@ -112,48 +142,151 @@ class SimulatedFleet:
         arrays.bias[: knobs.replica_bias.size] = knobs.replica_bias
         refresh_view(self._sim)
 
+    def start(self, replica: int) -> None:
+        """Begin to start a stopped replica; it serves when its weights and engine are ready.
+
+        Raises:
+            ValueError: there is no such replica, or it is not stopped.
+        """
+        self._check_state(replica, "started", "stopped", STOPPED)
+        order_start(self._sim, replica)
+
+    def wake(self, replica: int) -> None:
+        """Begin to wake a replica that is asleep.
+
+        Raises:
+            ValueError: there is no such replica, or it is not asleep.
+        """
+        self._check_state(replica, "woken", "asleep", ASLEEP)
+        order_start(self._sim, replica)
+
+    def stop(self, replica: int) -> None:
+        """Let a replica finish what it has, and then switch its GPUs off.
+
+        Raises:
+            ValueError: there is no such replica, or it is not ready.
+        """
+        self._check_state(replica, "stopped", "ready", READY)
+        order_pause(self._sim, replica, STOPPED)
+
+    def sleep(self, replica: int) -> None:
+        """Let a replica finish what it has, and then keep its weights in host memory only.
+
+        Raises:
+            ValueError: there is no such replica, or it is not ready.
+        """
+        self._check_state(replica, "put to sleep", "ready", READY)
+        order_pause(self._sim, replica, ASLEEP)
+
+    def _check_state(self, replica: int, deed: str, expected: str, state: int) -> None:
+        replicas = self.arrays.replicas
+        if not 0 <= replica < replicas.size:
+            msg = f"replica must be in [0, {replicas.size - 1}], got {replica}"
+            raise ValueError(msg)
+        if replicas["state"][replica] != state:
+            actual = STATE_NAMES[int(replicas["state"][replica])]
+            msg = f"replica {replica} is {actual}; only one that is {expected} can be {deed}"
+            raise ValueError(msg)
+
+    def migrate(self, request: int, to_replica: int) -> None:
+        """Move a decoding request with its KV to another replica, where it goes on.
+
+        It leaves at the end of the iteration in progress and stands still while its KV moves.
+
+        Raises:
+            ValueError: the request is not decoding, or the replica cannot take it.
+        """
+        self._check_state(to_replica, "migrated to", "ready", READY)
+        if not 0 <= request < self.requests.size:
+            msg = f"request must be in [0, {self.requests.size - 1}], got {request}"
+            raise ValueError(msg)
+        record = self.requests[request]
+        if record["status"] != DECODING:
+            msg = f"request {request} is not decoding; only a decoding request can migrate"
+            raise ValueError(msg)
+        source, target = self.arrays.replicas[[int(record["replica"]), to_replica]]
+        pages = pages_to_move(self._sim, request)
+        fault = None
+        if record["replica"] == to_replica:
+            fault = "is there already"
+        elif source["kv_kind"] != target["kv_kind"]:
+            fault = "has KV of another model or format"
+        elif target["role"] == ROLE_PREFILL:
+            fault = "would come to a prefill replica"
+        elif self._is_ordered(request):
+            fault = "has been ordered to migrate already"
+        elif not can_move(self._sim, to_replica, request, pages):
+            fault = f"finds no room for {pages} KV pages"
+        if fault:
+            msg = f"request {request} cannot migrate to replica {to_replica}: it {fault}"
+            raise ValueError(msg)
+        order_migration(self._sim, request, to_replica, pages)
+
+    def degrade_link(self, name: str, factor: float) -> None:
+        """Set a link's bandwidth to a share of what it is when whole, from here on.
+
+        `topology.links` names the links of a cluster.
+
+        Raises:
+            ValueError: there is no such link, or the share is not in [0, 1].
+        """
+        topology = topology_of(self._cluster)
+        names = [link.name for link in topology.links]
+        if name not in names:
+            raise ValueError(unknown_name_message("link", name, names))
+        if not 0 <= factor <= 1:
+            msg = f"factor must be in [0, 1], got {factor}"
+            raise ValueError(msg)
+        order_link(self._sim, topology.link_index(name), float(factor))
+
+    def _is_ordered(self, request: int) -> bool:
+        rows = self.arrays.transfers[: self.arrays.fleet[0]["num_transfers"]]
+        return bool((rows["request"] == request).any())
+
     def advance(self, span_s: float) -> WindowOutcome:
         """Run the fleet for some time.
 
         Raises:
             ValueError: the span is not above 0.
         """
-        if not span_s > 0:
-            msg = f"span_s must be above 0, got {span_s}"
-            raise ValueError(msg)
-        arrays, start_s = self.arrays, self.now_s
-        first = int(arrays.fleet[0]["next_arrival"])
-        energy_j = float(arrays.replicas["energy_j"].sum())
-        self._run_until(start_s + span_s)
-        self._reader.end_window(arrays, start_s, first)
-        return self._outcome(start_s, first, energy_j)
+        return advance_all([self], span_s)[0]
 
-    def _outcome(self, start_s: float, first: int, energy_j: float) -> WindowOutcome:
-        arrived = self.requests
-        is_ended = arrived["finish_s"] <= self.now_s
-        # A refusal at the very start of the window belongs to it: its arrival does.
-        is_ended[:first] &= arrived["finish_s"][:first] > start_s
-        ended = arrived[is_ended]
-        counts = {status: int((ended["status"] == status).sum()) for status in
-                  (FINISHED, SHED, FAILED)}  # fmt: skip
+    def run_until(self, moment_s: float) -> None:
+        """Run the fleet up to a moment, and no more: no window begins or ends.
+
+        Raises:
+            ValueError: the moment has passed.
+        """
+        if not moment_s >= self.now_s:
+            msg = f"moment_s must not be before now ({self.now_s}), got {moment_s}"
+            raise ValueError(msg)
+        _run_all([self], np.array([moment_s]))
+
+    def _begin_window(self) -> tuple[float, int, float]:
+        """Return the moment, the next arrival and the energy used, for `_end_window`."""
+        arrays = self.arrays
+        first = int(arrays.fleet[0]["next_arrival"])
+        return self.now_s, first, float(arrays.replicas["energy_j"].sum())
+
+    def _end_window(self, start_s: float, first: int, energy_j: float) -> WindowOutcome:
+        num_settled = self._reader.window.num_settled
+        totals, tenants, num_settled = window_totals(self._sim, start_s, first, num_settled)
+        self._reader.end_window(self.arrays, start_s, tenants, num_settled)
         return WindowOutcome(
             start_s=start_s,
             end_s=self.now_s,
-            num_arrived=arrived.size - first,
-            num_finished=counts[FINISHED],
-            num_shed=counts[SHED],
-            num_failed=counts[FAILED],
-            arrived_weight=float(arrived["weight"][first:].sum()),
-            credit=float(ended["weight"][is_met(ended)].sum()),
+            num_arrived=int(self.arrays.fleet[0]["next_arrival"]) - first,
+            num_finished=int(totals[NUM_FINISHED]),
+            num_shed=int(totals[NUM_SHED]),
+            num_failed=int(totals[NUM_FAILED]),
+            arrived_weight=float(totals[ARRIVED_WEIGHT]),
+            credit=float(totals[CREDIT]),
             energy_j=float(self.arrays.replicas["energy_j"].sum()) - energy_j,
         )
 
     def drain(self) -> None:
         """Run on, with whatever still arrives, until nothing is open or the limit is reached."""
-        self._run_until(max(self.now_s, self._end_s))
-        deadline_s = self.now_s + DRAIN_LIMIT_S
-        while self.num_open and self.now_s < deadline_s:
-            self._run_until(self.now_s + _DRAIN_STEP_S)
+        drain_all([self])
 
     @property
     def _horizon_s(self) -> float:
@@ -164,13 +297,6 @@ class SimulatedFleet:
     def _end_s(self) -> float:
         """A moment just after the last arrival."""
         return float(np.nextafter(self._workload.span_s, np.inf))
-
-    def _run_until(self, until_s: float) -> None:
-        """Run, and take stock of what was made at the last arrival, on the way."""
-        if self._made is None and until_s >= self._end_s:
-            run_until(self._sim, self._end_s)
-            self._made = production(self.arrays.replicas)
-        run_until(self._sim, until_s)
 
     def state(self) -> ClusterState:
         """Return what a scheduler can see at this moment."""
@@ -203,22 +329,125 @@ class SimulatedFleet:
         if not 0 <= replica < len(replicas):
             msg = f"replica must be in [0, {len(replicas) - 1}], got {replica}"
             raise ValueError(msg)
-        gpu, cap_w = self._cluster.gpu_of(replicas[replica]), np.inf
-        if watts is not None:
-            if cap_fault(gpu, watts):
-                raise ValueError(cap_fault(gpu, watts))
-            cap_w = replicas[replica].tensor_parallel * (watts + gpu.host_w)
-        set_power_cap(self._sim, replica, cap_w)
+        spec = replicas[replica]
+        if watts is not None and cap_fault(self._cluster.gpu_of(spec), watts):
+            raise ValueError(cap_fault(self._cluster.gpu_of(spec), watts))
+        set_power_cap(self._sim, replica, cap_w(self._cluster, spec, watts))
+
+    def snapshot(self, into: Snapshot | None = None) -> Snapshot:
+        """Return the fleet's state, independent of what happens to the fleet afterwards.
+
+        Writing it `into` the last snapshot of the same fleet takes microseconds; what that one
+        held is lost.
+
+        Raises:
+            ValueError: `into` is of another cluster, workload or config.
+        """
+        bank = self._state_bank
+        if into is None:
+            into = Snapshot(bank, self._origin)
+        into.check_origin(self._origin)
+        self._sync = into.take(bank, self._sync)
+        into.extra = (self._reader.window, self._made, self._seed)
+        return into
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Become what a fleet of the same cluster, workload and config was, bit for bit.
+
+        To do so over and over with the last snapshot of another fleet takes microseconds.
+
+        Raises:
+            ValueError: the snapshot is of another cluster, workload or config.
+        """
+        snapshot.check_origin(self._origin)
+        self._bank, self._sync = snapshot.put(self._bank, self._sync)
+        extra = cast("tuple[Window, Production | None, int]", snapshot.extra)
+        self._reader.window, self._made, self._seed = extra
+
+    @property
+    def _origin(self) -> dict[str, object]:
+        return {
+            "cluster": self._cluster,
+            "workload": self._workload,
+            "config": self._config,
+        }
 
     def branch(self) -> "SimulatedFleet":
         """Return an independent copy of the fleet as it is."""
         copy = SimulatedFleet(self._cluster, self._workload, self._config)
-        copy._arrays = copy_arrays(self.arrays)
-        copy._handle = handle(copy._arrays)
+        copy._bank = self._state_bank.duplicate()
+        copy._reader.window = self._reader.window
         copy._made = self._made
         copy._seed = self._seed
-        copy._reader = self._reader.branch()
         return copy
+
+
+class Workers:
+    """Threads that advance fleets side by side."""
+
+    def __init__(self, num_workers: int | None = None) -> None:
+        self.num_workers = num_workers or os.cpu_count() or 1
+        self.pool = ThreadPoolExecutor(self.num_workers) if self.num_workers > 1 else None
+
+    def close(self) -> None:
+        """Stop the threads."""
+        if self.pool is not None:
+            self.pool.shutdown()
+
+
+def _handles(fleets: Sequence[SimulatedFleet]) -> np.ndarray:
+    return fleets[0]._sim if len(fleets) == 1 else stack_records([f._sim for f in fleets]).ravel()
+
+
+def _run_all(
+    fleets: Sequence[SimulatedFleet], until_s: np.ndarray, workers: Workers | None = None
+) -> None:
+    """Run fleets up to moments, and take stock of what each made at its last arrival."""
+    pool, num_workers = (workers.pool, workers.num_workers) if workers else (None, 1)
+    ending = [
+        fleet
+        for fleet, moment_s in zip(fleets, until_s, strict=True)
+        if fleet._made is None and moment_s >= fleet._end_s
+    ]
+    if ending:
+        ends_s = np.array([fleet._end_s for fleet in ending])
+        over_parts(run_many, _handles(ending), ends_s, pool, num_workers)
+        for fleet in ending:
+            fleet._made = production(fleet.arrays.replicas)
+    over_parts(run_many, _handles(fleets), until_s, pool, num_workers)
+
+
+def advance_all(
+    fleets: Sequence[SimulatedFleet], span_s: float, workers: Workers | None = None
+) -> list[WindowOutcome]:
+    """Run fleets for some time, all in one call; the results are those of one after the other.
+
+    Raises:
+        ValueError: the span is not above 0.
+    """
+    if not span_s > 0:
+        msg = f"span_s must be above 0, got {span_s}"
+        raise ValueError(msg)
+    starts = [fleet._begin_window() for fleet in fleets]
+    _run_all(fleets, np.array([start[0] for start in starts]) + span_s, workers)
+    return [fleet._end_window(*start) for fleet, start in zip(fleets, starts, strict=True)]
+
+
+def states_of(fleets: Sequence[SimulatedFleet]) -> StateBatch:
+    """Return what a scheduler can see of fleets of one cluster at this moment."""
+    return read_many([fleet._reader for fleet in fleets], [fleet.arrays for fleet in fleets])
+
+
+def drain_all(fleets: Sequence[SimulatedFleet], workers: Workers | None = None) -> None:
+    """Run fleets on, with whatever still arrives, until nothing is open or the limit is reached."""
+    pool, num_workers = (workers.pool, workers.num_workers) if workers else (None, 1)
+    ends_s = np.array([max(fleet.now_s, fleet._end_s) for fleet in fleets])
+    _run_all(fleets, ends_s, workers)
+
+    def drain(handles: np.ndarray, deadline_s: np.ndarray) -> None:
+        drain_many(handles, deadline_s, _DRAIN_STEP_S)
+
+    over_parts(drain, _handles(fleets), ends_s + DRAIN_LIMIT_S, pool, num_workers)
 
 
 def run_workload(

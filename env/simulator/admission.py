@@ -43,7 +43,8 @@ def prefill_budget(sim, r):
 
 
 @compiled
-def _running_sequences(replica):
+def running_sequences(replica):
+    """Return the sequences that prefill or decode."""
     return replica.num_prefill_sequences + replica.num_sequences
 
 
@@ -128,7 +129,7 @@ def _candidate(sim, r, k):
 def _has_slots(sim, r, request, slots):
     """Whether all sequences of a request find slots; alone it may use more than the knob gives."""
     replica = replicas_of(sim)[r]
-    running = _running_sequences(replica)
+    running = running_sequences(replica) + replica.num_coming
     if running == 0:
         return request.extra_sequences < replica.max_num_seqs
     return running + request.extra_sequences < slots
@@ -142,7 +143,7 @@ def admit(sim, r):
     budget = prefill_budget(sim, r)
     while (
         replica.num_waiting > 0
-        and _running_sequences(replica) < slots
+        and running_sequences(replica) + replica.num_coming < slots
         and replica.prefill_left_tokens < budget
     ):
         is_admitted = False

@@ -10,14 +10,24 @@ import numpy as np
 
 from ..compiled import compiled
 from ..dispatch import full_chunk_token_s, refresh_decode_base, refresh_slow_factor
-from . import gateway
-from .due import next_due, set_next_event, wake
+from . import gateway, lifecycle, sharing, transfers
+from .cluster_loop import (
+    abort_start,
+    advance_due,
+    follow_up,
+    is_on_the_way_up,
+    on_crash,
+    retry_departed,
+    take_actions,
+)
+from .due import set_next_event, wake
 from .host_tier import clear_host
 from .late_pages import fill
-from .layout import CRASH, FAILED, NONE, NUM_PRIORITIES, RESTART
+from .layout import CRASH, FAILED, LINK, NONE, NUM_PRIORITIES, RESTART
 from .memory import (
     cache_of,
     cache_table_of,
+    event_tree_of,
     events_of,
     fleet_of,
     gateways_of,
@@ -33,7 +43,7 @@ from .memory import (
 from .power import stand_by
 from .prefix_cache import chain, clear
 from .queues import pop_prefill, pop_waiting, remove_sequence
-from .replica import advance, idle_until
+from .replica import advance
 from .sequences import forget_sequences
 from .trouble import take_trouble
 
@@ -54,6 +64,7 @@ def _lose(sim, index, now_s):
 @compiled
 def _crash(sim, r, now_s, is_off):
     replica = replicas_of(sim)[r]
+    on_crash(sim, r, now_s)
     gateway.forget_replica(sim, r)
     clear(replica, cache_table_of(sim, r), cache_of(sim, r), holders_of(sim), r)
     # A stall puts the clock ahead; a crash ends it.
@@ -63,7 +74,7 @@ def _crash(sim, r, now_s, is_off):
     replica.is_up = 0
     replica.is_unnoticed = 0
     if is_off:
-        replica.standby_w = 0.0
+        replica.idle_w = 0.0
     replica.num_crashes += 1
     replica.free_pages = replica.total_pages
     replica.context_tokens = 0
@@ -86,35 +97,26 @@ def _crash(sim, r, now_s, is_off):
 
 
 @compiled
-def _restart(sim, r, now_s):
-    replica = replicas_of(sim)[r]
-    idle_until(sim, r, now_s)
-    replica.is_up = 1
-    replica.standby_w = replica.idle_w
-    gateway.welcome_replica(sim, r, now_s)
-
-
-@compiled
-def _advance_due(sim, now_s):
-    """Let the gateway see all that has happened by now."""
-    r = next_due(sim, 0, now_s)
-    while r != NONE:
-        advance(sim, r, now_s, False)
-        r = next_due(sim, r + 1, now_s)
+def _take_crash(sim, event):
+    replica = replicas_of(sim)[event.target]
+    if is_on_the_way_up(replica):
+        abort_start(sim, event.target, event.at_s)
+    elif replica.is_up != 0 or replica.is_unnoticed != 0:
+        advance(sim, event.target, event.at_s, True)
+        _crash(sim, event.target, event.at_s, event.value != 0.0)
 
 
 @compiled
 def _take_event(sim):
     event = events_of(sim)[fleet_of(sim).next_event]
     fleet_of(sim).next_event += 1
-    _advance_due(sim, event.at_s)
+    advance_due(sim, event.at_s)
     if event.kind == RESTART:
-        _restart(sim, event.target, event.at_s)
+        lifecycle.restart(sim, event.target, event.at_s)
+    elif event.kind == LINK:
+        transfers.set_link(sim, event.target, event.value, event.at_s)
     elif event.kind == CRASH:
-        replica = replicas_of(sim)[event.target]
-        if replica.is_up != 0 or replica.is_unnoticed != 0:
-            advance(sim, event.target, event.at_s, True)
-            _crash(sim, event.target, event.at_s, event.value != 0.0)
+        _take_crash(sim, event)
     else:
         take_trouble(sim, event)
 
@@ -127,6 +129,9 @@ def _scrape_all(sim, now_s):
         advance(sim, r, now_s, True)
         gateway.scrape(sim, g, r, now_s)
     gateways_of(sim)[g].num_scrapes += 1
+    if fleet.has_time_slices != 0:
+        sharing.tick(sim, now_s)
+    retry_departed(sim)
     gateways_of(sim)[g].next_scrape_s += fleet.scrape_interval_s
     fleet.next_scraper = (g + 1) % sim.num_gateways
     fleet.next_scrape_s = gateways_of(sim)[fleet.next_scraper].next_scrape_s
@@ -134,7 +139,7 @@ def _scrape_all(sim, now_s):
 
 @compiled
 def _arrive(sim, now_s):
-    _advance_due(sim, now_s)
+    advance_due(sim, now_s)
     index = fleet_of(sim).next_arrival
     fleet_of(sim).next_arrival += 1
     gateway.dispatch(sim, index, now_s)
@@ -145,16 +150,25 @@ def run_until(handle, until_s):
     """Run the fleet through every event before a moment and bring all replicas up to it."""
     sim = handle[0]
     fleet, requests = fleet_of(sim), requests_of(sim)
+    seen_s = fleet.now_s
     while True:
-        arrival_s, event_s = np.inf, np.inf
+        arrival_s, event_s, due_s = np.inf, np.inf, np.inf
         if fleet.next_arrival < requests.size:
             arrival_s = requests[fleet.next_arrival].arrival_s
         if fleet.next_event < events_of(sim).size:
             event_s = events_of(sim)[fleet.next_event].at_s
-        now_s = min(arrival_s, event_s, fleet.next_scrape_s)
+        if fleet.num_watched != 0:
+            follow_up(sim, seen_s)
+            due_s = event_tree_of(sim)[1]
+        now_s = min(arrival_s, event_s, fleet.next_scrape_s, fleet.next_action_s, due_s)
         if now_s >= until_s:
             break
-        if event_s <= now_s:
+        seen_s = now_s
+        if due_s <= now_s:
+            advance_due(sim, now_s)
+        elif fleet.next_action_s <= now_s:
+            take_actions(sim, now_s)
+        elif event_s <= now_s:
             _take_event(sim)
         elif fleet.next_scrape_s <= now_s:
             _scrape_all(sim, now_s)
@@ -192,9 +206,9 @@ def refresh_view(handle):
 
 @compiled
 def num_open(handle):
-    """Return how many requests are waiting or running anywhere."""
+    """Return how many requests are waiting, running or moving anywhere."""
     sim = handle[0]
-    count = 0
+    count = fleet_of(sim).num_moving
     for r in range(replicas_of(sim).size):
         replica = replicas_of(sim)[r]
         count += replica.num_waiting + replica.num_prefilling + replica.num_decoding

@@ -11,6 +11,7 @@ import numpy as np
 from ...traces.hashing import mix64
 from ..compiled import compiled
 from ..dispatch import (
+    can_take,
     choose_replica,
     is_shed,
     next_uniform,
@@ -166,6 +167,56 @@ def dispatch(sim, index, now_s):
 
 
 @compiled
+def _least_of_kind(sim, g, query, kv_kind):
+    """Return (whether there is one, the replica of a KV format that has fewest requests)."""
+    views, is_found, best = views_of(sim, g), False, 0
+    for r in range(views.size):
+        if replicas_of(sim)[r].kv_kind == kv_kind and can_take(views, query, r):
+            if not is_found or views[r].outstanding_requests < views[best].outstanding_requests:
+                is_found, best = True, r
+    return is_found, best
+
+
+@compiled
+def choose_decoder(sim, index, now_s):
+    """Return (whether there is one, the replica that a request with its prefill done goes on at).
+
+    Its KV comes along, so every replica counts as one that holds the whole prompt.
+    """
+    request, fleet, hits = requests_of(sim)[index], fleet_of(sim), hits_of(sim)
+    query, g = request.query, request.gateway
+    query.phase = 1
+    hits[:] = query.input_tokens
+    is_found, r = choose_replica(
+        views_of(sim, g), nominal_of(sim), query, hits, knobs_of(sim), bias_of(sim), now_s,
+        fleet.decode_cursor, random_of(sim, 2 * g), terms_of(sim),
+    )  # fmt: skip
+    hits[:] = 0
+    fleet.num_matched = 0
+    kv_kind = replicas_of(sim)[request.source].kv_kind
+    if is_found and replicas_of(sim)[r].kv_kind != kv_kind:
+        is_found, r = _least_of_kind(sim, g, query, kv_kind)
+    query.phase = 0
+    if is_found:
+        fleet.decode_cursor = (r + 1) % hits.size
+    return is_found, r
+
+
+@compiled
+def move(sim, index, r):
+    """Count a request that has its first token at another replica."""
+    request = requests_of(sim)[index]
+    footprint_tokens = _footprint_tokens(request.query)
+    v = views_of(sim, request.gateway)[request.replica]
+    v.outstanding_requests -= 1
+    v.outstanding_tokens = max(0.0, v.outstanding_tokens - footprint_tokens)
+    request.replica = r
+    v = views_of(sim, request.gateway)[r]
+    v.outstanding_requests += 1
+    v.outstanding_tokens += footprint_tokens
+
+
+@compiled
 def _moved(mean, gain, value):
     """Return a moving average with a new value taken in."""
     mean += gain * (value - mean)
@@ -195,7 +246,8 @@ def _read_page(sim, g, r, now_s):
     if replica.is_page_frozen != 0 or replica.is_up == 0:
         v.scraped_at_s = now_s
         return
-    num_running = replica.num_prefilling + replica.num_decoding
+    # Engines count each sequence of a request as a running one.
+    num_running = replica.num_prefill_sequences + replica.num_sequences
     free_pages = replica.free_pages + replica.num_evictable_blocks * fleet_of(sim).block_pages
     v.running_requests = num_running * replica.queue_factor
     v.waiting_requests = replica.num_waiting * replica.queue_factor
@@ -213,8 +265,8 @@ def _read_page(sim, g, r, now_s):
         share = (replica.prefill_s - before.prefill_s) / (now_s - v.scraped_at_s)
         v.prefill_frac = _moved(v.prefill_frac, PREFILL_FRAC_GAIN, min(share, 1.0))
         refresh_prefill_stretch(views_of(sim, g), r)
-    if replica.num_decoding != before.num_decoding:
-        refresh_decode_base(views_of(sim, g), nominal_of(sim), r, replica.num_decoding)
+    if replica.num_sequences != before.num_sequences:
+        refresh_decode_base(views_of(sim, g), nominal_of(sim), r, replica.num_sequences)
     _remember_page(sim, g, r)
     v.scraped_at_s = now_s
 
@@ -225,7 +277,7 @@ def _remember_page(sim, g, r):
     before.measured_s = replica.measured_s
     before.nominal_s = replica.nominal_s
     before.prefill_s = replica.prefill_s
-    before.num_decoding = replica.num_decoding
+    before.num_sequences = replica.num_sequences
 
 
 @compiled
@@ -256,6 +308,13 @@ def _forget(sim, g, r):
 
 
 @compiled
+def dismiss_replica(sim, r):
+    """Let all gateways send nothing new to a replica."""
+    for g in range(sim.num_gateways):
+        views_of(sim, g)[r].is_available = 0
+
+
+@compiled
 def welcome_replica(sim, r, now_s):
     """Let all gateways send to a replica that is up again."""
     for g in range(sim.num_gateways):
@@ -269,8 +328,11 @@ def welcome_replica(sim, r, now_s):
 
 __all__ = [
     "NUM_PRIORITIES",
+    "choose_decoder",
+    "dismiss_replica",
     "dispatch",
     "forget_replica",
+    "move",
     "on_finish",
     "on_first_token",
     "scrape",

@@ -2,7 +2,8 @@
 
 Both share its pages; swapped sequences come first and push out the oldest blocks. A block stays
 when it is loaded, so that evicting it again needs no room. Copies to the host overlap with
-computing and are free; a load is waited for by the iteration that needs it.
+computing and are free; a load is waited for by the iteration that needs it, and a slow replica
+copies slowly too.
 
 Does not know: who is admitted or preempted.
 Source: vLLM `docs/features/kv_offloading_usage` (blocks are copied to pinned host memory beside

@@ -1,7 +1,7 @@
 """The simulator's memory: every array of a fleet in motion, and nothing but arrays.
 
 A running simulation is one `SimulationArrays`, a named tuple of NumPy record arrays that the
-compiled functions pass along. Copying its arrays is a snapshot.
+compiled functions pass along. Each has a rule in `snapshot.COPY_RULES` for how it is copied.
 
 Does not know: what happens to the arrays (`replica.py`, `fleet_loop.py`).
 """
@@ -14,9 +14,18 @@ from ..dispatch import QUERY_DTYPE, VIEW_DTYPE
 from ..knobs import KNOBS_DTYPE
 from ..latency import LATENCY_DTYPE
 from ..shortlist import CANDIDATE_DTYPE
+from ..topology import LINK_DTYPE, MAX_PATH, PORT_DTYPE
 
-# Status of a request. Arrived requests are in exactly one of the others.
-PENDING, WAITING, PREFILLING, DECODING, FINISHED, SHED, FAILED = range(7)
+# Status of a request. Arrived requests are in exactly one of the others; a moving one has its KV
+# on the way from one replica to another, or waits for that.
+PENDING, WAITING, PREFILLING, DECODING, FINISHED, SHED, FAILED, MOVING = range(8)
+
+# Which phase of a request a replica takes.
+ROLE_BOTH, ROLE_PREFILL, ROLE_DECODE = range(3)
+
+# Life of a replica: serving; crashed; without power or with its weights in host memory only; on
+# the way up from either; serving what it has before it goes off or asleep.
+READY, DOWN, STOPPED, ASLEEP, STARTING, WAKING, DRAINING = range(7)
 
 # End of a linked list and "nobody": an index that no record has. Internal to the arrays.
 NONE = -1
@@ -57,6 +66,10 @@ REQUEST_DTYPE = np.dtype(
         ("num_preemptions", np.int32),
         ("gateway", np.int32),  # who dispatched it
         ("host_pages", np.int32),  # of host memory that hold its KV while it is swapped out
+        # Moves of its KV between replicas.
+        ("source", np.int32),  # the replica that still holds it, while it is moving; else `NONE`
+        ("kv_ready_s", np.float64),  # when it was at hand where the request went on last
+        ("num_moves", np.int32),
     ]
 )
 
@@ -70,7 +83,7 @@ REPLICA_DTYPE = np.dtype(
         ("max_num_seqs", np.int64),
         ("max_batch_tokens", np.int64),
         ("total_pages", np.int64),
-        ("idle_w", np.float64),
+        ("idle_w", np.float64),  # 0 while it is off
         ("decode_w", np.float64),  # at the smallest batch
         ("prefill_w", np.float64),
         ("restart_s", np.float64),
@@ -95,6 +108,7 @@ REPLICA_DTYPE = np.dtype(
         ("free_entry", np.int64),
         ("num_cached_blocks", np.int64),
         ("num_evictable_blocks", np.int64),
+        ("num_touched_entries", np.int64),  # one past the last cache entry that was ever used
         # Totals since the start.
         ("energy_j", np.float64),
         ("busy_s", np.float64),
@@ -142,7 +156,6 @@ REPLICA_DTYPE = np.dtype(
         ("is_page_frozen", np.int64),
         ("queue_factor", np.float64),  # on the counts that the metrics page shows
         # Power (`power.py`).
-        ("standby_w", np.float64),  # while nothing runs: idle, or off
         ("decode_range_w", np.float64),  # what a full batch draws more than the smallest
         ("power_cap_w", np.float64),  # infinity: none
         ("throttled_first_s", np.float64),  # what the cap adds to the planned iteration
@@ -156,6 +169,36 @@ REPLICA_DTYPE = np.dtype(
         ("carbon_g", np.float64),
         ("usd_per_j", np.float64),
         ("g_per_j", np.float64),
+        # Cluster: roles and moves.
+        ("role", np.int64),
+        ("kv_kind", np.int64),  # replicas of one kind can pass KV on to each other
+        ("kv_token_bytes", np.float64),
+        ("change_at_s", np.float64),  # when something from outside changes its iterations next
+        ("inbound_head", np.int64),  # requests whose KV waits for room here
+        ("inbound_tail", np.int64),
+        ("landed_head", np.int64),  # requests whose KV is here, to join at the next iteration
+        ("landed_tail", np.int64),
+        ("num_coming", np.int64),  # sequences not in the batch yet for which pages are taken
+        ("num_leaving", np.int64),  # requests out of the batch whose pages are still held
+        ("num_ordered", np.int64),  # migrations away that begin at the next iteration
+        # Cluster: life cycle and sharing.
+        ("state", np.int64),
+        ("drain_state", np.int64),  # what it goes to when it has drained
+        ("is_loading", np.int64),  # next step of a start: 0 the weights, 1 ready
+        ("timer_s", np.float64),  # end of the step of a start in progress
+        ("weight_bytes", np.float64),
+        ("engine_init_s", np.float64),
+        ("powered_w", np.float64),  # idle power when it is not off
+        ("outer_factor", np.float64),  # slow-down from hidden trouble
+        ("warm_factor", np.float64),  # slow-down after a start
+        ("warm_from_s", np.float64),
+        ("num_warm_steps", np.int64),  # steps of the slow start taken
+        ("is_time_sliced", np.int64),
+        ("share_factor", np.float64),  # slow-down from replicas on the same GPUs
+        ("next_share_factor", np.float64),  # the same from the next iteration on
+        ("ticked_busy_s", np.float64),
+        ("alone_decode_w", np.float64),
+        ("alone_prefill_w", np.float64),
     ]
 )
 
@@ -240,6 +283,31 @@ PAGE_DTYPE = np.dtype(
     ]
 )
 
+# A transfer is KV that moves with its request, or an engine's weights. An ordered migration has
+# its room at the target and waits for the end of an iteration; a dropped one gives it back.
+KV_TRANSFER, WEIGHT_TRANSFER, ORDERED_MIGRATION, DROPPED_MIGRATION = range(4)
+TRANSFER_DTYPE = np.dtype(
+    [
+        ("kind", np.int64),
+        ("request", np.int64),
+        ("source", np.int64),
+        ("target", np.int64),
+        ("pages", np.int64),  # taken at the target
+        ("begins_at_s", np.float64),
+        ("has_begun", np.int64),
+        ("left_bytes", np.float64),  # at `updated_at_s`
+        ("updated_at_s", np.float64),
+        ("bytes_per_s", np.float64),
+        ("ends_at_s", np.float64),
+        ("num_links", np.int64),
+        ("links", np.int64, (MAX_PATH,)),
+        ("shares", np.float64, (MAX_PATH,)),
+        # Scratch of the fair shares.
+        ("is_fixed", np.int64),
+        ("fair_bytes_per_s", np.float64),
+    ]
+)
+
 FLEET_DTYPE = np.dtype(
     [
         ("now_s", np.float64),
@@ -256,6 +324,27 @@ FLEET_DTYPE = np.dtype(
         ("num_candidates", np.int64),  # walked through per request; 0: all replicas are scored
         ("num_matched", np.int64),  # replicas with hits for the request in hand
         ("page_lag", np.int64),  # scrapes by which metrics pages are late
+        # Cluster. The loop stops at every change of a replica while something needs it
+        # (`num_watched`): prefill replicas, requests on the move, replicas that drain.
+        ("num_watched", np.int64),
+        ("next_action_s", np.float64),  # of transfers and starts; may be too early, never too late
+        ("num_transfers", np.int64),
+        ("num_moving", np.int64),
+        ("num_inbound", np.int64),  # moving requests that wait for room
+        ("num_draining", np.int64),
+        ("departed_head", np.int64),  # moving requests without a target
+        ("departed_tail", np.int64),
+        ("has_departed", np.int64),  # some of them have not been tried
+        ("decode_cursor", np.int64),
+        ("kv_overlap_frac", np.float64),
+        ("node_start_s", np.float64),
+        ("weight_source", np.int64),
+        ("wake_init_s", np.float64),
+        ("is_restart_cold", np.int64),
+        ("slow_start_factor", np.float64),
+        ("slow_start_span_s", np.float64),
+        ("has_time_slices", np.int64),
+        ("ticked_at_s", np.float64),
     ]
 )
 
@@ -276,7 +365,7 @@ SCRAPED_DTYPE = np.dtype(
         ("measured_s", np.float64),
         ("nominal_s", np.float64),
         ("prefill_s", np.float64),
-        ("num_decoding", np.int64),
+        ("num_sequences", np.int64),
     ]
 )
 
@@ -318,29 +407,26 @@ class SimulationArrays(NamedTuple):
     host_table: np.ndarray  # int32 [R, H'], as cache_table
     adapters: np.ndarray  # ADAPTER_DTYPE [R, L], slots
     growing: np.ndarray  # SEQUENCE_DTYPE [R, S], a heap by the iteration that fills the window
+    links: np.ndarray  # LINK_DTYPE [L]
+    ports: np.ndarray  # PORT_DTYPE [R], where each replica is attached
+    zone_links: np.ndarray  # int64 [Z, Z], the link from each zone to each other
+    transfers: np.ndarray  # TRANSFER_DTYPE [T], the first `num_transfers` in progress
     pages: np.ndarray  # PAGE_DTYPE [G, R, P], metrics pages on their way; P = 1 if none are late
     throttled: np.ndarray  # LATENCY_DTYPE [R], scratch: coefficients at a lowered clock
 
 
-def copy_arrays(arrays: SimulationArrays) -> SimulationArrays:
-    """Return an independent copy; the static arrays (blocks, coefficients, faults) are shared."""
-    static = {"blocks", "actual", "nominal", "slowdowns", "events"}
-    return SimulationArrays(
-        **{
-            name: array if name in static else array.copy()
-            for name, array in arrays._asdict().items()
-        }
-    )
-
-
 __all__ = [
     "ADAPTER_DTYPE",
+    "ASLEEP",
     "CACHE_ENTRY_DTYPE",
     "CANDIDATE_DTYPE",
     "CARBON",
     "CRASH",
     "DECODING",
     "DIE",
+    "DOWN",
+    "DRAINING",
+    "DROPPED_MIGRATION",
     "EVENT_DTYPE",
     "FAILED",
     "FINISHED",
@@ -349,29 +435,42 @@ __all__ = [
     "HOST_DTYPE",
     "KNOBS_DTYPE",
     "KV_LOSS",
+    "KV_TRANSFER",
     "LATENCY_DTYPE",
     "LINK",
+    "LINK_DTYPE",
+    "MOVING",
     "NONE",
     "NOTICE",
     "NUM_PRIORITIES",
+    "ORDERED_MIGRATION",
     "PAGE_DTYPE",
     "PAGE_FROZEN",
     "PAGE_LOST",
     "PENDING",
+    "PORT_DTYPE",
     "POWER_CAP",
     "PREFILLING",
     "PRICE",
     "QUEUE_LIE",
+    "READY",
     "REPLICA_DTYPE",
     "REQUEST_DTYPE",
     "RESTART",
+    "ROLE_BOTH",
+    "ROLE_DECODE",
+    "ROLE_PREFILL",
     "SCRAPED_DTYPE",
     "SEQUENCE_DTYPE",
     "SHED",
     "SLOWDOWN_DTYPE",
     "STALL",
+    "STARTING",
+    "STOPPED",
+    "TRANSFER_DTYPE",
     "VIEW_DTYPE",
     "WAITING",
+    "WAKING",
+    "WEIGHT_TRANSFER",
     "SimulationArrays",
-    "copy_arrays",
 ]

@@ -22,6 +22,7 @@ from ..dispatch import NUM_TERMS, VIEW_DTYPE
 from ..knobs import KNOBS_DTYPE
 from ..latency import LATENCY_DTYPE
 from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
+from ..topology import LINK_DTYPE, PORT_DTYPE
 from .layout import (
     ADAPTER_DTYPE,
     CACHE_ENTRY_DTYPE,
@@ -36,11 +37,13 @@ from .layout import (
     SCRAPED_DTYPE,
     SEQUENCE_DTYPE,
     SLOWDOWN_DTYPE,
+    TRANSFER_DTYPE,
     SimulationArrays,
 )
 
 _COMPILED_FILES = (
-    *("compiled.py", "dispatch.py", "knobs.py", "latency.py", "shortlist.py", "energy.py"),
+    *("compiled.py", "dispatch.py", "energy.py", "knobs.py", "latency.py", "shortlist.py"),
+    "topology.py",
     "../traces/hashing.py",
 )
 _SIZES = (
@@ -64,6 +67,9 @@ _SIZES = (
     "host_table_size",
     "num_adapter_slots",
     "num_growing_slots",
+    "num_links",
+    "num_zones",
+    "num_transfer_rows",
     "num_pages",
 )
 
@@ -113,6 +119,9 @@ def handle(arrays: SimulationArrays) -> np.ndarray:
         arrays.host_table.shape[1],
         arrays.adapters.shape[1],
         arrays.growing.shape[1],
+        arrays.links.size,
+        arrays.zone_links.shape[0],
+        arrays.transfers.size,
         arrays.pages.shape[2],
     )
     for name, size in zip(_SIZES, sizes, strict=True):
@@ -340,6 +349,29 @@ def growing_of(sim, r):
     """Heap of a replica's decoding requests shorter than the attention window [S]."""
     shape = (sim.num_replicas, sim.num_growing_slots)
     return carray(_pointer(sim.growing_at), shape, SEQUENCE_DTYPE)[r]
+
+
+def links_of(sim):
+    """Links of the cluster [L]."""
+    return carray(_pointer(sim.links_at), (sim.num_links,), LINK_DTYPE)
+
+
+@compiled
+def ports_of(sim):
+    """Where each replica is attached to the links [R]."""
+    return carray(_pointer(sim.ports_at), (sim.num_replicas,), PORT_DTYPE)
+
+
+@compiled
+def zone_links_of(sim):
+    """The link from each zone to each other [Z, Z]."""
+    return carray(_pointer(sim.zone_links_at), (sim.num_zones, sim.num_zones), np.int64)
+
+
+@compiled
+def transfers_of(sim):
+    """Transfers, the fleet's `num_transfers` first ones in progress [T]."""
+    return carray(_pointer(sim.transfers_at), (sim.num_transfer_rows,), TRANSFER_DTYPE)
 
 
 @compiled

@@ -14,7 +14,8 @@ def demanded_w(sim, r, seqs, chunk):
     """Return the power of an iteration at full clock."""
     replica = replicas_of(sim)[r]
     power_w = replica.decode_w
-    power_w += replica.decode_range_w * BATCH_POWER_FRAC[min(seqs, MOST_BATCH)]
+    range_w = replica.decode_range_w / replica.share_factor
+    power_w += range_w * BATCH_POWER_FRAC[min(seqs, MOST_BATCH)]
     if chunk > 0:
         share = min(1.0, chunk / replica.max_batch_tokens)
         power_w += share * (replica.prefill_w - power_w)
@@ -38,8 +39,8 @@ def spend(sim, r, seqs, chunk, span_s):
 def stand_by(sim, r, span_s):
     """Book the energy of a span in which nothing runs; a negative span takes some back."""
     replica = replicas_of(sim)[r]
-    replica.energy_j += replica.standby_w * span_s
-    replica.idle_j += replica.standby_w * span_s
+    replica.energy_j += replica.idle_w * span_s
+    replica.idle_j += replica.idle_w * span_s
 
 
 @compiled

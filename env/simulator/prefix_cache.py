@@ -114,6 +114,7 @@ def insert_pinned(replica, table, entries, holders, index, block):
     """Cache a block with one reference and return its entry. The caller has paid its pages."""
     entry = replica.free_entry
     replica.free_entry = entries[entry].next
+    replica.num_touched_entries = max(replica.num_touched_entries, entry + 1)
     entries[entry].block = block
     entries[entry].references = 1
     table_insert(table, block, entry)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..compiled import compiled
 from ..latency import context_time_s, linear_time_s, other_time_s
-from . import gateway
+from . import gateway, handoff
 from .admission import (
     admit,
     end_request,
@@ -31,7 +31,7 @@ from .kv_pages import (
     iterations_within_pages,
     take_pages,
 )
-from .layout import FINISHED, NONE
+from .layout import FINISHED, NONE, ROLE_PREFILL
 from .memory import (
     actual_of,
     fleet_of,
@@ -131,6 +131,7 @@ def _plan(sim, r):
         first_s, slope_s = first_s + window_s, slope_s + window_slope_s
     first_s, slope_s = first_s * replica.slow_factor, slope_s * replica.slow_factor
     change_s = min(next_ready_s(sim, r), slowdowns_of(sim, r)[replica.next_slow_index].at_s)
+    change_s = min(change_s, replica.change_at_s)
     if limit > 1 and change_s < replica.clock_s + jump_time_s(first_s, slope_s, limit):
         limit = iterations_until(first_s, slope_s, change_s - replica.clock_s, limit)
     return limit, chunk, first_s, slope_s
@@ -149,6 +150,9 @@ def _finish_prefill(sim, r, index):
     if request.generated_tokens >= request.output_tokens:
         let_go(sim, r, request, held_tokens(request))
         end_request(sim, r, index, FINISHED)
+        return
+    if replica.role == ROLE_PREFILL:
+        handoff.depart(sim, r, index)
         return
     start_decoding(sim, r, index, held_tokens(request))
 
@@ -230,8 +234,21 @@ def idle_until(sim, r, until_s):
 def _update_slow_factor(sim, r):
     replica = replicas_of(sim)[r]
     while slowdowns_of(sim, r)[replica.next_slow_index].at_s <= replica.clock_s:
-        replica.slow_factor = slowdowns_of(sim, r)[replica.next_slow_index].factor
+        replica.outer_factor = slowdowns_of(sim, r)[replica.next_slow_index].factor
+        replica.slow_factor = replica.outer_factor * replica.warm_factor * replica.share_factor
         replica.next_slow_index += 1
+
+
+@compiled
+def _waits_for_room(sim, r, until_s):
+    """Whether an idle replica can do nothing by a moment: requests on the move hold its pages."""
+    replica = replicas_of(sim)[r]
+    change_s = min(next_ready_s(sim, r), replica.change_at_s)
+    if change_s > until_s:
+        set_next_event(sim, r, change_s)
+        return True
+    idle_until(sim, r, change_s)
+    return False
 
 
 @compiled
@@ -241,23 +258,31 @@ def _prepare(sim, r, until_s):
     Leaves `next_event_s` at the time when there will be one, if it is known.
     """
     replica = replicas_of(sim)[r]
+    if replica.clock_s > until_s:
+        # A stall: nothing starts before it is over.
+        set_next_event(sim, r, replica.clock_s)
+        return False
     while True:
         is_idle = replica.num_prefilling + replica.num_decoding == 0
         if is_idle:
-            ready_s = first_ready_s(sim, r)
+            ready_s = min(first_ready_s(sim, r), replica.change_at_s)
             if ready_s > until_s:
                 set_next_event(sim, r, ready_s)
                 return False
             idle_until(sim, r, ready_s)
         _update_slow_factor(sim, r)
+        if replica.change_at_s <= replica.clock_s:
+            handoff.settle(sim, r)
         if replica.has_preempted == 0:
             admit(sim, r)
         make_room(sim, r)
         if replica.num_prefilling + replica.num_decoding > 0:
             return True
         replica.has_preempted = 0
-        if is_idle:
+        if is_idle and replica.num_coming + replica.num_leaving == 0:
             fail_oversized(sim, r)
+        elif is_idle and _waits_for_room(sim, r, until_s):
+            return False
 
 
 @compiled

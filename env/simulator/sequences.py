@@ -9,9 +9,9 @@ Source: vLLM V0's sequence groups, which fork after the prompt and copy on write
 """
 
 from ..compiled import compiled
-from .adapters import clear_adapters, leave_adapter, use_adapter
+from .adapters import clear_adapters, leave_adapter
 from .host_tier import clear_host
-from .kv_pages import cache_prompt, release, request_pages, take_pages
+from .kv_pages import release
 from .layout import DECODING
 from .memory import (
     actual_of,
@@ -59,14 +59,18 @@ def start_decoding(sim, r, index, kv_tokens):
 
 
 @compiled
-def leave_decode(sim, r, position):
-    """Take the request at a place of the heap out of the batch, free its pages; return it."""
+def detach(sim, r, position):
+    """Take the request at a place of the heap out of the batch; return it. It keeps its pages.
+
+    Its KV has `prefill_target_tokens` from then on, and its `generated_tokens` are up to date.
+    """
     replica = replicas_of(sim)[r]
     index = remove_sequence(sequences_of(sim, r), replica.num_decoding, position)
     request = requests_of(sim)[index]
     sequences = 1 + request.extra_sequences
     taken = replica.decode_iteration - request.joined_iteration
     kv_tokens = request.prefill_target_tokens + taken
+    request.prefill_target_tokens = kv_tokens
     request.generated_tokens += taken
     replica.num_decoding -= 1
     replica.num_sequences -= sequences
@@ -74,35 +78,16 @@ def leave_decode(sim, r, position):
     page_phases_of(sim, r)[request.page_phase] -= sequences
     if actual_of(sim)[r].window_tokens > 0.0:
         leave_window(sim, r, index, kv_tokens)
-    let_go(sim, r, request, kv_tokens)
     return index
 
 
 @compiled
-def remove_running(sim, r, index):
-    """Take a decoding request out of the batch, free its pages, and return its KV tokens.
-
-    Its `generated_tokens` are brought up to date; its status is the caller's to set.
-    """
-    position = 0
-    while sequences_of(sim, r)[position].request != index:
-        position += 1
-    leave_decode(sim, r, position)
-    return held_tokens(requests_of(sim)[index])
-
-
-@compiled
-def insert_decoding(sim, r, index, kv_tokens):
-    """Take pages for a request whose KV came from elsewhere and let it decode on replica `r`.
-
-    The caller has seen to it that `request_pages` pages are available, that `can_use_adapter`
-    holds, and has set `request.replica`.
-    """
+def leave_decode(sim, r, position):
+    """Take the request at a place of the heap out of the batch, free its pages; return it."""
+    index = detach(sim, r, position)
     request = requests_of(sim)[index]
-    take_pages(sim, r, request_pages(request, kv_tokens, fleet_of(sim)))
-    use_adapter(sim, r, request.adapter)
-    cache_prompt(sim, r, request)
-    start_decoding(sim, r, index, kv_tokens)
+    let_go(sim, r, request, request.prefill_target_tokens)
+    return index
 
 
 @compiled
@@ -117,11 +102,10 @@ def forget_sequences(sim, r):
 
 
 __all__ = [
+    "detach",
     "forget_sequences",
     "held_tokens",
-    "insert_decoding",
     "leave_decode",
     "let_go",
-    "remove_running",
     "start_decoding",
 ]

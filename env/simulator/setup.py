@@ -11,9 +11,7 @@ from ..cluster import (
     ClusterSpec,
     Preemption,
     ReplicaSpec,
-    host_kv_pages,
     kv_pages,
-    page_copy_s,
     pcie_copy_bytes_per_s,
 )
 from ..dispatch import NUM_TERMS, VIEW_DTYPE
@@ -23,15 +21,15 @@ from ..knobs import Knobs
 from ..latency import LATENCY_DTYPE
 from ..roofline import latency_coefficients
 from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
-from .faults import FaultConfig, draw_slowdowns, draw_trouble, places_of
+from ..topology import topology_of
+from .cluster_setup import cap_w, fill_fleet, fill_replicas, link_arrays, share_coefficients
+from .engine_setup import engine_memory_arrays, make_cache
+from .faults import FaultConfig, draw_link_events, draw_slowdowns, draw_trouble, places_of
 from .fleet_loop import begin
 from .layout import (
-    ADAPTER_DTYPE,
-    CACHE_ENTRY_DTYPE,
     EVENT_DTYPE,
     FLEET_DTYPE,
     GATEWAY_DTYPE,
-    HOST_DTYPE,
     NONE,
     NUM_PRIORITIES,
     PAGE_DTYPE,
@@ -42,6 +40,7 @@ from .layout import (
 )
 from .memory import handle
 from .served_models import model_of_names, served_models
+from .start_up import StartUpConfig
 from .tariffs import set_tariffs, tariff_events
 from .workload import Workload
 
@@ -72,6 +71,11 @@ class FleetConfig:
     num_candidates: int | None = None
     """Replicas that the analytic scorer walks through per request, beside those that hold most of
     the prompt and the cheapest of late. 0: it scores all; None: 0 below 256 replicas, else 32."""
+    start_up: StartUpConfig = field(default_factory=StartUpConfig)
+    """What it takes to start and wake replicas."""
+    kv_overlap_frac: float = 0.0
+    """Share of a prompt's KV that has moved by the end of its prefill, layer by layer; that part
+    is taken to cost no bandwidth."""
     is_single_step: bool = False
     """Simulate every iteration by itself; slower, for testing the jump."""
 
@@ -81,6 +85,9 @@ class FleetConfig:
             raise ValueError(msg)
         if not 0 <= self.scrape_drop_frac < 1:
             msg = f"scrape_drop_frac must be in [0, 1), got {self.scrape_drop_frac}"
+            raise ValueError(msg)
+        if not 0 <= self.kv_overlap_frac <= 1:
+            msg = f"kv_overlap_frac must be in [0, 1], got {self.kv_overlap_frac}"
             raise ValueError(msg)
         if self.num_gateways < 1:
             msg = f"num_gateways must be at least 1, got {self.num_gateways}"
@@ -106,6 +113,8 @@ def replica_coefficients(cluster: ClusterSpec) -> np.ndarray:
             tensor_parallel=replica.tensor_parallel,
             precision=replica.precision,
         )
+        if replica.compute_frac < 1.0:
+            share_coefficients(table[i : i + 1], replica.compute_frac)
     return table
 
 
@@ -118,12 +127,11 @@ def _fill_replica(record: np.ndarray, cluster: ClusterSpec, replica: ReplicaSpec
     record["max_batch_tokens"] = replica.max_batch_tokens
     record["total_pages"] = record["free_pages"] = kv_pages(cluster, replica)
     record["queue_factor"] = 1.0
-    record["idle_w"] = record["standby_w"] = power.idle_w
+    record["idle_w"] = power.idle_w
     record["decode_w"] = power.decode_low_w
     record["decode_range_w"] = power.decode_high_w - power.decode_low_w
     record["prefill_w"] = power.prefill_w
-    cap_w = np.inf if replica.power_cap_w is None else replica.power_cap_w
-    record["power_cap_w"] = num_gpus * (cap_w + gpu.host_w)
+    record["power_cap_w"] = cap_w(cluster, replica, replica.power_cap_w)
     record["reserve_pages"] = int(replica.kv_watermark_frac * record["total_pages"][0])
     record["is_swapping"] = replica.preemption is Preemption.SWAP
     record["max_adapters"] = replica.max_loras
@@ -136,23 +144,16 @@ def _make_replicas(cluster: ClusterSpec) -> np.ndarray:
     replicas = np.zeros(len(cluster.replicas), dtype=REPLICA_DTYPE)
     for i, replica in enumerate(cluster.replicas):
         _fill_replica(replicas[i : i + 1], cluster, replica)
+    fill_replicas(replicas, cluster)
     return replicas
-
-
-def _make_hosts(cluster: ClusterSpec) -> np.ndarray:
-    hosts = np.zeros(len(cluster.replicas), dtype=HOST_DTYPE)
-    for host, replica in zip(hosts, cluster.replicas, strict=True):
-        host["total_pages"] = host["free_pages"] = host_kv_pages(cluster, replica)
-        host["page_copy_s"] = page_copy_s(cluster, replica)
-        host["is_tier"] = replica.has_host_prefix_cache
-    return hosts
 
 
 def _make_view(
     replicas: np.ndarray, page_tokens: int, models: np.ndarray, num_gateways: int
 ) -> np.ndarray:
     view = np.zeros(replicas.size, dtype=VIEW_DTYPE)
-    view["is_available"] = 1
+    view["is_available"] = replicas["is_up"]
+    view["role"] = replicas["role"]
     view["slow_factor"] = 1.0
     view["prefill_stretch"] = 1.0
     view["kv_capacity_tokens"] = replicas["total_pages"] * page_tokens
@@ -192,11 +193,11 @@ def _make_event_tree(num_replicas: int) -> np.ndarray:
 def _requests_of(workload: Workload, models: tuple[str, ...]) -> np.ndarray:
     """Return the requests with the models that a cluster serves, REQUEST_DTYPE [N]."""
     requests = workload.requests.copy()
-    if len(models) == 1:
-        requests["query"]["model"] = 0
-    else:
+    if len(models) > 1:
         known = model_of_names(workload.model_names, models, workload.name)
         requests["query"]["model"] = known[requests["query"]["model"]]
+    elif len(workload.model_names) > 1:
+        requests["query"]["model"] = 0
     return requests
 
 
@@ -216,17 +217,6 @@ def _make_fleet(
     fleet["is_single_step"] = config.is_single_step
     fleet["page_lag"] = round(config.faults.metrics.delay_s / config.scrape_interval_s)
     return fleet
-
-
-def _make_cache(
-    total_pages: np.ndarray, workload: Workload, block_pages: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return cache entries [R, C] and hash tables [R, H]; one entry if nothing can be cached."""
-    most = int(total_pages.max()) // block_pages
-    capacity = min(most + 1, workload.num_distinct_blocks) + 1 if most else 1
-    entries = np.zeros((total_pages.size, capacity), dtype=CACHE_ENTRY_DTYPE)
-    table_size = 1 << int(np.ceil(np.log2(2 * capacity)))
-    return entries, np.zeros((total_pages.size, table_size), dtype=np.int32)
 
 
 def _page_tokens(cluster: ClusterSpec, workload: Workload) -> int:
@@ -253,7 +243,9 @@ def _draw_events(
     """Return all that happens from outside, in order of time."""
     events, _ = draw_trouble(config.faults, places_of(cluster), horizon_s, seed)
     bills = np.array(tariff_events(cluster, config.energy, horizon_s), dtype=EVENT_DTYPE)
-    events = np.concatenate([events, bills])
+    num_links = len(topology_of(cluster).links)
+    links = draw_link_events(config.faults, num_links, horizon_s, seed)
+    events = np.concatenate([events, bills, links])
     return events[np.argsort(events["at_s"], kind="stable")]
 
 
@@ -276,14 +268,11 @@ def allocate(
     replicas, nominal = _make_replicas(cluster), replica_coefficients(cluster)
     num_replicas, num_gateways = replicas.size, config.num_gateways
     fleet = _make_fleet(config, workload, page_tokens, num_replicas)
+    fill_fleet(fleet, replicas, config.start_up, config.kv_overlap_frac)
     names = served_models(cluster)
     models = np.array([names.index(replica.model) for replica in cluster.replicas])
     block_pages = int(fleet["block_pages"][0])
-    entries, table = _make_cache(replicas["total_pages"], workload, block_pages)
-    hosts = _make_hosts(cluster)
-    host_entries, host_table = _make_cache(
-        hosts["total_pages"] * hosts["is_tier"], workload, block_pages
-    )
+    entries, table = make_cache(replicas["total_pages"], workload, block_pages)
     slots = int(replicas["max_num_seqs"].max()) + 1
     places = places_of(cluster)
     set_tariffs(replicas, cluster, config.energy)
@@ -322,16 +311,8 @@ def allocate(
         matched=np.zeros(num_replicas, dtype=np.int64),
         terms=np.zeros(NUM_TERMS),
         random=_make_random(num_gateways, seed),
-        hosts=hosts,
-        host_cache=host_entries,
-        host_table=host_table,
-        adapters=np.zeros(
-            (num_replicas, max(1, int(replicas["max_adapters"].max()))), dtype=ADAPTER_DTYPE
-        ),
-        growing=np.zeros(
-            (num_replicas, slots if (nominal["window_tokens"] > 0).any() else 1),
-            dtype=SEQUENCE_DTYPE,
-        ),
+        **engine_memory_arrays(cluster, workload, replicas, nominal),
+        **link_arrays(cluster, replicas),
         pages=np.zeros(
             (num_gateways, num_replicas, int(fleet["page_lag"][0]) + 1), dtype=PAGE_DTYPE
         ),

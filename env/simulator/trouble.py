@@ -6,6 +6,7 @@ Does not know: why or when they come (`faults/`).
 import numpy as np
 
 from ..compiled import compiled
+from . import gateway
 from .due import set_next_event, wake
 from .layout import (
     CARBON,
@@ -19,7 +20,7 @@ from .layout import (
     QUEUE_LIE,
     STALL,
 )
-from .memory import fleet_of, replicas_of, views_of
+from .memory import fleet_of, replicas_of
 from .power import stand_by
 from .replica import advance
 from .tariff import change_tariff
@@ -34,7 +35,7 @@ def _die(sim, r, is_off):
     replica.plan_iterations = 0
     set_next_event(sim, r, np.inf)
     if is_off:
-        replica.standby_w = 0.0
+        replica.idle_w = 0.0
 
 
 @compiled
@@ -51,8 +52,7 @@ def take_trouble(sim, event):
     if kind in (PRICE, CARBON):
         change_tariff(sim, r, value, event.at_s, kind == PRICE)
     elif kind == NOTICE:
-        for g in range(sim.num_gateways):
-            views_of(sim, g)[r].is_available = 0
+        gateway.dismiss_replica(sim, r)
     elif kind == PAGE_LOST:
         replicas_of(sim)[r].is_page_lost = int(value)
     elif kind == PAGE_FROZEN:

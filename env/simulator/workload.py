@@ -39,7 +39,7 @@ class ServiceLevels:
 class Workload:
     """Requests in order of arrival, and their prompt blocks by dense id.
 
-    Shapes: `requests` REQUEST_DTYPE [N], `blocks` int32 [sum of num_blocks].
+    Shapes: `requests` REQUEST_DTYPE [N], `blocks` int32 [sum of num_blocks], ids by first use.
     """
 
     name: str
@@ -90,7 +90,8 @@ def compile_workload(
     requests["status"] = PENDING
     requests["replica"] = NONE
     requests["next"] = NONE
-    for moment in ("first_token_s", "finish_s"):
+    requests["source"] = NONE
+    for moment in ("first_token_s", "finish_s", "kv_ready_s"):
         requests[moment] = np.nan
     requests["extra_sequences"] = trace.num_sequences - 1
     requests["adapter"] = trace.adapter_index
@@ -98,13 +99,16 @@ def compile_workload(
     # Engines cache full blocks only; a trace may hash the last, partial one too.
     full_blocks = trace.input_tokens // trace.block_tokens
     requests["num_blocks"] = np.minimum(np.diff(trace.prefix_offsets), full_blocks)
-    distinct, blocks = np.unique(_block_hashes(trace), return_inverse=True)
-    _find_output_blocks(requests, blocks, trace)
+    _, first_uses, blocks = np.unique(_block_hashes(trace), return_index=True, return_inverse=True)
+    # Numbered by first use, so that what has arrived so far uses the lowest ids.
+    ids = np.empty(first_uses.size, dtype=np.int32)
+    ids[np.argsort(first_uses)] = np.arange(first_uses.size, dtype=np.int32)
+    _find_output_blocks(requests, ids[blocks], trace)
     return Workload(
         name=name,
         requests=requests,
-        blocks=blocks.astype(np.int32),
-        num_distinct_blocks=distinct.size,
+        blocks=ids[blocks],
+        num_distinct_blocks=ids.size,
         block_tokens=trace.block_tokens,
         model_names=tuple(model_map.get(model, model) for model in trace.model_names),
     )

@@ -66,7 +66,12 @@ def test_bundled_cluster_is_sane(name: str) -> None:
     cluster = load_cluster(name)
     assert cluster.name == name
     held = [(r.server, index) for r in cluster.replicas for index in r.gpu_indices]
-    assert len(held) == len(set(held)) == sum(server.num_gpus for server in cluster.servers)
+    assert len(set(held)) == sum(server.num_gpus for server in cluster.servers)
+    for server, index in held:
+        shares = [
+            r.gpu_frac for r in cluster.replicas if r.server == server and index in r.gpu_indices
+        ]
+        assert sum(shares) == pytest.approx(1.0)
     for replica in cluster.replicas:
         server = cluster.server_of(replica)
         assert cluster.gpu_of(replica) is GPUS[server.gpu]
@@ -348,7 +353,7 @@ def test_network_speed_is_finite_and_positive(tmp_path: Path, speed: str) -> Non
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ("", "file: must be a mapping of name, servers, replicas, got None"),
+        ("", "file: must be a mapping of name, servers, replicas, inter_zone_gbps, .*, got None"),
         ("[1, 2]", r"file: must be a mapping of .*, got \[1, 2\]"),
         ("name: x\nservers: []\nreplicas: []", r"servers: List should have at least 1 item.*\[\]"),
         (

@@ -8,7 +8,7 @@ from trimtab.env.knobs import Knobs
 from trimtab.env.latency import iteration_time_s
 from trimtab.env.simulated_fleet import SimulatedFleet, run_workload
 from trimtab.env.simulator.layout import FAILED, FINISHED, WAITING
-from trimtab.env.simulator.setup import replica_coefficients
+from trimtab.env.simulator.setup import FleetConfig, replica_coefficients
 
 FIRST = Knobs.of()  # no term is on: ties go to the first replica
 # Llama 3 8B in BF16: 2 * 32 layers * 8 heads * 128 values * 2 bytes * 16 tokens.
@@ -308,3 +308,40 @@ def test_watermark_keeps_pages_free_at_admission(
     cluster = make_cluster(kv_blocks=130, kv_watermark_frac=watermark_frac)
     first, second = run_workload(cluster, workload, FIRST).requests
     assert (second["first_token_s"] < first["finish_s"]) == is_together
+
+
+@pytest.mark.parametrize("num_sequences", [1, 3])
+def test_decoding_request_goes_on_elsewhere(make_cluster, make_workload, num_sequences):
+    cluster = make_cluster(("H100-80G", "A100-80G"), max_loras=1)
+    workload = make_workload(
+        [0.0], [100], [200], prompts=[range(1)], adapter="a", num_sequences=num_sequences
+    )
+    fleet = SimulatedFleet(cluster, workload, FleetConfig(scrape_interval_s=1e3))
+    fleet.reset(seed=0, knobs=FIRST)
+    fleet.advance(0.5)
+    fleet.migrate(0, 1)
+    fleet.advance(0.2)
+    source, target = fleet.arrays.replicas
+    request = fleet.requests[0]
+    assert request["num_moves"] == 1
+    block_pages = int(fleet.arrays.fleet["block_pages"][0])
+    taken = target["decode_iteration"] - request["joined_iteration"]
+    assert taken > 0
+    kv_tokens = 100 + request["generated_tokens"] - 1 + taken
+    assert source["num_sequences"] == source["context_tokens"] == source["num_leaving"] == 0
+    assert source["free_pages"] + block_pages == source["total_pages"]
+    assert (target["num_sequences"], target["num_coming"]) == (num_sequences, 0)
+    assert target["context_tokens"] == num_sequences * kv_tokens
+    pages = 6 + num_sequences * (-(-kv_tokens // 16) - 6)
+    assert target["total_pages"] - target["free_pages"] == pages
+    assert fleet.arrays.adapters["num_running"].tolist() == [[0], [1]]
+
+
+def test_there_is_no_room_for_too_many_sequences(make_cluster, make_workload):
+    cluster = make_cluster(("H100-80G", "A100-80G"), max_num_seqs=3)
+    fleet = SimulatedFleet(cluster, make_workload([0.0] * 2, [100] * 2, [500] * 2, num_sequences=2))
+    fleet.reset(seed=0, knobs=Knobs.of(round_robin_weight=1.0))
+    fleet.advance(0.5)
+    assert fleet.arrays.replicas["num_sequences"].tolist() == [2, 2]
+    with pytest.raises(ValueError, match="request 0 cannot migrate to replica 1: it finds no room"):
+        fleet.migrate(0, 1)

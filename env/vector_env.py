@@ -1,0 +1,201 @@
+"""`trimtab/ShortTerm-v0` many times over: all fleets of a step advance in one call.
+
+Observations, rewards and ends are those of so many single environments, bit for bit.
+
+Does not know: learning algorithms.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from .knobs import Knobs
+from .observation import Observation, ObservationLayout, observe, observe_many
+from .reward import ScenarioTasks, Task
+from .short_term_env import EpisodeConfig, ShortTermEnv, TaskSource, default_tasks
+from .simulated_fleet import SimulatedFleet, Workers, advance_all, drain_all, states_of
+
+BoolArray = NDArray[np.bool_]
+
+
+class Steps(NamedTuple):
+    """One step of every environment; those that ended have begun their next episode."""
+
+    observation: Observation
+    """Each key [n, ...]: of the next episode where one ended."""
+    rewards: NDArray[np.float64]
+    is_last: BoolArray
+    infos: list[dict[str, Any]]
+    final_observations: dict[int, Observation]
+    """By environment, where an episode ended."""
+    reset_infos: dict[int, dict[str, Any]]
+
+
+class FleetVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
+    """Short-term environments in the simulator, stepped together.
+
+    An episode that ends begins anew in the same step (`AutoresetMode.SAME_STEP`): the last
+    observation and info stand in `infos["final_obs"]` and `infos["final_info"]`. All arguments but
+    `num_envs` and `num_workers` (threads that advance fleets; by default one for each core) are
+    those of `ShortTermEnv`.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        tasks: TaskSource | None = None,
+        base: Knobs | None = None,
+        episode: EpisodeConfig | None = None,
+        layout: ObservationLayout | None = None,
+        num_workers: int | None = None,
+    ) -> None:
+        if num_envs < 1:
+            msg = f"num_envs must be at least 1, got {num_envs}"
+            raise ValueError(msg)
+        episode = episode or EpisodeConfig()
+        tasks = tasks or default_tasks(episode)
+        self.num_envs = num_envs
+        self.envs = [
+            ShortTermEnv(tasks=tasks, base=base, episode=episode, layout=layout)
+            for _ in range(num_envs)
+        ]
+        self.metadata = {**ShortTermEnv.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
+        self.render_mode = None
+        self.single_observation_space = self.envs[0].observation_space
+        self.single_action_space = self.envs[0].action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._tasks, self._episode = tasks, episode
+        self._layout = self.envs[0].layout
+        self._workers = Workers(num_workers)
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin an episode in every environment; number i is seeded with `seed + i`.
+
+        Raises:
+            ValueError: a sequence of seeds has another length than there are environments.
+        """
+        if seed is None or isinstance(seed, int):
+            seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
+        else:
+            seeds = list(seed)
+        if len(seeds) != self.num_envs:
+            msg = f"seed must have one entry for each of {self.num_envs} envs, got {len(seeds)}"
+            raise ValueError(msg)
+        for env, own in zip(self.envs, seeds, strict=True):
+            gymnasium.Env.reset(env, seed=own, options=options)
+        self._begin_episodes(self.envs)
+        return self._observe(self.envs), {}
+
+    def step(
+        self, actions: NDArray[np.float32]
+    ) -> tuple[Observation, NDArray[np.float64], BoolArray, BoolArray, dict[str, Any]]:
+        """Play one window in every environment.
+
+        Raises:
+            gymnasium.error.ResetNeeded: `reset` was not called.
+        """
+        steps = self.step_all(actions)
+        infos: dict[str, Any] = {}
+        for i, info in enumerate(steps.infos):
+            if steps.is_last[i]:
+                final = {"final_obs": steps.final_observations[i], "final_info": info}
+                infos = self._add_info(infos, final, i)
+                info = steps.reset_infos[i]
+            infos = self._add_info(infos, info, i)
+        is_terminated = np.zeros(self.num_envs, np.bool_)
+        return steps.observation, steps.rewards, is_terminated, steps.is_last, infos
+
+    def step_all(self, actions: NDArray[np.float32]) -> Steps:
+        """Play one window in every environment and return what happened, one by one."""
+        fleets = [_simulated(e.begin_step(a)) for e, a in zip(self.envs, actions, strict=True)]
+        outcomes = advance_all(fleets, self._episode.window_s, self._workers)
+        observation = self._observe(self.envs)
+        ended = [i for i, env in enumerate(self.envs) if env.is_last_window]
+        if ended:
+            drain_all([fleets[i] for i in ended], self._workers)
+        results = [e.end_step(outcome) for e, outcome in zip(self.envs, outcomes, strict=True)]
+        final = {i: {key: rows[i].copy() for key, rows in observation.items()} for i in ended}
+        if ended:
+            envs = [self.envs[i] for i in ended]
+            self._begin_episodes(envs)
+            for key, rows in self._observe(envs).items():
+                observation[key][ended] = rows
+        return Steps(
+            observation=observation,
+            rewards=np.array([reward for reward, _, _ in results]),
+            is_last=np.array([is_last for _, is_last, _ in results]),
+            infos=[info for _, _, info in results],
+            final_observations=final,
+            reset_infos={i: {} for i in ended},
+        )
+
+    def _begin_episodes(self, envs: Sequence[ShortTermEnv]) -> None:
+        for env, task in zip(envs, self._draw(envs), strict=True):
+            _simulated(task.fleet)
+            env.begin_episode(task)
+
+    def _draw(self, envs: Sequence[ShortTermEnv]) -> list[Task]:
+        window_s, num_windows = self._episode.window_s, self._episode.num_windows
+        rngs, base = [env.np_random for env in envs], envs[0].base
+        if isinstance(self._tasks, ScenarioTasks):
+            return self._tasks.draw_many(
+                rngs, base, window_s=window_s, num_windows=num_windows, workers=self._workers
+            )
+        return [
+            self._tasks.draw(rng, base, window_s=window_s, num_windows=num_windows) for rng in rngs
+        ]
+
+    def _observe(self, envs: Sequence[ShortTermEnv]) -> Observation:
+        """Return one row for each environment."""
+        return observe_fleets(
+            [_simulated(env.task.fleet) for env in envs],
+            np.stack([env.last_action for env in envs]),
+            self._layout,
+        )
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Stop the threads."""
+        self._workers.close()
+
+
+def observe_fleets(
+    fleets: Sequence[SimulatedFleet],
+    last_actions: NDArray[np.float32],
+    layout: ObservationLayout,
+) -> Observation:
+    """Return the observations of fleets, a row each; in one go if all are of one cluster.
+
+    Shapes: `last_actions` [n, action size].
+    """
+    if any(fleet.cluster is not fleets[0].cluster for fleet in fleets):
+        seen = [observe(f.state(), a, layout) for f, a in zip(fleets, last_actions, strict=True)]
+        return {key: np.stack([one[key] for one in seen]) for key in seen[0]}
+    batch = states_of(fleets)
+    return observe_many(batch.values, (batch.gpu_replica, batch.gpu_server), last_actions, layout)
+
+
+def _simulated(fleet: object) -> SimulatedFleet:
+    """Return the fleet if it is a simulated one.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(fleet, SimulatedFleet):
+        msg = (
+            f"FleetVectorEnv steps simulated fleets, got a {type(fleet).__name__}; "
+            "use one ShortTermEnv for a live fleet"
+        )
+        raise TypeError(msg)
+    return fleet
