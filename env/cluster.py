@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from ..traces.errors import ConfigError
 from .config_file import faults_message
+from .energy import cap_fault
 from .hardware import GPUS, Gpu, Precision, unknown_name_message
 from .model_profile import MODELS, ModelProfile
 
@@ -134,6 +135,8 @@ class ReplicaSpec:
     """LoRA adapters on the GPUs at a time; 0 takes no notice of requests' adapters."""
     adapter_bytes: float = ADAPTER_BYTES
     """Bytes of one adapter, loaded by each GPU."""
+    power_cap_w: float | None = None
+    """Most that each of its GPUs may draw; None for the board's own limit."""
     role: Role = Role.BOTH
     """Which phase of a request it takes."""
     initial_state: InitialState = InitialState.READY
@@ -339,6 +342,8 @@ def _replica_fault(replica: ReplicaSpec, gpu: Gpu) -> str | None:
             f"precision: {gpu.name!r} has no {replica.precision.value!r} arithmetic; "
             f"expected one of {known}"
         )
+    if replica.power_cap_w is not None and cap_fault(gpu, replica.power_cap_w):
+        return cap_fault(gpu, replica.power_cap_w)
     missing_bytes = _page_bytes(model, replica) - _kv_bytes(gpu, model, replica)
     if missing_bytes > 0 and replica.kv_blocks is None:
         weight_gb = model.weight_bytes(replica.precision) / 1e9

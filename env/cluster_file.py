@@ -178,6 +178,8 @@ class _ReplicaEntry(Entry):
     """LoRA adapters on the GPUs at a time; 0 takes no notice of requests' adapters."""
     adapter_mb: float = Field(default=ADAPTER_BYTES / 1e6, gt=0, allow_inf_nan=False)
     """Size of one adapter, MB."""
+    power_cap_w: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Most that each of its GPUs may draw, W; without it the board's own limit."""
     role: Annotated[Role, Field(strict=False)] = Role.BOTH
     """Which phase of a request it takes."""
     initial_state: Annotated[InitialState, Field(strict=False)] = InitialState.READY
@@ -208,6 +210,7 @@ class _ReplicaEntry(Entry):
             has_host_prefix_cache=self.has_host_prefix_cache,
             max_loras=self.max_loras,
             adapter_bytes=self.adapter_mb * 1e6,
+            power_cap_w=self.power_cap_w,
             role=self.role,
             initial_state=self.initial_state,
             engine_init_s=self.engine_init_s,

@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from .energy_prices import JOULES_PER_KWH
 from .simulator.layout import FAILED, FINISHED, SHED
-
-JOULES_PER_KWH = 3.6e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +40,16 @@ class Kpis:
     """Prompt tokens found in a prefix cache over prompt tokens admitted."""
     num_preemptions: int
     energy_kwh: float
+    idle_kwh: float = 0.0
+    """Energy of replicas on which nothing ran."""
+    prefill_kwh: float = 0.0
+    """Energy of iterations that carried prefill, decodes beside it included."""
+    decode_kwh: float = 0.0
+    """Energy of all other iterations."""
+    cost_usd: float = 0.0
+    """Energy times the price of its moment."""
+    carbon_kg: float = 0.0
+    """Energy times the carbon intensity of its moment."""
 
     def as_dict(self) -> dict[str, float]:
         """Return all indicators by name."""
@@ -87,17 +96,27 @@ def _percentile(values: np.ndarray, percent: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Production:
-    """Output tokens made and energy used, up to some moment."""
+    """Output tokens made, energy used and what it cost, up to some moment."""
 
     output_tokens: float
     energy_j: float
+    idle_j: float = 0.0
+    prefill_j: float = 0.0
+    cost_usd: float = 0.0
+    carbon_g: float = 0.0
 
 
 def production(replicas: np.ndarray) -> Production:
     """Return what the replicas have made and used so far."""
+    # What was used since the last change of a tariff is not billed yet.
+    open_j = replicas["energy_j"] - replicas["billed_j"]
     return Production(
         output_tokens=float(replicas["generated_tokens"].sum()),
         energy_j=float(replicas["energy_j"].sum()),
+        idle_j=float(replicas["idle_j"].sum()),
+        prefill_j=float(replicas["prefill_j"].sum()),
+        cost_usd=float((replicas["cost_usd"] + open_j * replicas["usd_per_j"]).sum()),
+        carbon_g=float((replicas["carbon_g"] + open_j * replicas["g_per_j"]).sum()),
     )
 
 
@@ -138,4 +157,9 @@ def compute_kpis(
         ),
         num_preemptions=int(replicas["num_preemptions"].sum()),
         energy_kwh=energy_kwh,
+        idle_kwh=made.idle_j / JOULES_PER_KWH,
+        prefill_kwh=made.prefill_j / JOULES_PER_KWH,
+        decode_kwh=(made.energy_j - made.idle_j - made.prefill_j) / JOULES_PER_KWH,
+        cost_usd=made.cost_usd,
+        carbon_kg=made.carbon_g / 1e3,
     )

@@ -11,10 +11,13 @@ from typing import cast
 import numpy as np
 
 from .cluster import ClusterSpec
+from .energy import cap_fault
 from .fleet import WindowOutcome
 from .hardware import unknown_name_message
 from .knobs import Knobs
 from .kpis import Kpis, Production, compute_kpis, credit_by_window, production
+from .simulator.cluster_setup import cap_w
+from .simulator.faults import TroubleRecord, draw_trouble, places_of
 from .simulator.fleet_loop import num_open, refresh_view
 from .simulator.layout import ASLEEP, DECODING, READY, ROLE_PREFILL, STOPPED, SimulationArrays
 from .simulator.orders import (
@@ -29,6 +32,7 @@ from .simulator.setup import FleetConfig, allocate, server_indices
 from .simulator.side_by_side import drain_many, over_parts, run_many
 from .simulator.snapshot import Bank, Snapshot, Sync, stack_records
 from .simulator.state_reader import StateBatch, StateReader, Window, read_many
+from .simulator.trouble import set_power_cap
 from .simulator.window import (
     ARRIVED_WEIGHT,
     CREDIT,
@@ -67,6 +71,7 @@ class SimulatedFleet:
         self._bank: Bank | None = None
         self._sync: Sync | None = None
         self._made: Production | None = None
+        self._seed = 0
 
     @property
     def cluster(self) -> ClusterSpec:
@@ -121,10 +126,11 @@ class SimulatedFleet:
             self._config,
             knobs=knobs or Knobs(),
             seed=seed,
-            horizon_s=self._workload.span_s + DRAIN_LIMIT_S,
+            horizon_s=self._horizon_s,
         )
         self._bank, self._sync = Bank(arrays), None
         self._reader.begin(arrays)
+        self._seed = seed
         self._made = None
         return self.state()
 
@@ -283,6 +289,11 @@ class SimulatedFleet:
         drain_all([self])
 
     @property
+    def _horizon_s(self) -> float:
+        """How far trouble is drawn."""
+        return self._workload.span_s + DRAIN_LIMIT_S
+
+    @property
     def _end_s(self) -> float:
         """A moment just after the last arrival."""
         return float(np.nextafter(self._workload.span_s, np.inf))
@@ -299,6 +310,30 @@ class SimulatedFleet:
         """Return the indicators of everything that has arrived."""
         return compute_kpis(self.requests, self.arrays.replicas, self._made)
 
+    def trouble(self) -> list[TroubleRecord]:
+        """Return what has gone wrong so far, in order of time; schedulers never see it.
+
+        Wandering slow-downs are in `arrays.slowdowns` only: they never begin or end.
+        """
+        places, now_s = places_of(self._cluster), self.now_s
+        _, records = draw_trouble(self._config.faults, places, self._horizon_s, self._seed)
+        return [record for record in records if record.at_s < now_s]
+
+    def set_power_cap(self, replica: int, watts: float | None) -> None:
+        """Cap the power of each GPU of a replica from here on; None lifts the cap.
+
+        Raises:
+            ValueError: there is no such replica, or its GPUs cannot be capped so.
+        """
+        replicas = self._cluster.replicas
+        if not 0 <= replica < len(replicas):
+            msg = f"replica must be in [0, {len(replicas) - 1}], got {replica}"
+            raise ValueError(msg)
+        spec = replicas[replica]
+        if watts is not None and cap_fault(self._cluster.gpu_of(spec), watts):
+            raise ValueError(cap_fault(self._cluster.gpu_of(spec), watts))
+        set_power_cap(self._sim, replica, cap_w(self._cluster, spec, watts))
+
     def snapshot(self, into: Snapshot | None = None) -> Snapshot:
         """Return the fleet's state, independent of what happens to the fleet afterwards.
 
@@ -313,7 +348,7 @@ class SimulatedFleet:
             into = Snapshot(bank, self._origin)
         into.check_origin(self._origin)
         self._sync = into.take(bank, self._sync)
-        into.extra = (self._reader.window, self._made)
+        into.extra = (self._reader.window, self._made, self._seed)
         return into
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -326,8 +361,8 @@ class SimulatedFleet:
         """
         snapshot.check_origin(self._origin)
         self._bank, self._sync = snapshot.put(self._bank, self._sync)
-        window, self._made = cast("tuple[Window, Production | None]", snapshot.extra)
-        self._reader.window = window
+        extra = cast("tuple[Window, Production | None, int]", snapshot.extra)
+        self._reader.window, self._made, self._seed = extra
 
     @property
     def _origin(self) -> dict[str, object]:
@@ -343,6 +378,7 @@ class SimulatedFleet:
         copy._bank = self._state_bank.duplicate()
         copy._reader.window = self._reader.window
         copy._made = self._made
+        copy._seed = self._seed
         return copy
 
 

@@ -5,6 +5,7 @@ Does not know: how policies are tuned or trained.
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from ..agents.evaluation import Evaluation, PolicyMaker
 from ..agents.heuristics import ANALYTIC_SCORER, HEURISTICS, heuristic
 from ..agents.policy import ConstantPolicy, LearnedPolicy, constant_policy
 from ..env.cluster_file import load_cluster
+from ..env.fault_file import bundled_fault_names, load_faults
 from ..env.knobs import Knobs
 from ..env.scenario import TROUBLED, Part, Scenario, azure_scenario, scenario_from_trace
 from ..traces.errors import ConfigError, TraceError
@@ -44,6 +46,10 @@ def evaluate(
     cluster: Annotated[
         str, typer.Option(help="A bundled cluster's name, or a YAML file.")
     ] = "demo-16",
+    faults: Annotated[
+        str,
+        typer.Option(help=f"Hidden trouble: {', '.join(bundled_fault_names())}, or a YAML file."),
+    ] = "troubled",
     policies: Annotated[
         str, typer.Option(help=f"all, or some of: {', '.join(HEURISTICS)}.")
     ] = "all",
@@ -68,7 +74,9 @@ def evaluate(
     settings = {name: value for name, value in locals().items() if name != "as_json"}
     out.mkdir(parents=True, exist_ok=True)
     makers = policy_makers(policies, bundle=bundle, knobs=knobs)
-    scenario = make_scenario(trace, cluster=cluster, load_frac=load, seed=seed, span_s=span)
+    scenario = make_scenario(
+        trace, cluster=cluster, load_frac=load, seed=seed, span_s=span, faults=faults
+    )
     evaluation = run_with_progress(
         scenario, makers, num_workloads=workloads, loads=LOADS if load_curve else ()
     )
@@ -136,16 +144,26 @@ def read_knobs(path: Path) -> Knobs:
 
 
 def make_scenario(
-    trace: str | None, *, cluster: str, load_frac: float, seed: int, span_s: float
+    trace: str | None,
+    *,
+    cluster: str,
+    load_frac: float,
+    seed: int,
+    span_s: float,
+    faults: str = "troubled",
 ) -> Scenario:
     """Return the scenario of a user's trace, or the bundled one, both with hidden trouble.
 
     Raises:
         TraceError: the trace is too short to be cut into training, validation and test.
-        ConfigError: the cluster cannot be read.
+        ConfigError: the cluster or the trouble cannot be read.
     """
+    config = replace(TROUBLED, faults=load_faults(faults))
     if trace is None:
-        return azure_scenario(load_frac=load_frac, seed=seed, cluster_name=cluster, span_s=span_s)
+        scenario = azure_scenario(
+            load_frac=load_frac, seed=seed, cluster_name=cluster, span_s=span_s
+        )
+        return scenario if scenario.config == config else replace(scenario, config=config)
     recorded = open_trace(trace)
     too_short = shortness(recorded)
     if too_short:
@@ -156,7 +174,7 @@ def make_scenario(
         name=Path(trace).name.removesuffix(".trace"),
         cluster=load_cluster(cluster),
         load_frac=load_frac,
-        config=TROUBLED,
+        config=config,
         seed=seed,
         span_s=span_s,
     )

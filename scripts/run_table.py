@@ -11,7 +11,8 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from ..env.kpis import JOULES_PER_KWH, Kpis
+from ..env.energy_prices import JOULES_PER_KWH
+from ..env.kpis import Kpis
 from ..env.simulated_fleet import SimulatedFleet
 
 

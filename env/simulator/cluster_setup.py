@@ -38,12 +38,24 @@ def share_coefficients(table: np.ndarray, compute_frac: float) -> None:
             table[name] /= compute_frac
 
 
+def cap_w(cluster: ClusterSpec, replica: ReplicaSpec, watts: float | None) -> float:
+    """Return the cap on a replica, hosts included, when each of its GPUs is capped so."""
+    if watts is None:
+        return float("inf")
+    gpu = cluster.gpu_of(replica)
+    idle_w, capped_w = (
+        replica.tensor_parallel * (gpu_w + gpu.host_w) for gpu_w in (gpu.idle_w, watts)
+    )
+    return idle_w * replica.gpu_frac + (capped_w - idle_w) * replica.compute_frac
+
+
 def _share_power(record: np.ndarray, replica: ReplicaSpec) -> None:
     """Scale power to the replica's share; by turns, a busy replica has the whole GPU."""
     idle_w = record["idle_w"] * replica.gpu_frac
     busy_frac = replica.compute_frac
     for name in ("decode_w", "prefill_w"):
         record[name] = idle_w + (record[name] - record["idle_w"]) * busy_frac
+    record["decode_range_w"] *= busy_frac
     record["idle_w"] = idle_w
 
 

@@ -22,6 +22,7 @@ from .cluster_loop import (
 )
 from .due import set_next_event, wake
 from .host_tier import clear_host
+from .late_pages import fill
 from .layout import CRASH, FAILED, LINK, NONE, NUM_PRIORITIES, RESTART
 from .life import Moment, note, note_end
 from .memory import (
@@ -40,10 +41,12 @@ from .memory import (
     sequences_of,
     views_of,
 )
+from .power import stand_by
 from .prefix_cache import chain, clear
 from .queues import pop_prefill, pop_waiting, remove_sequence
-from .replica import advance, idle_until
+from .replica import advance
 from .sequences import forget_sequences
+from .trouble import take_trouble
 
 
 @compiled
@@ -62,15 +65,19 @@ def _lose(sim, index, now_s):
 
 
 @compiled
-def _crash(sim, r, now_s):
+def _crash(sim, r, now_s, is_off):
     replica = replicas_of(sim)[r]
     on_crash(sim, r, now_s)
     gateway.forget_replica(sim, r)
     clear(replica, cache_table_of(sim, r), cache_of(sim, r), holders_of(sim), r)
-    idle_until(replica, now_s)
+    # A stall puts the clock ahead; a crash ends it.
+    stand_by(sim, r, now_s - replica.clock_s)
     forget_sequences(sim, r)
-    replica.is_up = 0
     replica.clock_s = now_s
+    replica.is_up = 0
+    replica.is_unnoticed = 0
+    if is_off:
+        replica.idle_w = 0.0
     replica.num_crashes += 1
     replica.free_pages = replica.total_pages
     replica.context_tokens = 0
@@ -93,6 +100,16 @@ def _crash(sim, r, now_s):
 
 
 @compiled
+def _take_crash(sim, event):
+    replica = replicas_of(sim)[event.target]
+    if is_on_the_way_up(replica):
+        abort_start(sim, event.target, event.at_s)
+    elif replica.is_up != 0 or replica.is_unnoticed != 0:
+        advance(sim, event.target, event.at_s, True)
+        _crash(sim, event.target, event.at_s, event.value != 0.0)
+
+
+@compiled
 def _take_event(sim):
     event = events_of(sim)[fleet_of(sim).next_event]
     fleet_of(sim).next_event += 1
@@ -101,11 +118,10 @@ def _take_event(sim):
         lifecycle.restart(sim, event.target, event.at_s)
     elif event.kind == LINK:
         transfers.set_link(sim, event.target, event.value, event.at_s)
-    elif event.kind == CRASH and is_on_the_way_up(replicas_of(sim)[event.target]):
-        abort_start(sim, event.target, event.at_s)
-    elif event.kind == CRASH and replicas_of(sim)[event.target].is_up != 0:
-        advance(sim, event.target, event.at_s, True)
-        _crash(sim, event.target, event.at_s)
+    elif event.kind == CRASH:
+        _take_crash(sim, event)
+    else:
+        take_trouble(sim, event)
 
 
 @compiled
@@ -115,6 +131,7 @@ def _scrape_all(sim, now_s):
     for r in range(replicas_of(sim).size):
         advance(sim, r, now_s, True)
         gateway.scrape(sim, g, r, now_s)
+    gateways_of(sim)[g].num_scrapes += 1
     if fleet.has_time_slices != 0:
         sharing.tick(sim, now_s)
     retry_departed(sim)
@@ -177,6 +194,7 @@ def begin(handle):
         for g in range(sim.num_gateways):
             views_of(sim, g)[r].prefill_token_s = token_s
             refresh_decode_base(views_of(sim, g), nominal_of(sim), r, 1.0)
+            fill(sim, g, r)
 
 
 @compiled

@@ -22,6 +22,7 @@ from ..dispatch import (
 )
 from ..shortlist import can_use_shortlist, choose_candidate
 from .due import wake
+from .late_pages import fill, hand_on, show_newest
 from .layout import NONE, NUM_PRIORITIES, SHED, WAITING
 from .life import Moment, keep_view, note
 from .memory import (
@@ -229,17 +230,32 @@ def _moved(mean, gain, value):
 
 @compiled
 def scrape(sim, g, r, now_s):
-    """Let a gateway read a replica's metrics page, unless this scrape is lost."""
+    """Let a gateway read a replica's metrics page; where pages are late, an older one shows."""
+    if fleet_of(sim).page_lag == 0:
+        _read_page(sim, g, r, now_s)
+        return
+    show_newest(sim, g, r)
+    _read_page(sim, g, r, now_s)
+    hand_on(sim, g, r)
+    refresh_slow_factor(views_of(sim, g), knobs_of(sim), r)
+
+
+@compiled
+def _read_page(sim, g, r, now_s):
+    """Read a replica's metrics page, unless this scrape is lost."""
     if next_uniform(random_of(sim, 2 * g + 1)) < fleet_of(sim).scrape_drop_frac:
         return
     replica, v, before = replicas_of(sim)[r], views_of(sim, g)[r], scraped_of(sim, g)[r]
-    if replica.is_up == 0:
+    if replica.is_page_lost != 0 or (replica.is_up == 0 and replica.is_unnoticed == 0):
+        return
+    if replica.is_page_frozen != 0 or replica.is_up == 0:
+        v.scraped_at_s = now_s
         return
     # Engines count each sequence of a request as a running one.
     num_running = replica.num_prefill_sequences + replica.num_sequences
     free_pages = replica.free_pages + replica.num_evictable_blocks * fleet_of(sim).block_pages
-    v.running_requests = num_running
-    v.waiting_requests = replica.num_waiting
+    v.running_requests = num_running * replica.queue_factor
+    v.waiting_requests = replica.num_waiting * replica.queue_factor
     v.kv_usage_frac = 1.0 - free_pages / replica.total_pages
     cached_pages = replica.num_cached_blocks * fleet_of(sim).block_pages
     v.cached_frac = cached_pages / replica.total_pages
@@ -293,6 +309,7 @@ def _forget(sim, g, r):
     v.cached_frac = 0.0
     refresh_decode_base(views_of(sim, g), nominal_of(sim), r, 1.0)
     refresh_slow_factor(views_of(sim, g), knobs_of(sim), r)
+    fill(sim, g, r)
 
 
 @compiled
@@ -311,6 +328,7 @@ def welcome_replica(sim, r, now_s):
         v.scraped_at_s = now_s
         v.progress_at_s = now_s
         _remember_page(sim, g, r)
+        fill(sim, g, r)
 
 
 __all__ = [

@@ -55,7 +55,8 @@ def request_pages(request, kv_tokens, fleet):
 def available_pages(sim, r):
     """Return the pages that are free or can be freed by eviction."""
     replica = replicas_of(sim)[r]
-    return replica.free_pages + replica.num_evictable_blocks * fleet_of(sim).block_pages
+    pages = replica.free_pages + replica.num_evictable_blocks * fleet_of(sim).block_pages
+    return max(0, pages - replica.lost_pages)
 
 
 @compiled

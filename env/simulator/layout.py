@@ -83,8 +83,8 @@ REPLICA_DTYPE = np.dtype(
         ("max_num_seqs", np.int64),
         ("max_batch_tokens", np.int64),
         ("total_pages", np.int64),
-        ("idle_w", np.float64),
-        ("decode_w", np.float64),
+        ("idle_w", np.float64),  # 0 while it is off
+        ("decode_w", np.float64),  # at the smallest batch
         ("prefill_w", np.float64),
         ("restart_s", np.float64),
         # Queues: one waiting list per priority, one list of prefilling requests.
@@ -149,6 +149,26 @@ REPLICA_DTYPE = np.dtype(
         ("host_hit_tokens", np.int64),
         ("num_adapter_loads", np.int64),
         ("num_adapter_hits", np.int64),
+        # Trouble (`trouble.py`).
+        ("is_unnoticed", np.int64),  # down, and the gateway does not know
+        ("lost_pages", np.int64),
+        ("is_page_lost", np.int64),
+        ("is_page_frozen", np.int64),
+        ("queue_factor", np.float64),  # on the counts that the metrics page shows
+        # Power (`power.py`).
+        ("decode_range_w", np.float64),  # what a full batch draws more than the smallest
+        ("power_cap_w", np.float64),  # infinity: none
+        ("throttled_first_s", np.float64),  # what the cap adds to the planned iteration
+        ("throttled_slope_s", np.float64),
+        ("idle_j", np.float64),
+        ("prefill_j", np.float64),  # of iterations that carry prefill
+        # Bill (`tariff.py`): up to the last change of the tariff, and the tariff since.
+        ("tariff", np.int64),
+        ("billed_j", np.float64),
+        ("cost_usd", np.float64),
+        ("carbon_g", np.float64),
+        ("usd_per_j", np.float64),
+        ("g_per_j", np.float64),
         # Cluster: roles and moves.
         ("role", np.int64),
         ("kv_kind", np.int64),  # replicas of one kind can pass KV on to each other
@@ -230,7 +250,40 @@ EVENT_DTYPE = np.dtype(
         ("value", np.float64),
     ]
 )
-CRASH, RESTART, LINK = range(3)
+# DIE: a replica stops, unnoticed until its CRASH. NOTICE: the gateway sends it nothing new. STALL:
+# no iteration for `value` s. KV_LOSS: `value` of its pages cannot be had. PAGE_LOST, PAGE_FROZEN:
+# 1 begins, 0 ends. QUEUE_LIE: factor on reported counts. POWER_CAP: W of all its GPUs and hosts.
+# PRICE (USD/J) and CARBON (g/J) target a zone's tariff. LINK: factor on a link's bandwidth.
+(
+    CRASH,
+    RESTART,
+    LINK,
+    DIE,
+    NOTICE,
+    STALL,
+    KV_LOSS,
+    PAGE_LOST,
+    PAGE_FROZEN,
+    QUEUE_LIE,
+    POWER_CAP,
+    PRICE,
+    CARBON,
+) = range(13)
+
+# What a metrics page fills in a view.
+PAGE_DTYPE = np.dtype(
+    [
+        ("scraped_at_s", np.float64),
+        ("running_requests", np.float64),
+        ("waiting_requests", np.float64),
+        ("kv_usage_frac", np.float64),
+        ("cached_frac", np.float64),
+        ("iteration_log_ratio", np.float64),
+        ("prefill_frac", np.float64),
+        ("prefill_stretch", np.float64),
+        ("decode_base_s", np.float64),
+    ]
+)
 
 # A transfer is KV that moves with its request, or an engine's weights. An ordered migration has
 # its room at the target and waits for the end of an iteration; a dropped one gives it back.
@@ -292,6 +345,7 @@ FLEET_DTYPE = np.dtype(
         ("is_single_step", np.int64),
         ("num_candidates", np.int64),  # walked through per request; 0: all replicas are scored
         ("num_matched", np.int64),  # replicas with hits for the request in hand
+        ("page_lag", np.int64),  # scrapes by which metrics pages are late
         # Cluster. The loop stops at every change of a replica while something needs it
         # (`num_watched`): prefill replicas, requests on the move, replicas that drain.
         ("num_watched", np.int64),
@@ -327,6 +381,7 @@ GATEWAY_DTYPE = np.dtype(
         ("cursor", np.int64),
         ("expected_output_tokens", np.float64, (NUM_PRIORITIES,)),
         ("walk", np.int64),  # where the walk for candidates goes on
+        ("num_scrapes", np.int64),
     ]
 )
 
@@ -387,6 +442,8 @@ class SimulationArrays(NamedTuple):
     placements: np.ndarray  # PLACEMENT_DTYPE [P]
     seen_views: np.ndarray  # VIEW_DTYPE [P, R], the gateway's view at each placement
     seen_hits: np.ndarray  # int64 [P, R], cached prompt tokens at each placement
+    pages: np.ndarray  # PAGE_DTYPE [G, R, P], metrics pages on their way; P = 1 if none are late
+    throttled: np.ndarray  # LATENCY_DTYPE [R], scratch: coefficients at a lowered clock
 
 
 __all__ = [
@@ -394,8 +451,10 @@ __all__ = [
     "ASLEEP",
     "CACHE_ENTRY_DTYPE",
     "CANDIDATE_DTYPE",
+    "CARBON",
     "CRASH",
     "DECODING",
+    "DIE",
     "DOWN",
     "DRAINING",
     "DROPPED_MIGRATION",
@@ -406,6 +465,7 @@ __all__ = [
     "GATEWAY_DTYPE",
     "HOST_DTYPE",
     "KNOBS_DTYPE",
+    "KV_LOSS",
     "KV_TRANSFER",
     "LATENCY_DTYPE",
     "LIFE_DTYPE",
@@ -413,12 +473,19 @@ __all__ = [
     "LINK_DTYPE",
     "MOVING",
     "NONE",
+    "NOTICE",
     "NUM_PRIORITIES",
     "ORDERED_MIGRATION",
+    "PAGE_DTYPE",
+    "PAGE_FROZEN",
+    "PAGE_LOST",
     "PENDING",
     "PLACEMENT_DTYPE",
     "PORT_DTYPE",
+    "POWER_CAP",
     "PREFILLING",
+    "PRICE",
+    "QUEUE_LIE",
     "READY",
     "REPLICA_DTYPE",
     "REQUEST_DTYPE",
@@ -430,6 +497,7 @@ __all__ = [
     "SEQUENCE_DTYPE",
     "SHED",
     "SLOWDOWN_DTYPE",
+    "STALL",
     "STARTING",
     "STOPPED",
     "TRANSFER_DTYPE",

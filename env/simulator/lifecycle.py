@@ -36,7 +36,7 @@ def _set_timer(sim, r, at_s):
 def come_up(sim, r, now_s):
     """Let a replica serve."""
     replica = replicas_of(sim)[r]
-    idle_until(replica, now_s)
+    idle_until(sim, r, now_s)
     if replica.state == STARTING and fleet_of(sim).slow_start_span_s > 0.0:
         replica.warm_from_s = now_s
         replica.num_warm_steps = 0
@@ -54,8 +54,9 @@ def restart(sim, r, now_s):
     replica = replicas_of(sim)[r]
     if replica.state != DOWN:
         return
+    idle_until(sim, r, now_s)
+    replica.idle_w = replica.powered_w
     if fleet_of(sim).is_restart_cold != 0:
-        idle_until(replica, now_s)
         replica.state = STARTING
         _load(sim, r, now_s)
     else:
@@ -66,7 +67,7 @@ def restart(sim, r, now_s):
 def begin_start(sim, r, now_s):
     """Power a replica's GPUs and begin its start."""
     replica = replicas_of(sim)[r]
-    idle_until(replica, now_s)
+    idle_until(sim, r, now_s)
     replica.idle_w = replica.powered_w
     replica.state = STARTING
     replica.is_loading = 0
@@ -149,7 +150,7 @@ def go_down(sim, r, now_s):
     """Take a replica that has drained out of service."""
     replica = replicas_of(sim)[r]
     end_drain(sim, r)
-    idle_until(replica, now_s)
+    idle_until(sim, r, now_s)
     gateway.forget_replica(sim, r)
     clear(replica, cache_table_of(sim, r), cache_of(sim, r), holders_of(sim), r)
     replica.free_pages = replica.total_pages
@@ -158,6 +159,7 @@ def go_down(sim, r, now_s):
     replica.warm_factor = 1.0
     replica.slow_factor = replica.outer_factor * replica.share_factor
     replica.is_up = 0
+    replica.is_unnoticed = 0
     set_next_event(sim, r, np.inf)
     power_down(replica, replica.drain_state)
 

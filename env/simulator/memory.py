@@ -32,6 +32,7 @@ from .layout import (
     HOST_DTYPE,
     LIFE_DTYPE,
     NUM_PRIORITIES,
+    PAGE_DTYPE,
     PLACEMENT_DTYPE,
     REPLICA_DTYPE,
     REQUEST_DTYPE,
@@ -43,7 +44,8 @@ from .layout import (
 )
 
 _COMPILED_FILES = (
-    *("compiled.py", "dispatch.py", "knobs.py", "latency.py", "shortlist.py", "topology.py"),
+    *("compiled.py", "dispatch.py", "energy.py", "knobs.py", "latency.py", "shortlist.py"),
+    "topology.py",
     "../traces/hashing.py",
 )
 _SIZES = (
@@ -72,6 +74,7 @@ _SIZES = (
     "num_transfer_rows",
     "num_life",
     "num_placements",
+    "num_pages",
 )
 
 
@@ -125,6 +128,7 @@ def handle(arrays: SimulationArrays) -> np.ndarray:
         arrays.transfers.size,
         arrays.life.size,
         arrays.placements.size,
+        arrays.pages.shape[2],
     )
     for name, size in zip(_SIZES, sizes, strict=True):
         record[name] = size
@@ -185,6 +189,12 @@ def event_tree_of(sim):
 def actual_of(sim):
     """True latency coefficients [R]."""
     return carray(_pointer(sim.actual_at), (sim.num_replicas,), LATENCY_DTYPE)
+
+
+@compiled
+def throttled_of(sim):
+    """Scratch: latency coefficients at the clock that a power cap leaves [R]."""
+    return carray(_pointer(sim.throttled_at), (sim.num_replicas,), LATENCY_DTYPE)
 
 
 @compiled
@@ -395,3 +405,10 @@ def seen_hits_of(sim, placement):
     """Cached prompt tokens at a placement of the watched request [R]."""
     shape = (sim.num_placements, sim.num_replicas)
     return carray(_pointer(sim.seen_hits_at), shape, np.int64)[placement]
+
+
+@compiled
+def late_pages_of(sim, g, r):
+    """Metrics pages of a replica that are on their way to a gateway [P]."""
+    shape = (sim.num_gateways, sim.num_replicas, sim.num_pages)
+    return carray(_pointer(sim.pages_at), shape, PAGE_DTYPE)[g, r]

@@ -42,6 +42,7 @@ from .memory import (
     sequences_of,
     slowdowns_of,
 )
+from .power import spend, stand_by, throttle
 from .queues import pop_prefill
 from .sequences import held_tokens, leave_decode, let_go, start_decoding
 from .windows import advance_windows, window_plan
@@ -120,6 +121,11 @@ def _plan(sim, r):
     slope_s = context_s * seqs
     if limit > 1:
         slope_s += c.prefill_attention_s * float(chunk) * chunk
+    if replica.power_cap_w < np.inf:
+        throttle(sim, r, seqs, chunk, positions)
+        first_s += replica.throttled_first_s
+        if limit > 1:
+            slope_s += replica.throttled_slope_s
     if c.window_tokens > 0.0:
         mixed_factor = c.mixed_context_factor if chunk > 0 else 1.0
         limit, window_s, window_slope_s = window_plan(sim, r, chunk, limit, mixed_factor)
@@ -192,12 +198,14 @@ def _apply(sim, r, iterations, chunk, first_s, slope_s):
     replica.busy_s += span_s
     replica.measured_s += span_s
     replica.nominal_s += span_s / replica.slow_factor
-    power_w = replica.decode_w
+    if replica.power_cap_w < np.inf:
+        replica.nominal_s -= jump_time_s(
+            replica.throttled_first_s, replica.throttled_slope_s, iterations
+        )
+        replica.throttled_first_s += iterations * replica.throttled_slope_s
     if chunk > 0:
-        share = min(1.0, chunk / replica.max_batch_tokens)
-        power_w += share * (replica.prefill_w - replica.decode_w)
         replica.prefill_s += span_s
-    replica.energy_j += power_w * span_s
+    spend(sim, r, seqs, chunk, span_s)
     replica.has_preempted = 0
     replica.copied_s += replica.copy_s
     replica.copy_s = 0.0
@@ -218,10 +226,11 @@ def _apply(sim, r, iterations, chunk, first_s, slope_s):
 
 
 @compiled
-def idle_until(replica, until_s):
-    """Move an idle replica's clock forward at idle power."""
+def idle_until(sim, r, until_s):
+    """Move the clock of a replica on which nothing runs."""
+    replica = replicas_of(sim)[r]
     if until_s > replica.clock_s:
-        replica.energy_j += replica.idle_w * (until_s - replica.clock_s)
+        stand_by(sim, r, until_s - replica.clock_s)
         replica.clock_s = until_s
 
 
@@ -242,7 +251,7 @@ def _waits_for_room(sim, r, until_s):
     if change_s > until_s:
         set_next_event(sim, r, change_s)
         return True
-    idle_until(replica, change_s)
+    idle_until(sim, r, change_s)
     return False
 
 
@@ -253,6 +262,10 @@ def _prepare(sim, r, until_s):
     Leaves `next_event_s` at the time when there will be one, if it is known.
     """
     replica = replicas_of(sim)[r]
+    if replica.clock_s > until_s:
+        # A stall: nothing starts before it is over.
+        set_next_event(sim, r, replica.clock_s)
+        return False
     while True:
         is_idle = replica.num_prefilling + replica.num_decoding == 0
         if is_idle:
@@ -260,7 +273,7 @@ def _prepare(sim, r, until_s):
             if ready_s > until_s:
                 set_next_event(sim, r, ready_s)
                 return False
-            idle_until(replica, ready_s)
+            idle_until(sim, r, ready_s)
         _update_slow_factor(sim, r)
         if replica.change_at_s <= replica.clock_s:
             handoff.settle(sim, r)
@@ -305,7 +318,7 @@ def advance(sim, r, until_s, is_partial):
     if replica.is_up == 0:
         set_next_event(sim, r, np.inf)
         if is_partial:
-            idle_until(replica, until_s)
+            idle_until(sim, r, until_s)
         return
     while replica.plan_iterations > 0 or _prepare(sim, r, until_s):
         if replica.plan_iterations == 0:
@@ -325,4 +338,4 @@ def advance(sim, r, until_s, is_partial):
         replica.plan_iterations = 0
         _apply(sim, r, iterations, replica.plan_chunk, first_s, slope_s)
     if is_partial:
-        idle_until(replica, until_s)
+        idle_until(sim, r, until_s)

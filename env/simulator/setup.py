@@ -15,19 +15,24 @@ from ..cluster import (
     pcie_copy_bytes_per_s,
 )
 from ..dispatch import NUM_TERMS, VIEW_DTYPE
+from ..energy import power_range
+from ..energy_prices import EnergyConfig
 from ..knobs import Knobs
 from ..latency import LATENCY_DTYPE
 from ..roofline import latency_coefficients
 from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
-from .cluster_setup import fill_fleet, fill_replicas, link_arrays, share_coefficients
+from ..topology import topology_of
+from .cluster_setup import cap_w, fill_fleet, fill_replicas, link_arrays, share_coefficients
 from .engine_setup import engine_memory_arrays, make_cache
-from .faults import FaultConfig, draw_crashes, draw_slowdowns
+from .faults import FaultConfig, draw_link_events, draw_slowdowns, draw_trouble, places_of
 from .fleet_loop import begin
 from .layout import (
+    EVENT_DTYPE,
     FLEET_DTYPE,
     GATEWAY_DTYPE,
     NONE,
     NUM_PRIORITIES,
+    PAGE_DTYPE,
     REPLICA_DTYPE,
     SCRAPED_DTYPE,
     SEQUENCE_DTYPE,
@@ -37,6 +42,7 @@ from .life import life_arrays
 from .memory import handle
 from .served_models import model_of_names, served_models
 from .start_up import StartUpConfig
+from .tariffs import set_tariffs, tariff_events
 from .workload import Workload
 
 # Expected output of a request before any has finished; near the mean of public chat traces.
@@ -57,7 +63,9 @@ class FleetConfig:
     scrape_drop_frac: float = 0.02
     """Share of those reads that are lost."""
     faults: FaultConfig = field(default_factory=FaultConfig)
-    """Hidden slow-downs and crashes."""
+    """Hidden trouble."""
+    energy: EnergyConfig = field(default_factory=EnergyConfig)
+    """What energy costs."""
     num_gateways: int = 1
     """Gateways, each with its own counts, averages and scrapes. A session stays with one; a request
     without session counts as a session of its own."""
@@ -115,14 +123,18 @@ def replica_coefficients(cluster: ClusterSpec) -> np.ndarray:
 
 def _fill_replica(record: np.ndarray, cluster: ClusterSpec, replica: ReplicaSpec) -> None:
     gpu, num_gpus = cluster.gpu_of(replica), replica.tensor_parallel
+    power = power_range(gpu, num_gpus)
     record["is_up"] = 1
     record["slow_factor"] = 1.0
     record["max_num_seqs"] = replica.max_num_seqs
     record["max_batch_tokens"] = replica.max_batch_tokens
     record["total_pages"] = record["free_pages"] = kv_pages(cluster, replica)
-    record["idle_w"] = num_gpus * (gpu.idle_w + gpu.host_w)
-    record["decode_w"] = num_gpus * (gpu.decode_w + gpu.host_w)
-    record["prefill_w"] = num_gpus * (gpu.prefill_w + gpu.host_w)
+    record["queue_factor"] = 1.0
+    record["idle_w"] = power.idle_w
+    record["decode_w"] = power.decode_low_w
+    record["decode_range_w"] = power.decode_high_w - power.decode_low_w
+    record["prefill_w"] = power.prefill_w
+    record["power_cap_w"] = cap_w(cluster, replica, replica.power_cap_w)
     record["reserve_pages"] = int(replica.kv_watermark_frac * record["total_pages"][0])
     record["is_swapping"] = replica.preemption is Preemption.SWAP
     record["max_adapters"] = replica.max_loras
@@ -207,6 +219,7 @@ def _make_fleet(
     fleet["block_pages"] = max(1, workload.block_tokens // page_tokens)
     fleet["is_single_step"] = config.is_single_step
     fleet["watched_request"] = NONE if config.watched_request is None else config.watched_request
+    fleet["page_lag"] = round(config.faults.metrics.delay_s / config.scrape_interval_s)
     return fleet
 
 
@@ -226,6 +239,18 @@ def _page_tokens(cluster: ClusterSpec, workload: Workload) -> int:
         )
         raise ValueError(msg)
     return page_tokens
+
+
+def _draw_events(
+    cluster: ClusterSpec, config: FleetConfig, horizon_s: float, seed: int
+) -> np.ndarray:
+    """Return all that happens from outside, in order of time."""
+    events, _ = draw_trouble(config.faults, places_of(cluster), horizon_s, seed)
+    bills = np.array(tariff_events(cluster, config.energy, horizon_s), dtype=EVENT_DTYPE)
+    num_links = len(topology_of(cluster).links)
+    links = draw_link_events(config.faults, num_links, horizon_s, seed)
+    events = np.concatenate([events, bills, links])
+    return events[np.argsort(events["at_s"], kind="stable")]
 
 
 def allocate(
@@ -253,7 +278,8 @@ def allocate(
     block_pages = int(fleet["block_pages"][0])
     entries, table = make_cache(replicas["total_pages"], workload, block_pages)
     slots = int(replicas["max_num_seqs"].max()) + 1
-    servers = server_indices(cluster)
+    places = places_of(cluster)
+    set_tariffs(replicas, cluster, config.energy)
     kinds, replicas["kind"] = np.unique(nominal, return_inverse=True)
     most_tokens = int(replicas["max_batch_tokens"].max() + replicas["max_num_seqs"].max())
     bias = np.zeros(num_replicas)
@@ -279,8 +305,10 @@ def allocate(
         holders=np.zeros(
             (max(1, workload.num_distinct_blocks), (num_replicas + 63) // 64), dtype=np.uint64
         ),
-        slowdowns=draw_slowdowns(config.faults, servers, horizon_s, seed),
-        events=draw_crashes(config.faults, num_replicas, horizon_s, seed),
+        slowdowns=draw_slowdowns(
+            config.faults, places.server_of_replica, horizon_s, seed, places.gpus_of_replica
+        ),
+        events=_draw_events(cluster, config, horizon_s, seed),
         knobs=knobs.record(),
         bias=bias,
         hits=np.zeros(num_replicas, dtype=np.int64),
@@ -290,6 +318,10 @@ def allocate(
         **engine_memory_arrays(cluster, workload, replicas, nominal),
         **link_arrays(cluster, replicas),
         **life_arrays(config.watched_request, workload.requests.size, num_replicas),
+        pages=np.zeros(
+            (num_gateways, num_replicas, int(fleet["page_lag"][0]) + 1), dtype=PAGE_DTYPE
+        ),
+        throttled=nominal.copy(),
     )
     begin(handle(arrays))
     return arrays

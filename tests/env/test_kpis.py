@@ -30,6 +30,14 @@ def make_requests() -> np.ndarray:
 def make_replicas() -> np.ndarray:
     replicas = np.zeros(2, REPLICA_DTYPE)
     replicas["energy_j"] = [1.8e6, 5.4e6]
+    replicas["idle_j"] = [0.36e6, 0.72e6]
+    replicas["prefill_j"] = [0.72e6, 3.6e6]
+    # The first is billed for half a kWh less than it used, at 0.1 USD and 400 g a kWh since.
+    replicas["billed_j"] = [0.0, 5.4e6]
+    replicas["cost_usd"] = [0.02, 0.3]
+    replicas["carbon_g"] = [50.0, 750.0]
+    replicas["usd_per_j"] = 0.1 / 3.6e6
+    replicas["g_per_j"] = 400.0 / 3.6e6
     replicas["hit_tokens"] = [100, 50]
     replicas["prompt_tokens"] = [400, 200]
     replicas["num_preemptions"] = [3, 4]
@@ -63,6 +71,11 @@ def test_indicators_of_five_requests():
         "prefix_hit_frac": 0.25,
         "num_preemptions": 7,
         "energy_kwh": 2.0,
+        "idle_kwh": 0.3,
+        "prefill_kwh": 1.2,
+        "decode_kwh": 0.5,
+        "cost_usd": 0.02 + 0.3 + 0.05,
+        "carbon_kg": 0.05 + 0.75 + 0.2,
     }
     assert kpis.as_dict() == pytest.approx(expected)
 
