@@ -9,6 +9,7 @@ import numpy as np
 
 from ..compiled import compiled
 from . import gateway
+from .closed_loop import on_end
 from .kv_pages import (
     available_pages,
     growth_pages,
@@ -31,6 +32,18 @@ from .queues import pop_waiting, push_prefill, push_waiting, remove_sequence
 
 # Share of KV pages kept free at admission, so that running sequences can grow (vLLM's watermark).
 WATERMARK_FRAC = 0.01
+
+
+@compiled
+def seen_until_s(sim, r):
+    """Return up to when the requests arrived that can be in the next batch.
+
+    An engine that schedules ahead (vLLM's async scheduling, SGLang's overlap) has composed that
+    batch at the start of the last iteration, so a request waits for one iteration more.
+    """
+    if fleet_of(sim).is_async_scheduling != 0:
+        return replicas_of(sim)[r].seen_s
+    return replicas_of(sim)[r].clock_s
 
 
 @compiled
@@ -80,6 +93,7 @@ def admit(sim, r):
     replica = replicas_of(sim)[r]
     slots = max(1, int(replica.max_num_seqs * knobs_of(sim).max_num_seqs_frac))
     budget = prefill_budget(sim, r)
+    seen_s = seen_until_s(sim, r)
     while (
         replica.num_waiting > 0
         and replica.num_prefilling + replica.num_decoding < slots
@@ -88,7 +102,7 @@ def admit(sim, r):
         is_admitted = False
         for k in range(NUM_PRIORITIES):
             head = replica.waiting_head[k]
-            if head != NONE and requests_of(sim)[head].ready_s <= replica.clock_s:
+            if head != NONE and requests_of(sim)[head].ready_s <= seen_s:
                 is_admitted = _try_admit(sim, r, head, k)
                 break
         if not is_admitted:
@@ -98,13 +112,13 @@ def admit(sim, r):
 @compiled
 def next_ready_s(sim, r):
     """Return when the next waiting request gets ready that admission has not seen yet."""
-    replica = replicas_of(sim)[r]
+    replica, seen_s = replicas_of(sim)[r], seen_until_s(sim, r)
     soonest_s = np.inf
     for k in range(NUM_PRIORITIES):
         head = replica.waiting_head[k]
         if head != NONE:
             ready_s = requests_of(sim)[head].ready_s
-            if ready_s <= replica.clock_s:
+            if ready_s <= seen_s:
                 break  # ready, and blocked: nothing behind it is tried before it
             soonest_s = min(soonest_s, ready_s)
     return soonest_s
@@ -205,6 +219,7 @@ def end_request(sim, r, index, status):
     requests_of(sim)[index].status = status
     requests_of(sim)[index].finish_s = replicas_of(sim)[r].clock_s
     gateway.on_finish(sim, index)
+    on_end(sim, replicas_of(sim)[r].clock_s)
 
 
 @compiled

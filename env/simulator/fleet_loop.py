@@ -11,6 +11,7 @@ import numpy as np
 from ..compiled import compiled
 from ..dispatch import full_chunk_token_s, refresh_decode_base, refresh_slow_factor
 from . import gateway
+from .closed_loop import next_change_s, on_end
 from .layout import CRASH, FAILED, NONE, NUM_PRIORITIES, RESTART
 from .memory import (
     cache_of,
@@ -42,6 +43,7 @@ def _lose(sim, index, now_s):
     else:
         request.status = FAILED
         request.finish_s = now_s
+        on_end(sim, now_s)
 
 
 @compiled
@@ -132,10 +134,13 @@ def run_until(handle, until_s):
             arrival_s = requests[fleet.next_arrival].arrival_s
         if fleet.next_event < events_of(sim).size:
             event_s = events_of(sim)[fleet.next_event].at_s
-        now_s = min(arrival_s, event_s, fleet.next_scrape_s)
+        change_s = next_change_s(sim)
+        now_s = min(arrival_s, event_s, fleet.next_scrape_s, change_s)
         if now_s >= until_s:
             break
-        if event_s <= now_s:
+        if change_s <= now_s:
+            _advance_due(sim, now_s)
+        elif event_s <= now_s:
             _take_event(sim)
         elif fleet.next_scrape_s <= now_s:
             _scrape_all(sim, now_s)

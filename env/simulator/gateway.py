@@ -18,6 +18,7 @@ from ..dispatch import (
     refresh_prefill_stretch,
     refresh_slow_factor,
 )
+from .closed_loop import on_end
 from .layout import NUM_PRIORITIES, SHED, WAITING
 from .memory import (
     bias_of,
@@ -111,6 +112,7 @@ def dispatch(sim, index, now_s):
     ):
         request.status = SHED
         request.finish_s = now_s
+        on_end(sim, now_s)
         return
     fleet.cursor = (r + 1) % views_of(sim).size
     uncached_tokens = query.input_tokens - hits_of(sim)[r]

@@ -79,6 +79,7 @@ REPLICA_DTYPE = np.dtype(
         ("decode_iteration", np.int64),
         ("context_tokens", np.int64),
         ("num_admissions", np.int64),
+        ("seen_s", np.float64),  # start of the last iteration: what async scheduling knew then
         ("has_preempted", np.int64),  # before the next iteration: no admission until it is over
         # KV pages: free, or held by running requests, or by cached blocks.
         ("free_pages", np.int64),
@@ -146,6 +147,9 @@ FLEET_DTYPE = np.dtype(
         ("page_shift", np.int64),  # its logarithm
         ("block_pages", np.int64),
         ("is_single_step", np.int64),
+        ("is_async_scheduling", np.int64),
+        ("next_release", np.int64),  # first request that a closed loop holds back, N if open
+        ("closed_loop_gap_s", np.float64),
     ]
 )
 

@@ -121,7 +121,7 @@ def _plan(sim, r):
     first_s, slope_s = first_s * replica.slow_factor, slope_s * replica.slow_factor
     change_s = min(next_ready_s(sim, r), slowdowns_of(sim, r)[replica.next_slow_index].at_s)
     if limit > 1 and change_s < replica.clock_s + jump_time_s(first_s, slope_s, limit):
-        limit = iterations_until(first_s, slope_s, change_s - replica.clock_s, limit)
+        limit = iterations_until(first_s, slope_s, max(0.0, change_s - replica.clock_s), limit)
     return limit, chunk, first_s, slope_s
 
 
@@ -185,6 +185,7 @@ def _apply(sim, r, iterations, chunk, first_s, slope_s):
     if seqs > 0:
         take_pages(sim, r, growth_pages(sim, r, iterations))
     span_s = jump_time_s(first_s, slope_s, iterations)
+    replica.seen_s = replica.clock_s + jump_time_s(first_s, slope_s, iterations - 1)
     replica.clock_s += span_s
     replica.busy_s += span_s
     replica.measured_s += span_s
@@ -241,6 +242,7 @@ def _prepare(sim, r, until_s):
                 next_events_of(sim)[r] = ready_s
                 return False
             idle_until(replica, ready_s)
+            replica.seen_s = replica.clock_s
         _update_slow_factor(sim, r)
         if replica.has_preempted == 0:
             admit(sim, r)

@@ -12,6 +12,7 @@ from ..dispatch import NUM_TERMS, VIEW_DTYPE
 from ..knobs import Knobs
 from ..latency import LATENCY_DTYPE
 from ..roofline import latency_coefficients
+from .closed_loop import hold_back
 from .faults import FaultConfig, draw_crashes, draw_slowdowns
 from .fleet_loop import begin
 from .layout import (
@@ -42,6 +43,14 @@ class FleetConfig:
     """Hidden slow-downs and crashes."""
     is_single_step: bool = False
     """Simulate every iteration by itself; slower, for testing the jump."""
+    closed_loop_requests: int = 0
+    """Requests in flight, all sent at 0; when one ends, the next of the trace arrives. 0: open
+    loop, requests arrive when the trace says."""
+    closed_loop_gap_s: float = 0.0
+    """Time between the end of a request and the arrival of the next, in a closed loop."""
+    is_async_scheduling: bool = False
+    """Engines compose a batch while the one before it runs (vLLM's async scheduling, SGLang's
+    overlap): a request that arrives at a busy engine waits for one iteration more."""
 
     def __post_init__(self) -> None:
         if self.scrape_interval_s <= 0:
@@ -50,6 +59,10 @@ class FleetConfig:
         if not 0 <= self.scrape_drop_frac < 1:
             msg = f"scrape_drop_frac must be in [0, 1), got {self.scrape_drop_frac}"
             raise ValueError(msg)
+        for name in ("closed_loop_requests", "closed_loop_gap_s"):
+            if not getattr(self, name) >= 0:
+                msg = f"{name} must be at least 0, got {getattr(self, name)}"
+                raise ValueError(msg)
 
 
 def server_indices(cluster: ClusterSpec) -> np.ndarray:
@@ -111,6 +124,8 @@ def _make_fleet(config: FleetConfig, workload: Workload, page_tokens: int) -> np
     fleet["page_shift"] = page_tokens.bit_length() - 1
     fleet["block_pages"] = max(1, workload.block_tokens // page_tokens)
     fleet["is_single_step"] = config.is_single_step
+    fleet["is_async_scheduling"] = config.is_async_scheduling
+    fleet["closed_loop_gap_s"] = config.closed_loop_gap_s
     return fleet
 
 
@@ -168,9 +183,11 @@ def allocate(
     most_tokens = int(replicas["max_batch_tokens"].max() + replicas["max_num_seqs"].max())
     bias = np.zeros(num_replicas)
     bias[: knobs.replica_bias.size] = knobs.replica_bias
+    requests = workload.requests.copy()
+    fleet["next_release"] = hold_back(requests, config.closed_loop_requests)
     arrays = SimulationArrays(
         fleet=fleet,
-        requests=workload.requests.copy(),
+        requests=requests,
         blocks=workload.blocks,
         pinned_entries=np.zeros(workload.blocks.size, dtype=np.int32),
         replicas=replicas,
