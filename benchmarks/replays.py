@@ -215,7 +215,7 @@ def compare(real: Moments, simulated: Moments, output_tokens: np.ndarray) -> dic
 
 
 def kv_peak_frac(fleet: SimulatedFleet, workload: Workload) -> float:
-    """Return an upper bound of the share of KV pages in use: all slots with the longest requests."""
+    """Return the share of KV pages that the longest requests would fill, all slots taken."""
     limits = fleet.arrays.replicas[0]
     tokens = np.sort(
         workload.requests["query"]["input_tokens"] + workload.requests["output_tokens"]
