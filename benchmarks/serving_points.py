@@ -53,9 +53,12 @@ REQUESTS_PER_CLIENT = 10
 LENGTH_RATIO = 0.8
 # s between the client and the engine's queue: HTTP and tokenising, BLIS fit on vLLM
 CLIENT_S = 15.6e-3
-# Engine limits: most tokens in a batch as in InferenceMAX's settings, sequences never the limit.
-MAX_BATCH_TOKENS = 8192
+# Most tokens in a batch, InferenceMAX's settings of vLLM, and of TRT-LLM; SGLang's default chunk.
+MAX_BATCH_TOKENS = {"vllm": 8192, "trtllm": 16384, "sglang": 8192}
 MAX_NUM_SEQS = 1024
+# Iterations that TRT-LLM waits for more prompts in InferenceMAX's settings for Llama-3.1-70B at
+# 1,024 tokens in and out on fewer than 8 GPUs (batch_wait_timeout_iters).
+BATCH_WAIT_ITERATIONS = 20
 PAGE_TOKENS = 16
 
 
@@ -129,7 +132,7 @@ def make_cluster(point: Point) -> ClusterSpec:
         gpu_indices=tuple(range(num_gpus)),
         precision=point.precision,
         max_num_seqs=MAX_NUM_SEQS,
-        max_batch_tokens=MAX_BATCH_TOKENS,
+        max_batch_tokens=MAX_BATCH_TOKENS[point.backend],
         page_tokens=PAGE_TOKENS,
     )
     return ClusterSpec(name="point", servers=(server,), replicas=(replica,))
@@ -143,9 +146,7 @@ def lengths(longest: int, count: int, rng: np.random.Generator) -> np.ndarray:
 def has_8_bit_cache(point: Point) -> bool:
     """Whether the engine kept its KV cache in 8 bits.
 
-    The points do not say. With 8-bit weights TRT-LLM does by default and InferenceMAX's settings
-    ask vLLM for it: Llama-3.1-70B on one H200 could not hold its 32 requests of 9,000 tokens in
-    16 bits without a queue, and has none.
+    The points do not say; InferenceMAX's settings of vLLM and TRT-LLM do, for 8-bit weights.
     """
     return point.precision is Precision.FP8 and point.backend != "sglang"
 
@@ -159,6 +160,17 @@ def use_8_bit_cache(fleet: SimulatedFleet) -> None:
     for coefficients in (arrays.actual, arrays.nominal):
         coefficients["decode_context_s"] /= 2
         coefficients["window_context_s"] /= 2
+
+
+def waits_for_prompts(point: Point) -> bool:
+    """Whether the engine let prompts wait for others, to prefill them together."""
+    lengths_tokens = (point.input_tokens, point.output_tokens)
+    return (
+        point.backend == "trtllm"
+        and point.model == "llama-3-70b"
+        and lengths_tokens == (1024, 1024)
+        and point.tensor_parallel < 8
+    )
 
 
 def simulate(point: Point) -> tuple[float, float]:
@@ -186,7 +198,10 @@ def simulate(point: Point) -> tuple[float, float]:
     if not (requests["status"] == FINISHED).all():
         msg = f"not all requests of {point} finished"
         raise RuntimeError(msg)
-    return float(ttft_s(requests).mean()) + CLIENT_S, float(tpot_s(requests).mean())
+    mean_ttft_s, mean_tpot_s = float(ttft_s(requests).mean()), float(tpot_s(requests).mean())
+    if waits_for_prompts(point):
+        mean_ttft_s += BATCH_WAIT_ITERATIONS * mean_tpot_s
+    return mean_ttft_s + CLIENT_S, mean_tpot_s
 
 
 def run_points(points: Iterable[Point], left_out: Counter[str]) -> list[tuple[Point, float, float]]:
@@ -208,7 +223,7 @@ GROUPS: dict[str, Callable[[Point], str]] = {
     "all": lambda point: "all",
     "gpu": lambda point: point.gpu,
     "backend": lambda point: point.backend,
-    "model": lambda point: f"{point.model} {point.precision.value}",
+    "model": lambda point: f"{point.model} {point.precision.value} {point.gpu} {point.backend}",
 }
 
 
@@ -233,12 +248,12 @@ def summary(
 
 def table(groups: dict[str, dict[str, dict[str, float]]], left_out: Counter[str]) -> str:
     """Return the summary as text: median absolute error and median signed error."""
-    lines = [f"{'group':36}{'points':>7}{'TTFT':>9}{'bias':>9}{'TPOT':>9}{'bias':>9}"]
+    lines = [f"{'group':48}{'points':>7}{'TTFT':>9}{'bias':>9}{'TPOT':>9}{'bias':>9}"]
     for grouping, members in groups.items():
         for group, row in members.items():
             name = f"{grouping}: {group}" if grouping != "all" else group
             lines.append(
-                f"{name:36}{row['num_points']:>7}"
+                f"{name:48}{row['num_points']:>7}"
                 f"{row['ttft_median_frac']:>9.1%}{row['ttft_bias_frac']:>+9.1%}"
                 f"{row['tpot_median_frac']:>9.1%}{row['tpot_bias_frac']:>+9.1%}"
             )
