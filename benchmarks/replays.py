@@ -135,41 +135,39 @@ def make_cluster(run: Run) -> ClusterSpec:
     return ClusterSpec(name=run.folder, servers=(server,), replicas=(replica,))
 
 
-def pair_layers_s(rank: np.ndarray, spread: np.ndarray, run: Run, num_tokens: int) -> np.ndarray:
+def pair_layers_s(engine: np.ndarray, run: Run, num_tokens: int) -> np.ndarray:
     """Return the layers' time of two engines in lock-step by the tokens of both, s [num_tokens].
 
-    Two engines share the experts, so they meet at every layer and the busier one sets the pace:
-    it has half of all tokens, or all of a prompt's chunk beside half of the decodes. Experts and
-    their transfers count the tokens of both.
+    The engines share the experts, so they meet at every layer and the busier one sets the pace:
+    it has half of all tokens, or all of a prompt's chunk beside half of the decodes. Of the
+    experts each has half, for the tokens of both.
 
-    Shapes: `rank` LATENCY_DTYPE [1], an engine that holds all experts; `spread` the same, experts
-    spread over two GPUs.
+    Shapes: `engine` LATENCY_DTYPE [1], one engine with all experts.
     """
     tokens = np.arange(num_tokens, dtype=np.float64)
     busier_tokens = np.maximum(tokens / 2, tokens - MAX_NUM_SEQS)
-    dense = rank.copy()
+    dense = engine.copy()
     dense["expert_s"] = dense["expert_token_s"] = 0.0
-    layers_s = np.array([linear_time_s(dense[0], count) for count in busier_tokens])
-    touched_frac = 1.0 - spread["expert_miss_frac"][0] ** tokens
-    layers_s += spread["expert_s"][0] * touched_frac + spread["expert_token_s"][0] * tokens
+    dense_s = np.array([linear_time_s(dense[0], count) for count in busier_tokens])
+    experts_s = np.array(
+        [linear_time_s(engine[0], count) - linear_time_s(dense[0], count) for count in tokens]
+    )
     model = MODELS[run.model]
     moved_bytes = busier_tokens * model.hidden_size * ACTIVATION_BYTES
     # The hidden states are gathered before the experts and scattered after them.
-    return layers_s + 2 * model.num_layers * (LINK_S + moved_bytes / LINK_BYTES_PER_S)
+    moved_s = 2 * model.num_layers * (LINK_S + moved_bytes / LINK_BYTES_PER_S)
+    return dense_s + experts_s / 2 + moved_s
 
 
 def use_pair(fleet: SimulatedFleet, run: Run) -> None:
     """Make the fleet's replica of two GPUs two engines in lock-step."""
-    gpu, model = GPUS[GPU], MODELS[run.model]
-    rank = latency_coefficients(gpu, model)
-    spread = latency_coefficients(gpu, model, tensor_parallel=2, expert_parallel=2)
+    engine = latency_coefficients(GPUS[GPU], MODELS[run.model])
     arrays = fleet.arrays
-    layers_s = pair_layers_s(rank, spread, run, arrays.linear_s.shape[1])
+    arrays.linear_s[:] = pair_layers_s(engine, run, arrays.linear_s.shape[1])
     # Each engine decodes half of the sequences; a prompt is on one of them.
     for name in ("request_s", "head_seq_s", "decode_context_s"):
-        rank[name] /= 2
-    arrays.actual[:] = arrays.nominal[:] = rank
-    arrays.linear_s[:] = layers_s
+        engine[name] /= 2
+    arrays.actual[:] = arrays.nominal[:] = engine
 
 
 def simulate(
