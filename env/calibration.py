@@ -80,10 +80,10 @@ class Efficiency:
     """As `tile_pad_frac`."""
     eight_bit_narrow_values: float = 200.0
     """As `narrow_values`."""
-    eight_bit_sustained_frac: float = 0.0
+    eight_bit_sustained_frac: float = 0.02
     """As `sustained_frac`."""
-    mixed_context_factor: float = 1.0
-    """Slow-down of decode attention in a batch with prefill."""
+    mixed_tile_rows: float = 0.0
+    """Rows that each query head computes per context token of a decode beside prefill, in vain."""
     expert_memory_frac: float = 0.8
     """Of peak memory bandwidth, reading experts."""
     expert_compute_frac: float = 0.5
@@ -148,7 +148,6 @@ _SHARES = (
 _AT_LEAST_ONE = (
     "roofline_power",
     "eight_bit_roofline_power",
-    "mixed_context_factor",
     "expert_imbalance",
 )
 
@@ -188,9 +187,9 @@ class ErrorRow:
     """How far predicted iterations are from measured ones, for one model and parallel degree."""
 
     model: str
-    """Model of the samples, or `all`."""
+    """Model of the samples; or a pool of sets: `dense`, `8-bit`, `experts`, `all`."""
     tensor_parallel: int
-    """GPUs of the samples; 0 for all."""
+    """GPUs of the samples; 0 for a pool."""
     precision: str
     """Format of the samples' weights."""
     phase: str

@@ -13,6 +13,8 @@ from ..traces.errors import ConfigError
 from .config_file import faults_message
 from .hardware import GPUS, Gpu, Precision, unknown_name_message
 from .model_profile import MODELS, ModelProfile
+from .roofline import parallel_fault
+from .speculation import Speculation
 
 # bytes per GPU for CUDA context, activations and buffers, `other_mem` of aiconfigurator (3.5 GiB)
 OTHER_BYTES_PER_GPU = 3_758_096_384
@@ -60,10 +62,21 @@ class ReplicaSpec:
     """Share of GPU memory that the engine may use, weights included."""
     page_tokens: int = 16
     """Tokens of a KV page."""
+    pipeline_parallel: int = 1
+    """Stages that the layers are cut into; each holds as many of the GPUs."""
+    expert_parallel: int = 1
+    """GPUs of a stage that the experts are spread over, whole; the rest cut each expert."""
+    speculation: Speculation | None = None
+    """Speculative decoding; None without."""
 
     @property
     def tensor_parallel(self) -> int:
-        """GPUs that work as one."""
+        """GPUs that work as one on a layer."""
+        return len(self.gpu_indices) // self.pipeline_parallel
+
+    @property
+    def num_gpus(self) -> int:
+        """All GPUs that it holds."""
         return len(self.gpu_indices)
 
 
@@ -161,11 +174,21 @@ def _placement_faults(server: ServerSpec, held: Sequence[ReplicaSpec]) -> Iterat
 def _replica_fault(replica: ReplicaSpec, gpu: Gpu) -> str | None:
     """Why the replica cannot run on GPUs of this kind, as `key: text`, or None."""
     model, tensor_parallel = MODELS[replica.model], replica.tensor_parallel
+    if replica.num_gpus % replica.pipeline_parallel:
+        return (
+            f"pipeline_parallel: {replica.pipeline_parallel} does not divide {replica.num_gpus} "
+            "GPUs; give as many GPUs to each stage"
+        )
     if not model.can_shard(tensor_parallel):
         return (
             f"tensor_parallel: {tensor_parallel} does not divide {model.num_heads} heads and "
             f"{model.num_kv_heads} KV heads of {model.name!r}; choose a divisor"
         )
+    fault = parallel_fault(
+        model, tensor_parallel, replica.pipeline_parallel, replica.expert_parallel
+    )
+    if fault:
+        return f"{fault.split(maxsplit=1)[0]}: {fault}, with {model.name!r}"
     if replica.precision not in gpu.peak_flops:
         known = ", ".join(gpu.peak_flops)
         return (
@@ -177,7 +200,7 @@ def _replica_fault(replica: ReplicaSpec, gpu: Gpu) -> str | None:
         weight_gb = model.weight_bytes(replica.precision) / 1e9
         return (
             f"model: {model.name!r} with {weight_gb:.1f} GB of {replica.precision.value} weights "
-            f"does not fit {tensor_parallel} x {gpu.name} on server {replica.server!r} by "
+            f"does not fit {replica.num_gpus} x {gpu.name} on server {replica.server!r} by "
             f"{missing_bytes / 1e9:.1f} GB; raise tensor_parallel or choose a smaller precision"
         )
     return None
@@ -186,7 +209,7 @@ def _replica_fault(replica: ReplicaSpec, gpu: Gpu) -> str | None:
 def _kv_bytes(gpu: Gpu, model: ModelProfile, replica: ReplicaSpec) -> float:
     """Bytes left for KV on all GPUs of the replica; negative when the weights do not fit."""
     usable_bytes = gpu.hbm_bytes * replica.kv_memory_frac - OTHER_BYTES_PER_GPU
-    return usable_bytes * replica.tensor_parallel - model.weight_bytes(replica.precision)
+    return usable_bytes * replica.num_gpus - model.weight_bytes(replica.precision)
 
 
 def _page_bytes(model: ModelProfile, replica: ReplicaSpec) -> int:

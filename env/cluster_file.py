@@ -33,6 +33,7 @@ from .config_file import (
 )
 from .hardware import GPUS, Precision
 from .model_profile import MODELS
+from .speculation import Speculation
 
 
 def bundled_cluster_names() -> tuple[str, ...]:
@@ -93,6 +94,18 @@ class _ServerEntry(Entry):
         )
 
 
+class _SpeculationEntry(Entry):
+    """How a replica drafts tokens."""
+
+    draft_tokens: int = Field(ge=1)
+    acceptance: float = Field(ge=0, le=1)
+    draft_cost_frac: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+    def spec(self) -> Speculation:
+        """The speculation that this entry describes."""
+        return Speculation(**self.model_dump())
+
+
 class _ReplicaEntry(Entry):
     """One item of `replicas`: `count` equal replicas on one server."""
 
@@ -105,6 +118,14 @@ class _ReplicaEntry(Entry):
     max_batch_tokens: int = Field(default=512, ge=1)
     kv_memory_frac: float = Field(default=0.9, gt=0, le=1)
     page_tokens: int = Field(default=16, ge=1)
+    pipeline_parallel: int = Field(default=1, ge=1)
+    expert_parallel: int = Field(default=1, ge=1)
+    speculative: _SpeculationEntry | None = None
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of one replica."""
+        return self.tensor_parallel * self.pipeline_parallel
 
     def spec(self, name: str, first_gpu: int) -> ReplicaSpec:
         """One replica of this entry, on the GPUs from `first_gpu` on."""
@@ -112,12 +133,15 @@ class _ReplicaEntry(Entry):
             name=name,
             server=self.server,
             model=self.model,
-            gpu_indices=tuple(range(first_gpu, first_gpu + self.tensor_parallel)),
+            gpu_indices=tuple(range(first_gpu, first_gpu + self.num_gpus)),
             precision=self.precision,
             max_num_seqs=self.max_num_seqs,
             max_batch_tokens=self.max_batch_tokens,
             kv_memory_frac=self.kv_memory_frac,
             page_tokens=self.page_tokens,
+            pipeline_parallel=self.pipeline_parallel,
+            expert_parallel=self.expert_parallel,
+            speculation=self.speculative and self.speculative.spec(),
         )
 
 
@@ -132,7 +156,7 @@ def _expand(entries: dict[str, _ReplicaEntry]) -> tuple[list[ReplicaSpec], dict[
             prefix = f"{entry.server}/{entry.model}"
             replica = entry.spec(f"{prefix}-{num_named[prefix]}", num_used_gpus[entry.server])
             num_named[prefix] += 1
-            num_used_gpus[entry.server] += entry.tensor_parallel
+            num_used_gpus[entry.server] += entry.num_gpus
             replicas.append(replica)
             paths[replica.name] = path
     return replicas, paths

@@ -9,6 +9,7 @@ Does not know: models, or how coefficients are used. How far the rule is off is 
 """
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 import numpy as np
 
@@ -37,6 +38,7 @@ _SEND_FRAC = 0.75
 _GROUPS = (2, 4, 8)
 
 
+@cache
 def calibration_of(gpu: Gpu) -> Calibration:
     """The bundled calibration of a GPU, or what its datasheet promises."""
     return bundled_calibration(gpu.name) or datasheet_calibration(gpu)

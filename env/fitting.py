@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .calibration import Calibration, Efficiency, ErrorRow
+from .datasheet import calibration_of
 from .hardware import Gpu
 from .latency import predict_parts
 from .profiles.samples import IterationSamples, Phase, without
@@ -30,6 +31,8 @@ _ROBUST_SCALE = 0.05
 _PART_WEIGHT = 0.2
 # weight of staying near the start, per coefficient
 _PRIOR_WEIGHT = 2e-3
+# the same for one recorded run, which tells few coefficients well
+_RUN_PRIOR_WEIGHT = 5e-2
 _MAX_ROUNDS = 40
 # rounds of a fit that starts one step from its end
 _LEFT_OUT_ROUNDS = 2
@@ -92,19 +95,26 @@ _EXPERTS = (
     "expert_overlap_frac",
 )
 # coefficients that are fitted as what they exceed 1 by
-_ABOVE_ONE = ("roofline_power", "eight_bit_roofline_power", "mixed_context_factor")
+_ABOVE_ONE = ("roofline_power", "eight_bit_roofline_power")
 _SMALLEST = 1e-13
+_SMALLEST_EXCESS = 0.1
 
 
 def predicted_parts_s(
     samples: IterationSamples, gpu: Gpu, calibration: Calibration
 ) -> Array:
-    """Predicted seconds of every sample by part, [S, 4], columns as in `samples.PARTS`."""
+    """Predicted seconds of every sample by part, [S, 4], columns as in `samples.PARTS`.
+
+    What the samples leave out (engine, transfers, attentions in one kernel) is left out here too.
+    """
     if not samples.has_engine:
         kernels_only = replace(
             calibration.efficiency, engine_step_s=0.0, engine_request_s=0.0, sampling_bytes=0.0
         )
         calibration = replace(calibration, efficiency=kernels_only)
+    if not samples.is_mixed_measured:
+        side_by_side = replace(calibration.efficiency, mixed_tile_rows=0.0)
+        calibration = replace(calibration, efficiency=side_by_side)
     coefficients = latency_coefficients(
         gpu,
         samples.model,
@@ -135,7 +145,7 @@ def _stages(sets: Sequence[IterationSamples]) -> list[_Stage]:
     """What to fit on which sets: dense 16-bit models first, then 8 bits, then experts."""
     names = _DENSE
     if any(entry.is_mixed_measured for entry in sets):
-        names += ("mixed_context_factor",)
+        names += ("mixed_tile_rows",)
     if any(entry.has_engine for entry in sets):
         names += ("engine_step_s", "engine_request_s")
     stages = [
@@ -232,8 +242,13 @@ def _fit_stage(
 
 def _encoded(efficiency: Efficiency, names: Iterable[str]) -> Array:
     """Logarithms of coefficients, of those above 1 as what they exceed it by."""
-    values = [getattr(efficiency, name) - (name in _ABOVE_ONE) for name in names]
-    return np.log(np.maximum(values, _SMALLEST))
+    values = [
+        max(getattr(efficiency, name) - 1.0, _SMALLEST_EXCESS)
+        if name in _ABOVE_ONE
+        else max(getattr(efficiency, name), 1.0 if name == "mixed_tile_rows" else _SMALLEST)
+        for name in names
+    ]
+    return np.log(np.array(values))
 
 
 def _decoded(base: Efficiency, names: Sequence[str], point: Array) -> Efficiency:
@@ -357,8 +372,16 @@ def left_out_errors(
     return rows
 
 
+_POOLS: dict[str, Callable[[IterationSamples], bool]] = {
+    "dense": _is_plain,
+    "8-bit": lambda entry: not entry.model.is_moe and not _is_plain(entry),
+    "experts": lambda entry: entry.model.is_moe,
+    "all": lambda _: True,
+}
+
+
 def error_rows(errors: Iterable[FitErrors]) -> list[ErrorRow]:
-    """One row for each set and phase, then one for all sets together."""
+    """One row for each set and phase, then for kinds of sets and all sets together."""
     errors = list(errors)
     rows = []
     for is_left_out in (False, True):
@@ -368,10 +391,11 @@ def error_rows(errors: Iterable[FitErrors]) -> list[ErrorRow]:
             names = (samples.model.name, samples.tensor_parallel, samples.precision.value)
             for phase in Phase:
                 rows += _error_row(names, phase, is_left_out, entry.of(phase))
-        for phase in Phase:
-            pooled = [entry.of(phase) for entry in chosen]
-            if pooled:
-                rows += _error_row(("all", 0, "all"), phase, is_left_out, np.concatenate(pooled))
+        for name, belongs in _POOLS.items():
+            pool = [entry for entry in chosen if belongs(entry.samples)]
+            for phase in Phase if len(pool) > 1 else ():
+                errors_of = np.concatenate([entry.of(phase) for entry in pool])
+                rows += _error_row((name, 0, "all"), phase, is_left_out, errors_of)
     return rows
 
 
@@ -393,3 +417,23 @@ def _error_row(
         p95_frac=float(f"{np.quantile(errors, 0.95):.4g}"),
     )
     return [row]
+
+
+def calibrated(
+    sets: Sequence[IterationSamples],
+    gpu: Gpu,
+    start: Calibration,
+    on_step: Callable[[], None] | None = None,
+) -> Calibration:
+    """Fit a calibration and put its error table beside the coefficients."""
+    prior_weight = _RUN_PRIOR_WEIGHT if any(entry.has_engine for entry in sets) else _PRIOR_WEIGHT
+    fitted = fit(sets, gpu, start, prior_weight=prior_weight, on_round=on_step)
+    errors = [prediction_errors(entry, gpu, fitted, is_left_out=False) for entry in sets]
+    errors += left_out_errors(sets, gpu, fitted, on_step)
+    return replace(fitted, errors=tuple(error_rows(errors)))
+
+
+def with_run_prior(gpu: Gpu, run_name: str) -> Calibration:
+    """What is known of a GPU before a recorded run, as the start of a fit to that run."""
+    known = calibration_of(gpu)
+    return replace(known, sources=(*known.sources, f"refitted on the recorded run {run_name}"))

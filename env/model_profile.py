@@ -5,8 +5,6 @@ YAML files.
 Source: each model's `config.json` and safetensors index on the Hugging Face hub.
 """
 
-from collections.abc import Mapping
-
 from ..traces.errors import ConfigError
 from .hardware import unknown_name_message
 from .model_shape import AttentionKind, LatentShape, ModelProfile
@@ -202,7 +200,8 @@ _PROFILES = (
     ),
 )
 
-MODELS: Mapping[str, ModelProfile] = {profile.name: profile for profile in _PROFILES}
+MODELS: dict[str, ModelProfile] = {profile.name: profile for profile in _PROFILES}
+"""By name; `model_file.load_model` adds to it."""
 
 
 def model(name: str) -> ModelProfile:

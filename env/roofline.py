@@ -233,7 +233,9 @@ def _fill_attention(coefficients: NDArray[np.void], share: _Share) -> None:
     coefficients["prefill_attention_s"] = full_layers * pair_s
     coefficients["decode_context_s"] = full_layers * context_s
     coefficients["prefill_position_s"] = full_layers * efficiency.prefill_position_s
-    coefficients["mixed_context_factor"] = efficiency.mixed_context_factor
+    # beside prefill, decode runs in the kernel for prefill: a tile of rows for every query head
+    in_vain_s = efficiency.mixed_tile_rows * pair_s
+    coefficients["mixed_context_factor"] = 1.0 + in_vain_s / context_s
     coefficients["window_tokens"] = model.window_tokens or 0.0
     coefficients["window_context_s"] = model.window_layers * context_s
     coefficients["window_attention_s"] = model.window_layers * pair_s

@@ -30,6 +30,9 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "demo": Command("demo:demo", "See it work: tune, evaluate and report on the bundled trace."),
     "trace": Command("trace:app", "Import, inspect or make a request trace."),
+    "calibrate": Command(
+        "calibrate:calibrate", "Fit a GPU's latency to profiles or to a recorded run."
+    ),
     "evaluate": Command("evaluate:evaluate", "Compare schedulers on the same unseen workloads."),
     "tune": Command("tune:tune", "Tune the analytic scorer to a trace and a cluster."),
     "train": Command("train:train", "Train a policy that moves the tuned scorer's knobs."),

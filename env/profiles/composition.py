@@ -76,14 +76,21 @@ def composed_samples(
     )
 
 
+def kv_capacity_tokens(
+    gpu: Gpu, model: ModelProfile, tensor_parallel: int, precision: Precision
+) -> float:
+    """Tokens of context that fit beside the weights; below 0 when those do not fit."""
+    kv_precision = precision.attention_precision
+    token_bytes = model.kv_bytes_per_token(kv_precision, tensor_parallel=tensor_parallel)
+    usable_bytes = (_MEMORY_FRAC * gpu.hbm_bytes - _OTHER_BYTES) * tensor_parallel
+    return (usable_bytes - model.weight_bytes(precision)) / token_bytes
+
+
 def _batches(
     gpu: Gpu, model: ModelProfile, tensor_parallel: int, precision: Precision
 ) -> BatchList | None:
     """All batches whose KV fits, or None when hardly any would."""
-    kv_precision = precision.attention_precision
-    token_bytes = model.kv_bytes_per_token(kv_precision, tensor_parallel=tensor_parallel)
-    usable_bytes = (_MEMORY_FRAC * gpu.hbm_bytes - _OTHER_BYTES) * tensor_parallel
-    capacity = (usable_bytes - model.weight_bytes(precision)) / token_bytes
+    capacity = kv_capacity_tokens(gpu, model, tensor_parallel, precision)
     if capacity < _MAX_PREFILL_TOKENS:
         return None
     rows = BatchList.of(model.window_tokens)

@@ -15,8 +15,9 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from ...traces.errors import ConfigError
-from ..hardware import Precision
+from ..hardware import GPUS, Precision
 from ..model_shape import ModelProfile
+from .composition import kv_capacity_tokens
 from .samples import IterationSamples
 
 Array = NDArray[np.float64]
@@ -53,7 +54,9 @@ def operator_samples(
     if not folder.is_dir() or (model.is_moe and not (folder / "moe.csv.gz").is_file()):
         return None
     attention = _columns(folder / "attention.csv.gz")
-    chosen = _chosen(attention)
+    capacity = kv_capacity_tokens(GPUS[gpu_name], model, tensor_parallel, Precision.BF16)
+    held = attention["n_decode"] * attention["kv_decode"] + attention["kv_prefill"]
+    chosen = _chosen(attention) & (held <= capacity)
     chunk, start, seqs, context = (
         attention[name][chosen].astype(np.float64)
         for name in ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")

@@ -4,6 +4,7 @@ Does not know: how a table is read, or how a calibration is fitted.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ...traces.errors import ConfigError
@@ -18,6 +19,11 @@ from .samples import IterationSamples
 
 # GPUs that share a chip: the tables were taken on the one with more memory
 SAME_CHIP = {"A100-40G": "A100-80G"}
+
+# GPUs on which vLLM runs FlashAttention 2, as on RTX PRO 6000: decode beside prefill then computes
+# a tile of rows for every query head (fitted there: 60-68 rows)
+_SHARES_PREFILL_KERNEL = ("A100-80G",)
+MEASURED_TILE_ROWS = 64.0
 
 Set = tuple[str, int, Precision]
 _BF16, _FP8 = Precision.BF16, Precision.FP8
@@ -91,9 +97,15 @@ def public_start(profiles: Path, gpu_name: str, efficiency: Efficiency) -> Calib
     sources = (
         f"aiconfigurator 0.12 systems/data/{kernel_tables.SYSTEMS[name]} (Apache-2.0): GEMM, "
         "attention, experts, all-reduce and all-to-all kernels under vLLM, composed",
-        "assumed: mixed batches cost their prefill and decode attention one after the other",
+        "composed: mixed batches cost their prefill and decode attention one after the other",
         "assumed: send and receive 10 us and 75 % of the link (Vidur network tables)",
     )
+    if name in _SHARES_PREFILL_KERNEL:
+        efficiency = replace(efficiency, mixed_tile_rows=MEASURED_TILE_ROWS)
+        sources += (
+            "assumed in simulation: decode beside prefill computes 64 rows for each query head, as "
+            "measured on RTX PRO 6000 with the same kernel (FlashAttention 2)",
+        )
     if name != gpu_name:
         sources += (f"measured on {name}, which shares the chip",)
     return Calibration(

@@ -12,7 +12,7 @@ follows the project's prototype study.
 import numpy as np
 
 from ..compiled import compiled
-from ..latency import context_time_s, linear_time_s, other_time_s
+from ..latency import context_time_s, linear_time_s, other_time_s, position_time_s
 from . import gateway
 from .admission import (
     admit,
@@ -117,7 +117,7 @@ def _plan(sim, r):
     first_s += other_time_s(c, chunk, positions, seqs)
     slope_s = context_s * seqs
     if limit > 1:
-        slope_s += c.prefill_attention_s * float(chunk) * chunk
+        slope_s += position_time_s(c, chunk) * float(chunk) * chunk
     first_s, slope_s = first_s * replica.slow_factor, slope_s * replica.slow_factor
     change_s = min(next_ready_s(sim, r), slowdowns_of(sim, r)[replica.next_slow_index].at_s)
     if limit > 1 and change_s < replica.clock_s + jump_time_s(first_s, slope_s, limit):

@@ -80,12 +80,15 @@ def replica_coefficients(cluster: ClusterSpec) -> np.ndarray:
             cluster.model_of(replica),
             tensor_parallel=replica.tensor_parallel,
             precision=replica.precision,
+            pipeline_parallel=replica.pipeline_parallel,
+            expert_parallel=replica.expert_parallel,
+            speculation=replica.speculation,
         )
     return table
 
 
 def _fill_replica(record: np.ndarray, cluster: ClusterSpec, replica: ReplicaSpec) -> None:
-    gpu, num_gpus = cluster.gpu_of(replica), replica.tensor_parallel
+    gpu, num_gpus = cluster.gpu_of(replica), replica.num_gpus
     record["is_up"] = 1
     record["slow_factor"] = 1.0
     record["max_num_seqs"] = replica.max_num_seqs
