@@ -20,9 +20,9 @@ import numpy as np
 from trimtab.env.cluster import ClusterSpec, ReplicaSpec, ServerSpec
 from trimtab.env.hardware import GPUS
 from trimtab.env.knobs import Knobs
-from trimtab.env.latency import linear_time_s
+from trimtab.env.latency import COMMUNICATION_TOKENS, linear_time_s
 from trimtab.env.model_profile import MODELS
-from trimtab.env.roofline import ACTIVATION_BYTES, latency_coefficients
+from trimtab.env.roofline import ACTIVATION_BYTES, ALL_REDUCES_PER_LAYER, latency_coefficients
 from trimtab.env.simulated_fleet import SimulatedFleet
 from trimtab.env.simulator.layout import FINISHED, WAITING
 from trimtab.env.simulator.setup import FleetConfig
@@ -170,6 +170,18 @@ def use_pair(fleet: SimulatedFleet, run: Run) -> None:
     arrays.actual[:] = arrays.nominal[:] = engine
 
 
+def use_link(fleet: SimulatedFleet, run: Run) -> None:
+    """Give a replica's all-reduces the link of the recorded machine."""
+    model = MODELS[run.model]
+    # A ring of two moves each byte once; `ALL_REDUCES_PER_LAYER` of them a layer.
+    moved_bytes = COMMUNICATION_TOKENS * model.hidden_size * ACTIVATION_BYTES
+    calls = ALL_REDUCES_PER_LAYER * model.num_layers
+    arrays = fleet.arrays
+    for coefficients in (arrays.actual, arrays.nominal):
+        coefficients["communication_s"] = calls * (LINK_S + moved_bytes / LINK_BYTES_PER_S)
+    arrays.linear_s[:] = np.nan
+
+
 def simulate(
     run: Run, workload: Workload, *, is_async_scheduling: bool = True
 ) -> tuple[SimulatedFleet, Moments]:
@@ -182,6 +194,8 @@ def simulate(
     fleet.reset(seed=0, knobs=Knobs.of())
     if run.num_engines == 2:
         use_pair(fleet, run)
+    if run.tensor_parallel == 2:
+        use_link(fleet, run)
     queued_s = workload.requests["arrival_s"].copy()
     for index, arrival_s in enumerate(queued_s):
         fleet.advance(float(np.nextafter(arrival_s, np.inf)) - fleet.now_s)
