@@ -14,7 +14,6 @@ from enum import StrEnum
 from .hardware import Precision
 
 
-
 class AttentionKind(StrEnum):
     """How a model's attention stores and reads its context."""
 

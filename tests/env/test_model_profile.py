@@ -22,6 +22,12 @@ MLP_WIDTH = {
     "qwen-2.5-32b": 27648,
     "mixtral-8x7b": 14336,
     "qwen3-30b-a3b": 768,
+    "qwen3-235b-a22b": 1536,
+    "qwen3-8b": 12288,
+    "qwen3-14b": 17408,
+    "qwen3-32b": 25600,
+    "gemma-3-27b": 21504,
+    "gpt-oss-20b": 2880,
 }
 EXTRA_LAYER_PARAMS = {"qwen-2.5-32b": 5120 + 2 * 1024, "qwen3-30b-a3b": 2 * 128}
 
