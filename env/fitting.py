@@ -246,7 +246,7 @@ def _encoded(efficiency: Efficiency, names: Iterable[str]) -> Array:
         else max(getattr(efficiency, name), 1.0 if name == "mixed_tile_rows" else _SMALLEST)
         for name in names
     ]
-    return np.log(np.array(values))
+    return np.asarray(np.log(values))
 
 
 def _decoded(base: Efficiency, names: Sequence[str], point: Array) -> Efficiency:
