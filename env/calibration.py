@@ -109,9 +109,7 @@ class Efficiency:
         """Refuse shares that no GPU reaches, negative times, and a power or factor below 1."""
         for name in _SHARES:
             if not 0.0 < getattr(self, name) <= MAX_SHARE:
-                msg = (
-                    f"{name} must be above 0 and at most {MAX_SHARE}, got {getattr(self, name)}"
-                )
+                msg = f"{name} must be above 0 and at most {MAX_SHARE}, got {getattr(self, name)}"
                 raise ValueError(msg)
         for name in _AT_LEAST_ONE:
             if not 1.0 <= getattr(self, name) < math.inf:
@@ -297,7 +295,16 @@ def _compact_json(content: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-_KEYS = ("format", "gpu", "sources", "efficiency", "all_reduce", "all_to_all", "send_recv", "errors")
+_KEYS = (
+    "format",
+    "gpu",
+    "sources",
+    "efficiency",
+    "all_reduce",
+    "all_to_all",
+    "send_recv",
+    "errors",
+)
 
 
 def _parsed(content: object, faults: list[str]) -> Calibration | None:
@@ -352,7 +359,7 @@ def _built(kind: Any, content: object, path: str, faults: list[str]) -> Any:
     _unknown_keys(content, known, f"{path}.", faults)
     for entry in fields(kind):
         value = content.get(entry.name)
-        types = (int, float) if entry.type is float else (entry.type,)
+        types: tuple[Any, ...] = (int, float) if entry.type is float else (entry.type,)
         if entry.name not in content:
             faults.append(f"{path}.{entry.name}: key is missing; add it")
         elif not isinstance(value, types) or (isinstance(value, bool) and entry.type is not bool):

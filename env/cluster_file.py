@@ -141,7 +141,7 @@ class _ReplicaEntry(Entry):
             page_tokens=self.page_tokens,
             pipeline_parallel=self.pipeline_parallel,
             expert_parallel=self.expert_parallel,
-            speculation=self.speculative and self.speculative.spec(),
+            speculation=None if self.speculative is None else self.speculative.spec(),
         )
 
 

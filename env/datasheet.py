@@ -62,7 +62,7 @@ def datasheet_calibration(gpu: Gpu, known: Iterable[Calibration] | None = None) 
         efficiency=_mean_efficiency([entry.efficiency for entry in known]),
         all_reduce={group: _all_reduce(gpu, group, known) for group in _GROUPS},
         all_to_all={group: _all_to_all(gpu, group) for group in _GROUPS},
-        send_recv=_send_recv(gpu),
+        send_recv=send_recv_table(gpu),
         sources=(f"datasheet of {gpu.name}; shares of peaks: mean of {names}",),
     )
 
@@ -111,7 +111,7 @@ def _all_to_all(gpu: Gpu, group: int) -> TransferTable:
     return TransferTable(num_bytes=_RULE_BYTES, seconds=tuple(seconds))
 
 
-def _send_recv(gpu: Gpu) -> TransferTable:
+def send_recv_table(gpu: Gpu) -> TransferTable:
     """One message between neighbours."""
     seconds = [_SEND_S + size / (_SEND_FRAC * gpu.link_bytes_per_s) for size in _RULE_BYTES]
     return TransferTable(num_bytes=_RULE_BYTES, seconds=tuple(seconds))

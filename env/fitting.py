@@ -100,9 +100,7 @@ _SMALLEST = 1e-13
 _SMALLEST_EXCESS = 0.1
 
 
-def predicted_parts_s(
-    samples: IterationSamples, gpu: Gpu, calibration: Calibration
-) -> Array:
+def predicted_parts_s(samples: IterationSamples, gpu: Gpu, calibration: Calibration) -> Array:
     """Predicted seconds of every sample by part, [S, 4], columns as in `samples.PARTS`.
 
     What the samples leave out (engine, transfers, attentions in one kernel) is left out here too.
@@ -143,7 +141,7 @@ class _Stage:
 
 def _stages(sets: Sequence[IterationSamples]) -> list[_Stage]:
     """What to fit on which sets: dense 16-bit models first, then 8 bits, then experts."""
-    names = _DENSE
+    names: tuple[str, ...] = _DENSE
     if any(entry.is_mixed_measured for entry in sets):
         names += ("mixed_tile_rows",)
     if any(entry.has_engine for entry in sets):
@@ -248,7 +246,7 @@ def _encoded(efficiency: Efficiency, names: Iterable[str]) -> Array:
         else max(getattr(efficiency, name), 1.0 if name == "mixed_tile_rows" else _SMALLEST)
         for name in names
     ]
-    return np.log(np.array(values))
+    return np.asarray(np.log(values))
 
 
 def _decoded(base: Efficiency, names: Sequence[str], point: Array) -> Efficiency:
@@ -312,9 +310,12 @@ def _least_squares(
 def _move(errors: Sequence[Array], blocks: Sequence[Array], damping: float) -> Array:
     """One damped Gauss-Newton step."""
     curvature = np.sum([block.T @ block for block in blocks], axis=0)
-    gradient = np.sum([block.T @ error for block, error in zip(blocks, errors, strict=True)], axis=0)
+    gradient = np.sum(
+        [block.T @ error for block, error in zip(blocks, errors, strict=True)], axis=0
+    )
     scale = np.diag(np.diag(curvature) + 1e-9)
-    return np.clip(-np.linalg.solve(curvature + damping * scale, gradient), -1.0, 1.0)
+    move = -np.linalg.solve(curvature + damping * scale, gradient)
+    return np.asarray(np.clip(move, -1.0, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +331,7 @@ class FitErrors:
 
     def of(self, phase: Phase) -> Array:
         """Errors of one phase."""
-        return self.errors[self.samples.phases == phase]
+        return np.asarray(self.errors[self.samples.phases == phase])
 
 
 def prediction_errors(

@@ -157,7 +157,8 @@ def other_time_s(coefficients, prefill_tokens, prefill_position_tokens, decode_s
 @compiled
 def position_time_s(coefficients, prefill_tokens):
     """Seconds that one token before one prefilled token adds, for a chunk of a given size."""
-    return coefficients.prefill_attention_s + coefficients.prefill_position_s / prefill_tokens
+    serial_s = coefficients.prefill_position_s / max(float(prefill_tokens), 1.0)
+    return coefficients.prefill_attention_s + serial_s
 
 
 @compiled

@@ -194,9 +194,7 @@ _PROFILES = (
         experts_per_token=8,
         num_expert_layers=58,
         attention=AttentionKind.MLA,
-        latent=LatentShape(
-            query_rank=1536, kv_rank=512, rope_dim=64, nope_dim=128, value_dim=128
-        ),
+        latent=LatentShape(query_rank=1536, kv_rank=512, rope_dim=64, nope_dim=128, value_dim=128),
     ),
 )
 

@@ -14,7 +14,6 @@ from enum import StrEnum
 from .hardware import Precision
 
 
-
 class AttentionKind(StrEnum):
     """How a model's attention stores and reads its context."""
 
@@ -163,7 +162,7 @@ class ModelProfile:
 
     @property
     def mlp_width(self) -> int:
-        """Inner values of the dense part of an MLP, the mean over the layers; 0 when all are experts.
+        """Inner values of an MLP's dense part, the mean over the layers; 0 if all are experts.
 
         Shared experts count as dense. Derived from the parameters: three matrices a layer.
         """

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ..traces.errors import ConfigError
 from .calibration import ENGINE_REQUEST_S, ENGINE_STEP_S, Calibration, Efficiency
-from .datasheet import calibration_of, datasheet_calibration, group_table
+from .datasheet import calibration_of, datasheet_calibration, group_table, send_recv_table
 from .gemms import Gemm, activation_values, head_gemm, layer_gemms
 from .hardware import Gpu, Precision
 from .latency import COMMUNICATION_TOKENS, LATENCY_DTYPE
@@ -164,13 +164,14 @@ def _gemm_times_s(gemms: Sequence[Gemm], share: _Share) -> NDArray[np.float64]:
     weight_bytes = n * k * share.precision.bytes_per_value
     activation_bytes = (n + k) * ACTIVATION_BYTES
     flops = 2.0 * (n + narrow) * (k + narrow)
-    return layers * np.stack(
+    times_s: NDArray[np.float64] = layers * np.stack(
         [
             weight_bytes / share.read_bytes_per_s,
             activation_bytes / share.read_bytes_per_s,
             flops / share.matmul_flops,
         ]
     )
+    return times_s
 
 
 def _fill_gemms(coefficients: NDArray[np.void], share: _Share) -> None:
@@ -178,7 +179,9 @@ def _fill_gemms(coefficients: NDArray[np.void], share: _Share) -> None:
     gemms = layer_gemms(share.model, share.tensor_parallel)
     times_s = _gemm_times_s(gemms, share)
     count = len(gemms)
-    for name, row in zip(("gemm_read_s", "gemm_token_read_s", "gemm_token_s"), times_s, strict=True):
+    for name, row in zip(
+        ("gemm_read_s", "gemm_token_read_s", "gemm_token_s"), times_s, strict=True
+    ):
         coefficients[name][0, :count] = row
     widths = np.array([gemm.n for gemm in gemms])
     slow = share.efficiency.matmul("sustained_frac", share.precision) / SUSTAINED_SIZE
@@ -190,9 +193,7 @@ def _fill_gemms(coefficients: NDArray[np.void], share: _Share) -> None:
     coefficients["token_s"] = times_s[2].sum()
 
 
-def _fill_experts(
-    coefficients: NDArray[np.void], share: _Share, expert_parallel: int
-) -> None:
+def _fill_experts(coefficients: NDArray[np.void], share: _Share, expert_parallel: int) -> None:
     """Experts: which a batch touches, reading those, multiplying its tokens with them."""
     model, efficiency = share.model, share.efficiency
     if not model.is_moe:
@@ -253,24 +254,20 @@ def communication_times_s(
     total_s = np.zeros(num_bytes.size)
     if tensor_parallel * pipeline_parallel == 1:
         return total_s
-    rule = None
-    if not (calibration.all_reduce and calibration.all_to_all and calibration.send_recv):
-        rule = datasheet_calibration(gpu, [calibration])
     if tensor_parallel > 1:
-        tables = calibration.all_reduce or (rule and rule.all_reduce) or {}
         num_calls = ALL_REDUCES_PER_LAYER * model.num_layers
         if expert_parallel > 1:
             num_calls -= model.expert_layers
+        tables = calibration.all_reduce or datasheet_calibration(gpu).all_reduce
         total_s += num_calls * group_table(tables, tensor_parallel).time_s(num_bytes)
     if expert_parallel > 1:
-        tables = calibration.all_to_all or (rule and rule.all_to_all) or {}
+        tables = calibration.all_to_all or datasheet_calibration(gpu).all_to_all
         sent_bytes = num_bytes * model.experts_per_token / expert_parallel
         table = group_table(tables, expert_parallel)
         total_s += model.expert_layers * table.time_s(sent_bytes)
     if pipeline_parallel > 1:
-        send_recv = calibration.send_recv or (rule and rule.send_recv)
-        assert send_recv is not None, calibration.gpu
-        total_s += pipeline_parallel * send_recv.time_s(num_bytes)
+        table = calibration.send_recv or send_recv_table(gpu)
+        total_s += pipeline_parallel * table.time_s(num_bytes)
     return total_s
 
 

@@ -54,7 +54,7 @@ def composed_samples(
     rows = _batches(gpu, model, tensor_parallel, precision)
     if rows is None:
         return None
-    prompts, prompt_tokens, seqs, seq_tokens = rows.table().T
+    prompts, prompt_tokens, seqs, _ = rows.table().T
     tokens = prompts * prompt_tokens + seqs
     layers_s = _layers_s(tables, gpu, model, tensor_parallel, precision, tokens)
     attention = _attention_s(tables, model, tensor_parallel, rows.table())

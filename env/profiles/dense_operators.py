@@ -47,9 +47,7 @@ def dense_operator_samples(
     if not path.is_file():
         return None
     table = pyarrow.csv.read_csv(path)
-    columns = {
-        name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names
-    }
+    columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
     tokens = columns["num_tokens"].astype(np.float64)
     rows = columns["num_tensor_parallel_workers"] == tensor_parallel
     rows &= tokens <= _MAX_TOKENS

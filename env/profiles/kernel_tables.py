@@ -1,8 +1,8 @@
 """Reader of aiconfigurator's kernel tables: times of single kernels, interpolated.
 
 Matrix multiplications are interpolated linearly in m, n and k (a step between two measured sizes
-becomes a slope), attention, experts and transfers in logarithms. Where several kernels were measured
-for one size, the fastest counts.
+becomes a slope), attention, experts and transfers in logarithms. Where several kernels were
+measured for one size, the fastest counts.
 
 Does not know: iterations (`composition.py`).
 Source: layout of aiconfigurator 0.12, `systems/data`; see `profiles/README.md` of the shared data.
@@ -81,9 +81,7 @@ class KernelTables:
             msg = f"no file '{pattern}' in '{self.root}'"
             raise ConfigError(msg)
         table = pyarrow.csv.read_csv(files[-1])
-        return {
-            name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names
-        }
+        return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
 
     @cached_property
     def _gemm(self) -> Columns:
@@ -185,7 +183,7 @@ class KernelTables:
     def all_to_all(self) -> dict[int, TransferTable]:
         """Dispatch and combine together by GPUs, against the bytes that one GPU sends.
 
-        DeepEP's low-latency or high-throughput kernels where measured, else NCCL's all-to-all twice.
+        DeepEP's low-latency or high-throughput kernels where measured, else NCCL's, twice.
         """
         if not list(self.root.glob("comm/vllm/*/moe_a2a_perf.csv.gz")):
             table = self._read("comm/nccl/*/nccl_perf.csv.gz")

@@ -9,6 +9,7 @@ Source: LLMServingSim, `profiler/perf`; layout in `profiles/README.md` of the sh
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.csv
@@ -85,12 +86,12 @@ def operator_samples(
     )
 
 
-def _columns(path: Path) -> dict[str, NDArray[np.generic]]:
+def _columns(path: Path) -> dict[str, NDArray[Any]]:
     table = pyarrow.csv.read_csv(path)
     return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
 
 
-def _chosen(table: dict[str, NDArray[np.generic]]) -> NDArray[np.bool_]:
+def _chosen(table: dict[str, NDArray[Any]]) -> NDArray[np.bool_]:
     """Rows that stand for a server's batches; each kind about as many as composed ones have."""
     chunk, start = table["prefill_chunk"], table["kv_prefill"]
     seqs, context = table["n_decode"], table["kv_decode"]

@@ -88,7 +88,7 @@ def public_start(profiles: Path, gpu_name: str, efficiency: Efficiency) -> Calib
     """A calibration with the measured transfer tables of a GPU, and where its numbers come from."""
     name = SAME_CHIP.get(gpu_name, gpu_name)
     if name in operator_tables.SYSTEMS:
-        sources = (
+        sources: tuple[str, ...] = (
             "LLMServingSim profiler/perf (MIT): layers, attention and experts, vLLM 0.19, eager",
             "assumed: transfers over PCIe, as measured on L40S",
         )
