@@ -8,9 +8,9 @@ prefill tokens and one token for each decoding sequence. Its time is
 `layers` (`linear_time_s`) depends on the number of tokens alone and may be any function of it:
 each matrix multiplication is a p-norm of reading its weights and multiplying, with tokens rounded
 up part of the way to whole tiles and large products slowed down; then experts, element-wise
-operators, and communication interpolated from a table. With the batch fixed, an iteration is affine in
-the context tokens of the decoding sequences and in the positions of the prefilled tokens; the
-simulator's closed-form jump rests on that.
+operators, and communication interpolated from a table. With the batch fixed, an iteration is
+affine in the context tokens of the decoding sequences and in the positions of the prefilled
+tokens; the simulator's closed-form jump rests on that.
 
 Speculative decoding and pipeline stages are inside the coefficients: an iteration of this model
 always makes one token for each decoding sequence (`roofline.py` says how).

@@ -272,8 +272,11 @@ def communication_times_s(
     if pipeline_parallel > 1:
         table = calibration.send_recv or send_recv_table(gpu)
         total_s += pipeline_parallel * table.time_s(num_bytes)
-    # more tokens never take less: where the algorithm changes, tables may dip
-    return np.maximum.accumulate(total_s)
+    # more tokens never take less; where a library changes its algorithm tables dip, and the middle
+    # between the rising curves above and below is taken
+    above_s = np.maximum.accumulate(total_s)
+    below_s = np.minimum.accumulate(total_s[::-1])[::-1]
+    return np.asarray(np.sqrt(above_s * below_s))
 
 
 def _fill_pipeline(coefficients: NDArray[np.void], pipeline_parallel: int) -> None:
