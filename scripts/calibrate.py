@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
-from ..env.calibration import Calibration, ErrorRow, save_calibration
+from ..env.calibration import Calibration, ErrorRow
+from ..env.calibration_file import save_calibration
 from ..env.fitting import START, calibrated, with_run_prior
 from ..env.hardware import Precision, gpu
 from ..env.model_file import load_model

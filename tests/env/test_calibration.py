@@ -7,11 +7,8 @@ from typing import Any
 
 import pytest
 
-from trimtab.env.calibration import (
-    Calibration,
-    Efficiency,
-    ErrorRow,
-    TransferTable,
+from trimtab.env.calibration import Calibration, Efficiency, ErrorRow, TransferTable
+from trimtab.env.calibration_file import (
     bundled_calibration,
     bundled_calibration_names,
     load_calibration,

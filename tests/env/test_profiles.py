@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import trimtab
-from trimtab.env.calibration import bundled_calibration
+from trimtab.env.calibration_file import bundled_calibration
 from trimtab.env.datasheet import datasheet_calibration
-from trimtab.env.fitting import START, fit, left_out_errors, predicted_parts_s, prediction_errors
+from trimtab.env.fit_errors import predicted_parts_s, prediction_errors
+from trimtab.env.fitting import START, fit, left_out_errors
 from trimtab.env.hardware import GPUS, Precision
 from trimtab.env.model_profile import MODELS
 from trimtab.env.profiles.composition import composed_samples

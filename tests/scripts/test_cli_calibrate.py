@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import trimtab
-from trimtab.env.calibration import load_calibration
+from trimtab.env.calibration_file import load_calibration
 from trimtab.env.hardware import gpu
 from trimtab.env.latency import iteration_time_s
 from trimtab.env.model_profile import model
