@@ -25,13 +25,8 @@ from rich.table import Table
 import trimtab
 from trimtab.env.calibration import Calibration
 from trimtab.env.datasheet import datasheet_calibration
-from trimtab.env.fitting import (
-    START,
-    FitErrors,
-    calibrated,
-    predicted_parts_s,
-    prediction_errors,
-)
+from trimtab.env.fit_errors import FitErrors, predicted_parts_s, prediction_errors
+from trimtab.env.fitting import START, calibrated
 from trimtab.env.hardware import GPUS
 from trimtab.env.model_profile import MODELS
 from trimtab.env.profiles.dense_operators import dense_operator_samples

@@ -13,13 +13,8 @@ from functools import cache
 
 import numpy as np
 
-from .calibration import (
-    Calibration,
-    Efficiency,
-    TransferTable,
-    bundled_calibration,
-    bundled_calibration_names,
-)
+from .calibration import Calibration, Efficiency, TransferTable
+from .calibration_file import bundled_calibration, bundled_calibration_names
 from .hardware import GPUS, Gpu
 
 # bytes of the knots of a table that a rule makes

@@ -16,12 +16,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration import Calibration, Efficiency, ErrorRow
+from .calibration import Calibration, Efficiency
 from .datasheet import calibration_of
+from .fit_errors import (
+    FitErrors,
+    error_rows,
+    is_plain,
+    predicted_parts_s,
+    prediction_errors,
+)
 from .hardware import Gpu
-from .latency import predict_parts
-from .profiles.samples import IterationSamples, Phase, without
-from .roofline import latency_coefficients
+from .profiles.samples import IterationSamples, without
 
 Array = NDArray[np.float64]
 
@@ -100,37 +105,6 @@ _SMALLEST = 1e-13
 _SMALLEST_EXCESS = 0.1
 
 
-def predicted_parts_s(samples: IterationSamples, gpu: Gpu, calibration: Calibration) -> Array:
-    """Predicted seconds of every sample by part, [S, 4], columns as in `samples.PARTS`.
-
-    What the samples leave out (engine, transfers, attentions in one kernel) is left out here too.
-    """
-    if not samples.has_engine:
-        kernels_only = replace(
-            calibration.efficiency, engine_step_s=0.0, engine_request_s=0.0, sampling_bytes=0.0
-        )
-        calibration = replace(calibration, efficiency=kernels_only)
-    if not samples.is_mixed_measured:
-        side_by_side = replace(calibration.efficiency, mixed_tile_rows=0.0)
-        calibration = replace(calibration, efficiency=side_by_side)
-    coefficients = latency_coefficients(
-        gpu,
-        samples.model,
-        tensor_parallel=samples.tensor_parallel,
-        precision=samples.precision,
-        calibration=calibration,
-    )
-    if not samples.has_communication:
-        coefficients["communication_s"] = 0.0
-    parts = np.empty((len(samples.times_s), 4))
-    predict_parts(coefficients, samples.batches, parts)
-    if not samples.has_engine:
-        # what is left of the fixed cost is launches of the layers' kernels
-        parts[:, 0] += coefficients["step_s"]
-        parts[:, 3] -= coefficients["step_s"]
-    return parts
-
-
 @dataclass(frozen=True, slots=True)
 class _Stage:
     """Coefficients that some of the samples tell, once those of the stages before are known."""
@@ -147,8 +121,8 @@ def _stages(sets: Sequence[IterationSamples]) -> list[_Stage]:
     if any(entry.has_engine for entry in sets):
         names += ("engine_step_s", "engine_request_s")
     stages = [
-        _Stage(names, _is_plain),
-        _Stage(_EIGHT_BIT, lambda entry: not entry.model.is_moe and not _is_plain(entry)),
+        _Stage(names, is_plain),
+        _Stage(_EIGHT_BIT, lambda entry: not entry.model.is_moe and not is_plain(entry)),
         _Stage(_EXPERTS, lambda entry: entry.model.is_moe),
     ]
     told = [stage for stage in stages if any(map(stage.is_told_by, sets))]
@@ -157,11 +131,6 @@ def _stages(sets: Sequence[IterationSamples]) -> list[_Stage]:
     # Without a plain model everything has to be told by what there is.
     names += tuple(name for stage in told for name in stage.names)
     return [_Stage(names, lambda _: True)]
-
-
-def _is_plain(samples: IterationSamples) -> bool:
-    """Whether the samples are of a dense model in 16 bits."""
-    return not samples.model.is_moe and samples.precision.bytes_per_value > 1
 
 
 def fit(
@@ -256,8 +225,8 @@ def _decoded(base: Efficiency, names: Sequence[str], point: Array) -> Efficiency
         bounded = float(value) + (name in _ABOVE_ONE)
         is_share = name.endswith(("memory_frac", "compute_frac", "activation_frac", "kv_frac"))
         values[name] = min(bounded, 1.5) if is_share or name == "attention_frac" else bounded
-        if name == "expert_overlap_frac":
-            values[name] = min(bounded, 0.9)
+        if name == "expert_overlap_frac" or name.endswith("tile_pad_frac"):
+            values[name] = min(bounded, 0.95)
     return replace(base, **values)
 
 
@@ -318,30 +287,6 @@ def _move(errors: Sequence[Array], blocks: Sequence[Array], damping: float) -> A
     return np.asarray(np.clip(move, -1.0, 1.0))
 
 
-@dataclass(frozen=True, slots=True)
-class FitErrors:
-    """Absolute relative errors of one set, by phase."""
-
-    samples: IterationSamples
-    """What was predicted."""
-    errors: Array
-    """[S]."""
-    is_left_out: bool
-    """Whether the set was left out of the fit."""
-
-    def of(self, phase: Phase) -> Array:
-        """Errors of one phase."""
-        return np.asarray(self.errors[self.samples.phases == phase])
-
-
-def prediction_errors(
-    samples: IterationSamples, gpu: Gpu, calibration: Calibration, *, is_left_out: bool
-) -> FitErrors:
-    """How far a calibration is off on one set."""
-    predicted_s = predicted_parts_s(samples, gpu, calibration).sum(axis=1)
-    return FitErrors(samples, np.abs(predicted_s / samples.times_s - 1.0), is_left_out)
-
-
 def left_out_errors(
     sets: Sequence[IterationSamples],
     gpu: Gpu,
@@ -371,53 +316,6 @@ def left_out_errors(
             if on_set is not None:
                 on_set()
     return rows
-
-
-_POOLS: dict[str, Callable[[IterationSamples], bool]] = {
-    "dense": _is_plain,
-    "8-bit": lambda entry: not entry.model.is_moe and not _is_plain(entry),
-    "experts": lambda entry: entry.model.is_moe,
-    "all": lambda _: True,
-}
-
-
-def error_rows(errors: Iterable[FitErrors]) -> list[ErrorRow]:
-    """One row for each set and phase, then for kinds of sets and all sets together."""
-    errors = list(errors)
-    rows = []
-    for is_left_out in (False, True):
-        chosen = [entry for entry in errors if entry.is_left_out == is_left_out]
-        for entry in chosen:
-            samples = entry.samples
-            names = (samples.model.name, samples.tensor_parallel, samples.precision.value)
-            for phase in Phase:
-                rows += _error_row(names, phase, is_left_out, entry.of(phase))
-        for name, belongs in _POOLS.items():
-            pool = [entry for entry in chosen if belongs(entry.samples)]
-            for phase in Phase if len(pool) > 1 else ():
-                errors_of = np.concatenate([entry.of(phase) for entry in pool])
-                rows += _error_row((name, 0, "all"), phase, is_left_out, errors_of)
-    return rows
-
-
-def _error_row(
-    names: tuple[str, int, str], phase: Phase, is_left_out: bool, errors: Array
-) -> list[ErrorRow]:
-    """The row of some errors, or none where there are none."""
-    if not errors.size:
-        return []
-    model, tensor_parallel, precision = names
-    row = ErrorRow(
-        model=model,
-        tensor_parallel=tensor_parallel,
-        precision=precision,
-        phase=phase.label,
-        is_left_out=is_left_out,
-        num_samples=int(errors.size),
-        median_frac=float(f"{np.median(errors):.4g}"),
-        p95_frac=float(f"{np.quantile(errors, 0.95):.4g}"),
-    )
-    return [row]
 
 
 def calibrated(

@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
-from ..env.calibration import Calibration, ErrorRow, save_calibration
+from ..env.calibration import Calibration, ErrorRow
+from ..env.calibration_file import save_calibration
 from ..env.fitting import START, calibrated, with_run_prior
 from ..env.hardware import Precision, gpu
 from ..env.model_file import load_model
 from ..env.profiles.live_run import live_samples
-from ..env.profiles.public import public_samples, public_start
+from ..env.profiles.public import measured_gpu, public_samples, public_start
 from ..env.profiles.samples import IterationSamples
 from ..traces.errors import ConfigError
 
@@ -57,6 +58,7 @@ def calibrate(
         if profiles is not None:
             samples = public_samples(profiles, gpu_name, lambda: progress.advance(reading))
             start = public_start(profiles, gpu_name, START)
+            device = measured_gpu(gpu_name)
         else:
             assert run is not None
             if model is None:

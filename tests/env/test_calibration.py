@@ -7,11 +7,8 @@ from typing import Any
 
 import pytest
 
-from trimtab.env.calibration import (
-    Calibration,
-    Efficiency,
-    ErrorRow,
-    TransferTable,
+from trimtab.env.calibration import Calibration, Efficiency, ErrorRow, TransferTable
+from trimtab.env.calibration_file import (
     bundled_calibration,
     bundled_calibration_names,
     load_calibration,
@@ -150,6 +147,14 @@ def test_bundled_errors_of_dense_models_are_within_the_demanded(name: str) -> No
     for row in rows:
         assert row.median_frac <= limits[row.phase][0]
         assert row.p95_frac <= limits[row.phase][1]
+
+
+def test_gpus_of_one_chip_share_their_coefficients() -> None:
+    small, large = bundled_calibration("A100-40G"), bundled_calibration("A100-80G")
+    assert small is not None
+    assert large is not None
+    assert small.efficiency == large.efficiency
+    assert "measured on A100-80G, which shares the chip" in small.sources
 
 
 def test_a_gpu_without_calibration_follows_its_datasheet() -> None:

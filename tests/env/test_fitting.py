@@ -6,17 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trimtab.env.calibration import Calibration, bundled_calibration
-from trimtab.env.fitting import (
-    START,
-    calibrated,
-    error_rows,
-    fit,
-    left_out_errors,
-    predicted_parts_s,
-    prediction_errors,
-    with_run_prior,
-)
+from trimtab.env.calibration import Calibration
+from trimtab.env.calibration_file import bundled_calibration
+from trimtab.env.fit_errors import error_rows, predicted_parts_s, prediction_errors
+from trimtab.env.fitting import START, calibrated, fit, left_out_errors, with_run_prior
 from trimtab.env.hardware import Precision, gpu
 from trimtab.env.model_profile import model
 from trimtab.env.profiles.live_run import live_samples

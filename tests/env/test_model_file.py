@@ -69,7 +69,7 @@ def test_a_latent_model(tmp_path: Path) -> None:
         ("window_tokens: 64\n", "window_tokens belongs to sliding attention, got 64"),
         ("attention: mla\n", "latent belongs to mla attention, got None"),
         ("latent: {kv_rank: 1}\n", r"latent.rope_dim: key is missing"),
-        ("num_experts: 8\n", r"num_experts, experts_per_token must be all 0"),
+        ("num_experts: 8\nexperts_per_token: 2\n", r"num_experts, experts_per_token must be all 0"),
     ],
 )
 def test_faults(extra: str, text: str, tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import trimtab
-from trimtab.env.calibration import bundled_calibration
+from trimtab.env.calibration_file import bundled_calibration
 from trimtab.env.datasheet import datasheet_calibration
-from trimtab.env.fitting import START, fit, left_out_errors, predicted_parts_s, prediction_errors
+from trimtab.env.fit_errors import predicted_parts_s, prediction_errors
+from trimtab.env.fitting import START, fit, left_out_errors
 from trimtab.env.hardware import GPUS, Precision
 from trimtab.env.model_profile import MODELS
 from trimtab.env.profiles.composition import composed_samples
@@ -46,9 +47,7 @@ def test_columns_of_a_batch_by_hand() -> None:
 
 
 def test_gpus_without_profiles_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"no profiles of GPU 'L40S-48G'.*profiles exist for A100"
-    ):
+    with pytest.raises(ConfigError, match=r"no profiles of GPU 'L40S-48G'.*exist for A100"):
         public_samples(tmp_path, "L40S-48G")
     with pytest.raises(ConfigError, match=r"no kernel tables in .*give the folder that holds"):
         public_samples(tmp_path, "H100-80G")
