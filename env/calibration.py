@@ -76,7 +76,7 @@ class Efficiency:
     """As `compute_frac`."""
     eight_bit_roofline_power: float = 4.0
     """As `roofline_power`."""
-    eight_bit_tile_pad_frac: float = 1.0
+    eight_bit_tile_pad_frac: float = 0.9
     """As `tile_pad_frac`."""
     eight_bit_narrow_values: float = 200.0
     """As `narrow_values`."""
@@ -111,6 +111,10 @@ class Efficiency:
             if not 0.0 < getattr(self, name) <= MAX_SHARE:
                 msg = f"{name} must be above 0 and at most {MAX_SHARE}, got {getattr(self, name)}"
                 raise ValueError(msg)
+        for name in _AT_MOST_ONE:
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                msg = f"{name} must be between 0 and 1, got {getattr(self, name)}"
+                raise ValueError(msg)
         for name in _AT_LEAST_ONE:
             if not 1.0 <= getattr(self, name) < math.inf:
                 msg = f"{name} must be at least 1, got {getattr(self, name)}"
@@ -143,6 +147,7 @@ _SHARES = (
     "eight_bit_memory_frac",
     "eight_bit_compute_frac",
 )
+_AT_MOST_ONE = ("tile_pad_frac", "eight_bit_tile_pad_frac", "expert_overlap_frac")
 _AT_LEAST_ONE = (
     "roofline_power",
     "eight_bit_roofline_power",

@@ -256,8 +256,8 @@ def _decoded(base: Efficiency, names: Sequence[str], point: Array) -> Efficiency
         bounded = float(value) + (name in _ABOVE_ONE)
         is_share = name.endswith(("memory_frac", "compute_frac", "activation_frac", "kv_frac"))
         values[name] = min(bounded, 1.5) if is_share or name == "attention_frac" else bounded
-        if name == "expert_overlap_frac":
-            values[name] = min(bounded, 0.9)
+        if name == "expert_overlap_frac" or name.endswith("tile_pad_frac"):
+            values[name] = min(bounded, 0.95)
     return replace(base, **values)
 
 

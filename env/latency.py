@@ -8,9 +8,9 @@ prefill tokens and one token for each decoding sequence. Its time is
 `layers` (`linear_time_s`) depends on the number of tokens alone and may be any function of it:
 each matrix multiplication is a p-norm of reading its weights and multiplying, with tokens rounded
 up part of the way to whole tiles and large products slowed down; then experts, element-wise
-operators, and communication interpolated from a table. With the batch fixed, an iteration is affine in
-the context tokens of the decoding sequences and in the positions of the prefilled tokens; the
-simulator's closed-form jump rests on that.
+operators, and communication interpolated from a table. With the batch fixed, an iteration is
+affine in the context tokens of the decoding sequences and in the positions of the prefilled
+tokens; the simulator's closed-form jump rests on that.
 
 Speculative decoding and pipeline stages are inside the coefficients: an iteration of this model
 always makes one token for each decoding sequence (`roofline.py` says how).
@@ -27,8 +27,6 @@ from .compiled import compiled
 NUM_GEMMS = 6
 # tokens of a communication table's knots; between them time is interpolated in logarithms
 COMMUNICATION_TOKENS = np.array([2.0**i for i in range(16)])
-# rows of a tile of a matrix multiplication on tensor cores (cuBLAS and CUTLASS kernels, 64-256)
-TILE_TOKENS = 128.0
 # tokens of a prefill attention tile's diagonal that are computed in vain (FlashAttention, 128)
 HALF_TILE_TOKENS = 64.0
 
@@ -59,6 +57,7 @@ LATENCY_DTYPE = np.dtype(
         ("activation_token_s", np.float64),  # element-wise operators of one token
         ("expert_token_s", np.float64),  # experts' matrix multiplications of one token
         ("expert_sustained_frac", np.float64),  # their slow-down at one token; grows as sqrt
+        ("tile_tokens", np.float64),  # rows of a tile of a matrix multiplication
         ("tile_pad_frac", np.float64),  # share of a tile's empty rows that costs time
         ("micro_batches", np.float64),  # pipeline stages: parts that a batch is cut into
         # Speculative decoding: one verify iteration stands for `speculative_output_tokens`.
@@ -95,8 +94,8 @@ def _layers_time_s(coefficients, tokens):
     """Time of the layers without attention for one batch or micro-batch."""
     c = coefficients
     p = c.roofline_power
-    tiles_tokens = np.ceil(tokens / TILE_TOKENS) * TILE_TOKENS
-    filled_frac = min(1.0, tokens / TILE_TOKENS)
+    tiles_tokens = np.ceil(tokens / c.tile_tokens) * c.tile_tokens
+    filled_frac = min(1.0, tokens / c.tile_tokens)
     padded_tokens = tokens + c.tile_pad_frac * (tiles_tokens - tokens) * filled_frac
     total_s = c.activation_token_s * tokens + communication_time_s(c, tokens)
     for i in range(NUM_GEMMS):

@@ -36,6 +36,9 @@ __all__ = ["ENGINE_REQUEST_S", "ENGINE_STEP_S", "latency_coefficients", "paralle
 ALL_REDUCES_PER_LAYER = 2
 # bytes of an activation: engines compute and reduce in 16 bits whatever the weights' format
 ACTIVATION_BYTES = 2
+# rows of a tile of a matrix multiplication by bytes of a weight: of 128, 256 and 512 what fits the
+# kernel tables best over all GPUs
+TILE_TOKENS = {1: 256.0, 2: 128.0}
 # rows and columns of the product that `Efficiency.sustained_frac` is given for
 SUSTAINED_SIZE = 8192.0
 
@@ -186,6 +189,7 @@ def _fill_gemms(coefficients: NDArray[np.void], share: _Share) -> None:
     widths = np.array([gemm.n for gemm in gemms])
     slow = share.efficiency.matmul("sustained_frac", share.precision) / SUSTAINED_SIZE
     coefficients["gemm_sustained_frac"][0, :count] = slow * np.sqrt(widths)
+    coefficients["tile_tokens"] = TILE_TOKENS[share.precision.bytes_per_value]
     for name in ("tile_pad_frac", "roofline_power"):
         coefficients[name] = share.efficiency.matmul(name, share.precision)
     weight_bytes = share.model.dense_read_bytes(share.precision) / share.tensor_parallel
@@ -268,7 +272,11 @@ def communication_times_s(
     if pipeline_parallel > 1:
         table = calibration.send_recv or send_recv_table(gpu)
         total_s += pipeline_parallel * table.time_s(num_bytes)
-    return total_s
+    # more tokens never take less; where a library changes its algorithm tables dip, and the middle
+    # between the rising curves above and below is taken
+    above_s = np.maximum.accumulate(total_s)
+    below_s = np.minimum.accumulate(total_s[::-1])[::-1]
+    return np.asarray(np.sqrt(above_s * below_s))
 
 
 def _fill_pipeline(coefficients: NDArray[np.void], pipeline_parallel: int) -> None:

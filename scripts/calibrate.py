@@ -20,7 +20,7 @@ from ..env.fitting import START, calibrated, with_run_prior
 from ..env.hardware import Precision, gpu
 from ..env.model_file import load_model
 from ..env.profiles.live_run import live_samples
-from ..env.profiles.public import public_samples, public_start
+from ..env.profiles.public import measured_gpu, public_samples, public_start
 from ..env.profiles.samples import IterationSamples
 from ..traces.errors import ConfigError
 
@@ -57,6 +57,7 @@ def calibrate(
         if profiles is not None:
             samples = public_samples(profiles, gpu_name, lambda: progress.advance(reading))
             start = public_start(profiles, gpu_name, START)
+            device = measured_gpu(gpu_name)
         else:
             assert run is not None
             if model is None:

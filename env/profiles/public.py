@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...traces.errors import ConfigError
 from ..calibration import Calibration, Efficiency
-from ..hardware import GPUS, Precision
+from ..hardware import GPUS, Gpu, Precision
 from ..model_profile import MODELS
 from . import kernel_tables, operator_tables
 from .composition import composed_samples
@@ -52,6 +52,11 @@ OPERATOR_SETS: tuple[Set, ...] = tuple(
 def profiled_gpus() -> tuple[str, ...]:
     """GPUs that public profiles exist for."""
     return (*SAME_CHIP, *kernel_tables.SYSTEMS, *operator_tables.SYSTEMS)
+
+
+def measured_gpu(gpu_name: str) -> Gpu:
+    """The GPU that the profiles of a GPU were taken on, whose peaks a fit has to use."""
+    return GPUS[SAME_CHIP.get(gpu_name, gpu_name)]
 
 
 def public_samples(

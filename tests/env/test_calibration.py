@@ -52,7 +52,8 @@ def test_a_failed_write_leaves_the_old_file(
     before = path.read_text(encoding="utf-8")
 
     def refuse(*_: object) -> None:
-        raise OSError("disk full")
+        msg = "disk full"
+        raise OSError(msg)
 
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(OSError, match="disk full"):
@@ -149,6 +150,14 @@ def test_bundled_errors_of_dense_models_are_within_the_demanded(name: str) -> No
     for row in rows:
         assert row.median_frac <= limits[row.phase][0]
         assert row.p95_frac <= limits[row.phase][1]
+
+
+def test_gpus_of_one_chip_share_their_coefficients() -> None:
+    small, large = bundled_calibration("A100-40G"), bundled_calibration("A100-80G")
+    assert small is not None
+    assert large is not None
+    assert small.efficiency == large.efficiency
+    assert "measured on A100-80G, which shares the chip" in small.sources
 
 
 def test_a_gpu_without_calibration_follows_its_datasheet() -> None:

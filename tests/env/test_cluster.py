@@ -19,6 +19,7 @@ from trimtab.env.cluster_file import bundled_cluster_names, load_cluster
 from trimtab.env.hardware import GIB, GPUS, Precision
 from trimtab.env.model_profile import MODELS
 from trimtab.env.roofline import latency_coefficients
+from trimtab.env.speculation import Speculation
 from trimtab.traces.errors import ConfigError
 
 SERVER = "{name: s0, gpu: H100-80G, num_gpus: 8, zone: z0}"
@@ -208,6 +209,28 @@ def test_a_faulty_server_does_not_make_its_replicas_homeless(tmp_path: Path) -> 
     assert "servers[0].num_gpus: Input should be a valid integer, got 'many'" in text
 
 
+def test_stages_experts_and_drafts(tmp_path: Path) -> None:
+    entry = (
+        "{server: s0, model: qwen3-30b-a3b, tensor_parallel: 2, pipeline_parallel: 2, "
+        "expert_parallel: 2, speculative: {draft_tokens: 3, acceptance: 0.7}}"
+    )
+    cluster = load_cluster(write_cluster(tmp_path, servers=[SERVER], replicas=[entry, entry]))
+    replica = cluster.replicas[1]
+    assert replica.gpu_indices == (4, 5, 6, 7)
+    assert (replica.num_gpus, replica.tensor_parallel) == (4, 2)
+    assert replica.speculation == Speculation(draft_tokens=3, acceptance=0.7)
+    # four GPUs' memory for KV, every token on the two of its stage
+    pages = kv_pages(cluster, replica)
+    free = 4 * (80 * GIB * 0.9 - 3.5 * GIB) - 2 * 30_532_122_624
+    assert pages == int(free // (48 * 2 * 4 * 128 * 2 * 16))
+
+
+def test_stages_that_do_not_divide_the_gpus() -> None:
+    replica = replace(make_replica(), gpu_indices=(0, 1, 2), pipeline_parallel=2)
+    with pytest.raises(ConfigError, match="pipeline_parallel: 2 does not divide 3 GPUs"):
+        make_cluster([make_server()], [replica])
+
+
 def test_unknown_server_names_the_nearest(tmp_path: Path) -> None:
     path = write_cluster(
         tmp_path,
@@ -254,6 +277,9 @@ def test_weights_that_do_not_fit_say_by_how_much(tmp_path: Path) -> None:
         ("{server: s0, model: llama-3-8b, page_tokens: true}", r"page_tokens: .*, got True"),
         ("{server: 5, model: llama-3-8b}", r"server: .*valid string, got 5"),
         ("{model: llama-3-8b}", "server: key is missing"),
+        ("{server: s0, model: llama-3-8b, expert_parallel: 2}", "expert_parallel: .* without exp"),
+        ("{server: s0, model: llama-3-8b, pipeline_parallel: 0}", "pipeline_parallel: .*got 0"),
+        ("{server: s0, model: llama-3-8b, speculative: {acceptance: 2}}", "speculative.draft_tok"),
     ],
 )
 def test_a_faulty_replica_entry(tmp_path: Path, entry: str, fault: str) -> None:

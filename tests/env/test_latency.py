@@ -29,6 +29,7 @@ def make_record(**fields: object) -> np.void:
     """Coefficients that are all 0 but the neutral ones and those named."""
     table = np.zeros(1, dtype=LATENCY_DTYPE)
     table["roofline_power"] = table["micro_batches"] = 1.0
+    table["tile_tokens"] = 128.0
     table["speculative_input_tokens"] = table["speculative_output_tokens"] = 1.0
     for name, value in fields.items():
         table[name] = value

@@ -54,7 +54,8 @@ def test_a_file_adds_to_the_catalogue(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_latent_model(tmp_path: Path) -> None:
-    extra = "attention: mla\nlatent: {query_rank: 0, kv_rank: 64, rope_dim: 16, nope_dim: 32, value_dim: 32}\n"
+    latent = "{query_rank: 0, kv_rank: 64, rope_dim: 16, nope_dim: 32, value_dim: 32}"
+    extra = f"attention: mla\nlatent: {latent}\n"
     profile = read_model(write(tmp_path / "latent.yaml", extra=extra))
     assert profile.kv_bytes_per_token(Precision.BF16) == 2 * 80 * 2
 
@@ -68,7 +69,7 @@ def test_a_latent_model(tmp_path: Path) -> None:
         ("window_tokens: 64\n", "window_tokens belongs to sliding attention, got 64"),
         ("attention: mla\n", "latent belongs to mla attention, got None"),
         ("latent: {kv_rank: 1}\n", r"latent.rope_dim: key is missing"),
-        ("num_experts: 8\n", r"num_experts, experts_per_token must be all 0"),
+        ("num_experts: 8\nexperts_per_token: 2\n", r"num_experts, experts_per_token must be all 0"),
     ],
 )
 def test_faults(extra: str, text: str, tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_can_shard(name: str, tensor_parallel: int, expected: bool) -> None:
 
 @pytest.mark.parametrize(
     ("name", "nearest"),
-    [("llama3-8b", "llama-3-8b"), ("Mixtral-8x7B", "mixtral-8x7b"), ("qwen-32b", "qwen-2.5-32b")],
+    [("llama3-8b", "llama-3-8b"), ("Mixtral-8x7B", "mixtral-8x7b"), ("qwen-2-32b", "qwen-2.5-32b")],
 )
 def test_unknown_model_names_the_nearest(name: str, nearest: str) -> None:
     with pytest.raises(ConfigError, match=f"unknown model '{name}'; did you mean '{nearest}'"):
@@ -183,7 +183,7 @@ def test_unknown_model_names_the_nearest(name: str, nearest: str) -> None:
 
 
 def test_unknown_model_lists_all() -> None:
-    with pytest.raises(ConfigError, match="unknown model 'zzz'; known: llama-3-70b, llama-3-8b"):
+    with pytest.raises(ConfigError, match="unknown model 'zzz'; known: deepseek-v3, gemma-3-27b, "):
         model("zzz")
 
 

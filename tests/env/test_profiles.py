@@ -46,7 +46,7 @@ def test_columns_of_a_batch_by_hand() -> None:
 
 
 def test_gpus_without_profiles_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no profiles of GPU 'L40S-48G'.*profiles exist for A100"):
+    with pytest.raises(ConfigError, match=r"no profiles of GPU 'L40S-48G'.*exist for A100"):
         public_samples(tmp_path, "L40S-48G")
     with pytest.raises(ConfigError, match=r"no kernel tables in .*give the folder that holds"):
         public_samples(tmp_path, "H100-80G")

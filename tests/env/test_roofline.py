@@ -315,7 +315,9 @@ def test_wider_groups_read_and_multiply_faster_and_talk_more(
     assert narrow["token_s"] / 2 <= wide["token_s"] < narrow["token_s"]
     # equal where every GPU keeps a copy of a KV head
     assert wide["decode_context_s"] <= narrow["decode_context_s"] * (1 + 1e-12)
-    assert wide["communication_token_s"] > narrow["communication_token_s"]
+    # over PCIe a ring; over NVLink as measured: eight GPUs may reduce a little faster than four
+    least = 1.0 if gpu(gpu_name).nvlink_bytes_per_s is None else 0.8
+    assert wide["communication_token_s"] > least * narrow["communication_token_s"]
     assert wide["step_s"] >= narrow["step_s"]
 
 
@@ -407,11 +409,11 @@ def traffic_bytes(profile: ModelProfile, num_tokens: int) -> tuple[float, float]
 def test_dense_against_four_experts() -> None:
     """A 7B dense prefill of 1,024 tokens against 4 experts, 2 for each token.
 
-    About 2.3 times the time holds on A100-80G in BF16 (and within 10 % on H100 and MI300X) when each
-    expert is as wide as the dense MLP: 12.9 B of 24.2 B parameters are then active. Experts of half
-    the width keep the active parameters at 7.2 B; then time grows by a third, and memory traffic by
-    79 % counting weights and by 36 % counting activations as well: 68 % lies between the two ways
-    to count. No single configuration shows both figures.
+    About 2.3 times the time holds on A100-80G in BF16 (and within 10 % on H100 and MI300X) when
+    each expert is as wide as the dense MLP: 12.9 B of 24.2 B parameters are then active. Experts
+    of half the width keep the active parameters at 7.2 B; then time grows by a third, and memory
+    traffic by 79 % counting weights and by 36 % counting activations as well: 68 % lies between
+    the two ways to count. No single configuration shows both figures.
     """
     dense = seven_billion()
     assert dense.total_params == 7_241_732_096
