@@ -1,4 +1,4 @@
-"""The command `calibrate`: from a recorded run, or from profiles, to a file with its error table."""
+"""The command `calibrate`: a recorded run or profiles become a file with its error table."""
 
 import os
 from pathlib import Path
