@@ -37,6 +37,8 @@ MAX_BATCH_TOKENS = 2048
 # bytes/s and s of one transfer between the two GPUs, `link_bw` and `link_latency` in `config.json`
 LINK_BYTES_PER_S = 16e9
 LINK_S = 20e-6
+# s after an arrival at which the replay looks whether an iteration is in progress
+GLANCE_S = 1e-6
 STATISTICS = {
     "mean": np.mean,
     "p50": np.median,
@@ -198,7 +200,7 @@ def simulate(
         use_link(fleet, run)
     queued_s = workload.requests["arrival_s"].copy()
     for index, arrival_s in enumerate(queued_s):
-        fleet.advance(float(np.nextafter(arrival_s, np.inf)) - fleet.now_s)
+        fleet.advance(max(arrival_s - fleet.now_s, 0.0) + GLANCE_S)
         if fleet.requests["status"][index] == WAITING:
             queued_s[index] = fleet.arrays.next_event_s[0]
     fleet.drain()

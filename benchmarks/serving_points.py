@@ -56,6 +56,8 @@ CLIENT_S = 15.6e-3
 # Most tokens in a batch, InferenceMAX's settings of vLLM, and of TRT-LLM; SGLang's default chunk.
 MAX_BATCH_TOKENS = {"vllm": 8192, "trtllm": 16384, "sglang": 8192}
 MAX_NUM_SEQS = 1024
+# GPUs of an HGX server
+SERVER_GPUS = 8
 # Iterations that TRT-LLM waits for more prompts in InferenceMAX's settings for Llama-3.1-70B at
 # 1,024 tokens in and out on fewer than 8 GPUs (batch_wait_timeout_iters).
 BATCH_WAIT_ITERATIONS = 20
@@ -79,13 +81,26 @@ class Point:
     tpot_s: float
 
 
+def is_attention_replicated(row: dict[str, str]) -> bool:
+    """Whether several groups of GPUs each hold the attention, by what the row says or implies.
+
+    Some rows name no such degree, but experts on more GPUs than one tensor-parallel group has, or
+    a group wider than a server, which counts all of them.
+    """
+    if row["attention_dp_size"] not in ("", "1"):
+        return True
+    tensor_parallel = int(row["tp_size"])
+    num_expert_gpus = int(row["moe_tp_size"] or 1) * int(row["moe_ep_size"] or 1)
+    return tensor_parallel > SERVER_GPUS or num_expert_gpus > tensor_parallel
+
+
 def why_not(row: dict[str, str]) -> str | None:
     """Return why a row cannot be simulated, or None."""
     if row["mode"] != "agg":
         return "disaggregated"
     if row["precision"] not in PRECISIONS:
         return "4-bit weights"
-    if row["attention_dp_size"] not in ("", "1"):
+    if is_attention_replicated(row):
         return "attention data parallel"
     if row["system"] not in GPUS:
         return f"GPU {row['system']}"
@@ -134,6 +149,7 @@ def make_cluster(point: Point) -> ClusterSpec:
         max_num_seqs=MAX_NUM_SEQS,
         max_batch_tokens=MAX_BATCH_TOKENS[point.backend],
         page_tokens=PAGE_TOKENS,
+        expert_parallel=point.expert_parallel,
     )
     return ClusterSpec(name="point", servers=(server,), replicas=(replica,))
 
@@ -192,10 +208,12 @@ def simulate(point: Point) -> tuple[float, float]:
     fleet.reset(seed=0, knobs=Knobs.of())
     if has_8_bit_cache(point):
         use_8_bit_cache(fleet)
-    while fleet.requests.size < count or fleet.num_open > 0:
+    num_ended = -1
+    while fleet.requests.size - fleet.num_open > num_ended:
+        num_ended = fleet.requests.size - fleet.num_open
         fleet.drain()
     requests = fleet.requests
-    if not (requests["status"] == FINISHED).all():
+    if requests.size < count or not (requests["status"] == FINISHED).all():
         msg = f"not all requests of {point} finished"
         raise RuntimeError(msg)
     mean_ttft_s, mean_tpot_s = float(ttft_s(requests).mean()), float(tpot_s(requests).mean())
@@ -211,7 +229,7 @@ def run_points(points: Iterable[Point], left_out: Counter[str]) -> list[tuple[Po
         try:
             simulated_ttft_s, simulated_tpot_s = simulate(point)
         except ConfigError:
-            left_out["weights do not fit the GPUs as modelled"] += 1
+            left_out["weights do not fit the GPUs named"] += 1
             continue
         rows.append(
             (point, simulated_ttft_s / point.ttft_s - 1, simulated_tpot_s / point.tpot_s - 1)

@@ -107,6 +107,21 @@ _PROFILES = (
         num_experts=128,
         experts_per_token=8,
     ),
+    # MiniMaxAI/MiniMax-M2 (M2.5 has the same shape), expert width 1,536; parameters by the shape
+    ModelProfile(
+        name="minimax-m2",
+        num_layers=62,
+        hidden_size=3072,
+        num_heads=48,
+        num_kv_heads=8,
+        head_dim=128,
+        vocab_size=200_064,
+        has_tied_embeddings=False,
+        total_params=228_688_920_576,
+        expert_params=224_680_476_672,
+        num_experts=256,
+        experts_per_token=8,
+    ),
     # Qwen/Qwen3-8B
     ModelProfile(
         name="qwen3-8b",

@@ -43,6 +43,9 @@ def make_row(**cells):
         "precision": "fp8",
         "attention_dp_size": "1",
         "system": "h200_sxm",
+        "tp_size": "4",
+        "moe_tp_size": "4",
+        "moe_ep_size": "1",
         "model_path": "meta-llama/Llama-3.1-70B",
     }
     return {**row, **cells}
@@ -132,6 +135,8 @@ def test_scheduling_ahead_is_what_short_waits_show():
         ({"mode": "disagg"}, "disaggregated"),
         ({"precision": "fp4"}, "4-bit weights"),
         ({"attention_dp_size": "4"}, "attention data parallel"),
+        ({"tp_size": "64", "moe_ep_size": "8"}, "attention data parallel"),
+        ({"tp_size": "2"}, "attention data parallel"),
         ({"system": "gb200"}, "GPU gb200"),
         ({"model_path": "zhipuai/GLM-5"}, "model zhipuai/GLM-5"),
     ],
