@@ -47,7 +47,7 @@ REQUEST_DTYPE = np.dtype(
         ("num_output_blocks", np.int32),
         # What happens to it.
         ("status", np.int32),
-        ("replica", np.int32),
+        ("replica", np.int64),  # as wide as what indexes replicas: else all compiles twice
         ("next", np.int32),
         ("ready_s", np.float64),
         ("hit_tokens", np.int32),
@@ -67,7 +67,7 @@ REQUEST_DTYPE = np.dtype(
         ("gateway", np.int32),  # who dispatched it
         ("host_pages", np.int32),  # of host memory that hold its KV while it is swapped out
         # Moves of its KV between replicas.
-        ("source", np.int32),  # the replica that still holds it, while it is moving; else `NONE`
+        ("source", np.int64),  # the replica that still holds it, while it is moving; else `NONE`
         ("kv_ready_s", np.float64),  # when it was at hand where the request went on last
         ("num_moves", np.int32),
     ]
