@@ -90,27 +90,42 @@ class _ClusterFile(Entry):
     """Top level of a cluster file; the lists' items are checked one by one."""
 
     name: str = Field(min_length=1)
+    """What the cluster is called in results."""
     servers: list[Any] = Field(min_length=1)
+    """Machines with GPUs, one entry each."""
     replicas: list[Any] = Field(min_length=1)
+    """Engines that serve a model, one entry for each group of equal ones on a server."""
     inter_zone_gbps: float = Field(default=DEFAULT_INTER_ZONE_GBPS, gt=0, allow_inf_nan=False)
+    """Bandwidth between two zones, one direction, Gb/s."""
     inter_zone_latency_s: float = Field(
         default=DEFAULT_INTER_ZONE_LATENCY_S, ge=0, allow_inf_nan=False
     )
+    """Time to set up a transfer between zones, s."""
 
 
 class _ServerEntry(Entry):
     """One item of `servers`."""
 
     name: str = Field(min_length=1)
-    gpu: Annotated[str, AfterValidator(lambda name: known_name("GPU", name, GPUS))]
+    """Unique in the cluster; replicas name their server by it."""
+    gpu: Annotated[str, AfterValidator(lambda name: known_name("GPU", name, GPUS))] = Field(
+        json_schema_extra={"enum": list(GPUS)}
+    )
+    """Kind of its GPUs, a name of the catalogue."""
     num_gpus: int = Field(ge=1)
+    """GPUs in the machine."""
     zone: str = Field(min_length=1)
+    """Failure domain: servers of a zone may fail together."""
     network_gbps: float = Field(default=DEFAULT_NETWORK_GBPS, gt=0, allow_inf_nan=False)
+    """Bandwidth to other servers, one direction, Gb/s."""
     network_latency_s: float = Field(default=DEFAULT_NETWORK_LATENCY_S, ge=0, allow_inf_nan=False)
+    """Time to set up a transfer to another server, s."""
     disk_gigabytes_per_s: float = Field(
         default=DEFAULT_DISK_BYTES_PER_S / 1e9, gt=0, allow_inf_nan=False
     )
+    """Rate at which weights are read from its disk, GB/s."""
     gpus_per_pcie_root: int = Field(default=1, ge=1)
+    """GPUs that share one PCIe link to the host."""
 
     def spec(self) -> ServerSpec:
         """The server that this entry describes."""
@@ -130,28 +145,51 @@ class _ReplicaEntry(Entry):
     """One item of `replicas`: `count` equal replicas on one server."""
 
     server: str
+    """Name of the server that holds them."""
     model: Annotated[str, AfterValidator(lambda name: known_name("model", name, MODELS))]
+    """Model that they serve, a name of the catalogue."""
     tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs of a replica that work as one; must divide the model's heads."""
     gpus: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
+    """GPUs of the server by number from 0, instead of the next free ones."""
     count: int = Field(default=1, ge=1)
+    """Number of equal replicas."""
     precision: Annotated[Precision, Field(strict=False)] = Precision.BF16
+    """Format of weights and matrix multiplications."""
     max_num_seqs: int = Field(default=256, ge=1)
+    """Most sequences in a batch."""
     max_batch_tokens: int = Field(default=512, ge=1)
+    """Most tokens in an iteration, prefill chunk and decodes together."""
     kv_memory_frac: float = Field(default=0.9, gt=0, le=1)
+    """Share of GPU memory that the engine may use, weights included, from 0 to 1."""
     page_tokens: int = Field(default=16, ge=1)
+    """Tokens of a KV page; a power of two, the same in the whole cluster."""
     kv_blocks: int | None = Field(default=None, ge=1)
+    """KV pages as the engine reports them (vLLM's `num_gpu_blocks`); computed if not given."""
     kv_watermark_frac: float = Field(default=KV_WATERMARK_FRAC, ge=0, lt=1)
+    """Share of KV pages that admission leaves free, from 0 to 1."""
     preemption: Annotated[Preemption, Field(strict=False)] = Preemption.RECOMPUTE
+    """What becomes of the KV of a preempted sequence; swap needs host_kv_gb."""
     host_kv_gb: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Host memory for KV of swapped sequences and cached blocks, GB."""
     has_host_prefix_cache: bool = False
+    """Whether blocks that leave the GPU's prefix cache are kept in host memory."""
     max_loras: int = Field(default=0, ge=0)
+    """LoRA adapters on the GPUs at a time; 0 takes no notice of requests' adapters."""
     adapter_mb: float = Field(default=ADAPTER_BYTES / 1e6, gt=0, allow_inf_nan=False)
+    """Size of one adapter, MB."""
     power_cap_w: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Most that each GPU may draw, W; left out, the board's own limit."""
     role: Annotated[Role, Field(strict=False)] = Role.BOTH
+    """Which phase of a request it takes."""
     initial_state: Annotated[InitialState, Field(strict=False)] = InitialState.READY
+    """How it stands when a run begins; standby replicas are stopped or asleep."""
     engine_init_s: float = Field(default=DEFAULT_ENGINE_INIT_S, ge=0, allow_inf_nan=False)
+    """Time from loaded weights to ready at a cold start, s."""
     gpu_frac: float = Field(default=1.0, gt=0, le=1)
+    """Share of its GPUs that is its own, from 0 to 1."""
     sharing: Annotated[Sharing, Field(strict=False)] = Sharing.PARTITIONED
+    """How it shares its GPUs if its share is below 1."""
 
     def spec(self, name: str, gpu_indices: tuple[int, ...]) -> ReplicaSpec:
         """One replica of this entry, on some GPUs."""
@@ -216,3 +254,11 @@ def _gpu_faults(entries: dict[str, _ReplicaEntry]) -> Iterator[str]:
                 f"{path}.tensor_parallel: is {entry.tensor_parallel}, but gpus names "
                 f"{len(entry.gpus)}; leave out one of them"
             )
+
+
+CLUSTER_ENTRIES: dict[str, type[Entry]] = {
+    "file": _ClusterFile,
+    "servers": _ServerEntry,
+    "replicas": _ReplicaEntry,
+}
+"""What a cluster file holds: its top level, and the items of its lists."""

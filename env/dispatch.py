@@ -255,6 +255,15 @@ def _cache_aware_cost(stage, view, query, hit_tokens, replica):
     return view[replica].cached_frac + 1e-9 * outstanding
 
 
+def cache_aware_costs(
+    view: np.ndarray, query: np.ndarray, hit_tokens: np.ndarray, knobs: np.ndarray
+) -> tuple[int, list[float]]:
+    """Return the rule of the cache-aware gate that applies, and each replica's cost by it."""
+    stage = _cache_aware_stage(view, query[0], hit_tokens, knobs[0])
+    costs = [_cache_aware_cost(stage, view, query[0], hit_tokens, r) for r in range(view.size)]
+    return int(stage), costs
+
+
 @compiled
 def choose_replica(
     view, nominal, query, hit_tokens, knobs, bias, now_s, cursor, random_state, terms

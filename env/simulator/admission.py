@@ -21,6 +21,7 @@ from .kv_pages import (
     unpin_blocks,
 )
 from .layout import FAILED, NONE, NUM_PRIORITIES, PREFILLING, WAITING
+from .life import Moment, note, note_end
 from .memory import (
     fleet_of,
     hosts_of,
@@ -77,6 +78,7 @@ def _start_prefill(sim, r, index):
     request.status = PREFILLING
     request.prefill_done_tokens = request.pinned_blocks * fleet.block_pages * fleet.page_tokens
     replica.prefill_left_tokens += request.prefill_target_tokens - request.prefill_done_tokens
+    note(sim, index, Moment.ADMITTED, replica.clock_s, r, request.prefill_done_tokens)
     if request.num_preemptions == 0:
         request.hit_tokens = request.prefill_done_tokens
         replica.hit_tokens += request.hit_tokens
@@ -115,13 +117,12 @@ def _candidate(sim, r, k):
     """Return the first of a waiting list that its adapter does not hold up, and the one before."""
     replica, requests = replicas_of(sim)[r], requests_of(sim)
     before, index = np.int64(NONE), np.int64(replica.waiting_head[k])
-    if replica.max_adapters > 0:
-        while (
-            index != NONE
-            and requests[index].ready_s <= replica.clock_s
-            and not can_use_adapter(sim, r, requests[index].adapter)
-        ):
-            before, index = index, np.int64(requests[index].next)
+    while (
+        index != NONE
+        and requests[index].ready_s <= replica.clock_s
+        and not can_use_adapter(sim, r, requests[index].adapter)
+    ):
+        before, index = index, np.int64(requests[index].next)
     return index, before
 
 
@@ -148,7 +149,9 @@ def admit(sim, r):
     ):
         is_admitted = False
         for k in range(NUM_PRIORITIES):
-            index, before = _candidate(sim, r, k)
+            index, before = replica.waiting_head[k], np.int64(NONE)
+            if replica.max_adapters > 0:
+                index, before = _candidate(sim, r, k)
             if index != NONE and requests_of(sim)[index].ready_s <= replica.clock_s:
                 if _has_slots(sim, r, requests_of(sim)[index], slots):
                     is_admitted = _try_admit(sim, r, index, before, k)
@@ -163,7 +166,9 @@ def next_ready_s(sim, r):
     replica = replicas_of(sim)[r]
     soonest_s = np.inf
     for k in range(NUM_PRIORITIES):
-        index, _ = _candidate(sim, r, k)
+        index = replica.waiting_head[k]
+        if replica.max_adapters > 0:
+            index, _ = _candidate(sim, r, k)
         if index != NONE:
             ready_s = requests_of(sim)[index].ready_s
             if ready_s <= replica.clock_s:
@@ -218,6 +223,7 @@ def _preempt_one(sim, r):
     lost.num_preemptions += 1
     replica.num_preemptions += 1
     replica.has_preempted = 1
+    note(sim, worst, Moment.PREEMPTED, replica.clock_s, r, requests[worst].generated_tokens)
     push_waiting(replica, requests, worst, True)
 
 
@@ -241,6 +247,7 @@ def end_request(sim, r, index, status):
     """Note that a request ended, finished or failed."""
     requests_of(sim)[index].status = status
     requests_of(sim)[index].finish_s = replicas_of(sim)[r].clock_s
+    note_end(sim, index)
     gateway.on_finish(sim, index)
 
 

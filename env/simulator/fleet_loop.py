@@ -24,6 +24,7 @@ from .due import set_next_event, wake
 from .host_tier import clear_host
 from .late_pages import fill
 from .layout import CRASH, FAILED, LINK, NONE, NUM_PRIORITIES, RESTART
+from .life import Moment, note, note_end
 from .memory import (
     cache_of,
     cache_table_of,
@@ -54,11 +55,13 @@ def _lose(sim, index, now_s):
     request = requests_of(sim)[index]
     request.pinned_blocks = 0
     request.host_pages = 0
+    note(sim, index, Moment.LOST, now_s, request.replica, request.generated_tokens)
     if request.generated_tokens == 0:
         gateway.dispatch(sim, index, now_s)
     else:
         request.status = FAILED
         request.finish_s = now_s
+        note_end(sim, index)
 
 
 @compiled

@@ -23,7 +23,8 @@ from ..dispatch import (
 from ..shortlist import can_use_shortlist, choose_candidate
 from .due import wake
 from .late_pages import fill, hand_on, show_newest
-from .layout import NUM_PRIORITIES, SHED, WAITING
+from .layout import NONE, NUM_PRIORITIES, SHED, WAITING
+from .life import Moment, keep_view, note
 from .memory import (
     bias_of,
     blocks_of,
@@ -142,10 +143,12 @@ def dispatch(sim, index, now_s):
     gateway, views = gateways_of(sim)[g], views_of(sim, g)
     query.expected_output_tokens = gateway.expected_output_tokens[waiting_list(request)]
     _match(sim, request)
+    keep_view(sim, index, now_s)
     is_found, r = _choose(sim, g, query, now_s)
     if not is_found or is_shed(views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r):
         request.status = SHED
         request.finish_s = now_s
+        note(sim, index, Moment.SHED, now_s, r if is_found else NONE, 0.0)
         return
     gateway.cursor = (r + 1) % views.size
     uncached_tokens = query.input_tokens - hits_of(sim)[r]
@@ -157,6 +160,7 @@ def dispatch(sim, index, now_s):
     request.ready_s = now_s
     request.believed_uncached_tokens = uncached_tokens
     request.num_dispatches += 1
+    note(sim, index, Moment.DISPATCHED, now_s, r, ttft_s)
     push_waiting(replicas_of(sim)[r], requests_of(sim), index, False)
     if v.pending_tokens == 0.0:
         v.progress_at_s = now_s
@@ -171,9 +175,10 @@ def _least_of_kind(sim, g, query, kv_kind):
     """Return (whether there is one, the replica of a KV format that has fewest requests)."""
     views, is_found, best = views_of(sim, g), False, 0
     for r in range(views.size):
-        if replicas_of(sim)[r].kv_kind == kv_kind and can_take(views, query, r):
-            if not is_found or views[r].outstanding_requests < views[best].outstanding_requests:
-                is_found, best = True, r
+        if replicas_of(sim)[r].kv_kind != kv_kind or not can_take(views, query, r):
+            continue
+        if not is_found or views[r].outstanding_requests < views[best].outstanding_requests:
+            is_found, best = True, r
     return is_found, best
 
 

@@ -69,6 +69,8 @@ def take_pages(sim, r, pages):
         if hosts_of(sim)[r].is_tier != 0:
             keep_block(sim, r, block)
     replica.free_pages -= pages
+    held_pages = replica.total_pages - available_pages(sim, r)
+    replica.peak_pages = max(replica.peak_pages, held_pages)
 
 
 @compiled

@@ -199,6 +199,8 @@ REPLICA_DTYPE = np.dtype(
         ("ticked_busy_s", np.float64),
         ("alone_decode_w", np.float64),
         ("alone_prefill_w", np.float64),
+        # Most pages that running requests held at once.
+        ("peak_pages", np.int64),
     ]
 )
 
@@ -308,6 +310,26 @@ TRANSFER_DTYPE = np.dtype(
     ]
 )
 
+# What happens to the watched request, in order of time (`life.py`). `moment` is a `Moment`,
+# `replica` NONE where none is concerned, `value` what the moment says.
+LIFE_DTYPE = np.dtype(
+    [
+        ("at_s", np.float64),
+        ("moment", np.int64),
+        ("replica", np.int64),
+        ("value", np.float64),
+    ]
+)
+# What else the gateway went by when it placed the watched request.
+PLACEMENT_DTYPE = np.dtype(
+    [
+        ("at_s", np.float64),
+        ("expected_output_tokens", np.float64),
+        ("cursor", np.int64),
+        ("random_state", np.uint64),
+    ]
+)
+
 FLEET_DTYPE = np.dtype(
     [
         ("now_s", np.float64),
@@ -344,6 +366,10 @@ FLEET_DTYPE = np.dtype(
         ("slow_start_factor", np.float64),
         ("slow_start_span_s", np.float64),
         ("has_time_slices", np.int64),
+        # The request whose life is noted, or NONE; how much of it is.
+        ("watched_request", np.int64),
+        ("num_notes", np.int64),
+        ("num_placements", np.int64),
         ("ticked_at_s", np.float64),
     ]
 )
@@ -413,6 +439,11 @@ class SimulationArrays(NamedTuple):
     transfers: np.ndarray  # TRANSFER_DTYPE [T], the first `num_transfers` in progress
     pages: np.ndarray  # PAGE_DTYPE [G, R, P], metrics pages on their way; P = 1 if none are late
     throttled: np.ndarray  # LATENCY_DTYPE [R], scratch: coefficients at a lowered clock
+    # Of the watched request; nothing is in them when nobody is watched.
+    life: np.ndarray  # LIFE_DTYPE [L]
+    placements: np.ndarray  # PLACEMENT_DTYPE [P]
+    seen_views: np.ndarray  # VIEW_DTYPE [P, R], the gateway's view at each placement
+    seen_hits: np.ndarray  # int64 [P, R], cached prompt tokens at each placement
 
 
 __all__ = [
@@ -437,6 +468,7 @@ __all__ = [
     "KV_LOSS",
     "KV_TRANSFER",
     "LATENCY_DTYPE",
+    "LIFE_DTYPE",
     "LINK",
     "LINK_DTYPE",
     "MOVING",
@@ -448,6 +480,7 @@ __all__ = [
     "PAGE_FROZEN",
     "PAGE_LOST",
     "PENDING",
+    "PLACEMENT_DTYPE",
     "PORT_DTYPE",
     "POWER_CAP",
     "PREFILLING",

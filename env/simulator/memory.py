@@ -30,8 +30,10 @@ from .layout import (
     FLEET_DTYPE,
     GATEWAY_DTYPE,
     HOST_DTYPE,
+    LIFE_DTYPE,
     NUM_PRIORITIES,
     PAGE_DTYPE,
+    PLACEMENT_DTYPE,
     REPLICA_DTYPE,
     REQUEST_DTYPE,
     SCRAPED_DTYPE,
@@ -71,6 +73,8 @@ _SIZES = (
     "num_zones",
     "num_transfer_rows",
     "num_pages",
+    "num_life",
+    "num_placements",
 )
 
 
@@ -123,6 +127,8 @@ def handle(arrays: SimulationArrays) -> np.ndarray:
         arrays.zone_links.shape[0],
         arrays.transfers.size,
         arrays.pages.shape[2],
+        arrays.life.size,
+        arrays.placements.size,
     )
     for name, size in zip(_SIZES, sizes, strict=True):
         record[name] = size
@@ -351,6 +357,7 @@ def growing_of(sim, r):
     return carray(_pointer(sim.growing_at), shape, SEQUENCE_DTYPE)[r]
 
 
+@compiled
 def links_of(sim):
     """Links of the cluster [L]."""
     return carray(_pointer(sim.links_at), (sim.num_links,), LINK_DTYPE)
@@ -372,6 +379,32 @@ def zone_links_of(sim):
 def transfers_of(sim):
     """Transfers, the fleet's `num_transfers` first ones in progress [T]."""
     return carray(_pointer(sim.transfers_at), (sim.num_transfer_rows,), TRANSFER_DTYPE)
+
+
+@compiled
+def life_of(sim):
+    """Notes of the watched request [L]."""
+    return carray(_pointer(sim.life_at), (sim.num_life,), LIFE_DTYPE)
+
+
+@compiled
+def placements_of(sim):
+    """What the gateway went by at each placement of the watched request [P]."""
+    return carray(_pointer(sim.placements_at), (sim.num_placements,), PLACEMENT_DTYPE)
+
+
+@compiled
+def seen_views_of(sim, placement):
+    """The gateway's view at a placement of the watched request [R]."""
+    shape = (sim.num_placements, sim.num_replicas)
+    return carray(_pointer(sim.seen_views_at), shape, VIEW_DTYPE)[placement]
+
+
+@compiled
+def seen_hits_of(sim, placement):
+    """Cached prompt tokens at a placement of the watched request [R]."""
+    shape = (sim.num_placements, sim.num_replicas)
+    return carray(_pointer(sim.seen_hits_at), shape, np.int64)[placement]
 
 
 @compiled

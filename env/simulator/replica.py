@@ -32,6 +32,7 @@ from .kv_pages import (
     take_pages,
 )
 from .layout import FINISHED, NONE, ROLE_PREFILL
+from .life import note_first_chunk, note_token
 from .memory import (
     actual_of,
     fleet_of,
@@ -147,6 +148,7 @@ def _finish_prefill(sim, r, index):
     if request.generated_tokens == 1:
         request.first_token_s = replica.clock_s
         gateway.on_first_token(sim, index)
+    note_token(sim, index)
     if request.generated_tokens >= request.output_tokens:
         let_go(sim, r, request, held_tokens(request))
         end_request(sim, r, index, FINISHED)
@@ -189,6 +191,8 @@ def _apply(sim, r, iterations, chunk, first_s, slope_s):
     seqs = replica.num_sequences
     if seqs > 0:
         take_pages(sim, r, growth_pages(sim, r, iterations))
+    if chunk > 0:
+        note_first_chunk(sim, r, chunk)
     span_s = jump_time_s(first_s, slope_s, iterations)
     replica.clock_s += span_s
     replica.busy_s += span_s

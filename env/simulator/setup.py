@@ -38,6 +38,7 @@ from .layout import (
     SEQUENCE_DTYPE,
     SimulationArrays,
 )
+from .life import life_arrays
 from .memory import handle
 from .served_models import model_of_names, served_models
 from .start_up import StartUpConfig
@@ -78,6 +79,8 @@ class FleetConfig:
     is taken to cost no bandwidth."""
     is_single_step: bool = False
     """Simulate every iteration by itself; slower, for testing the jump."""
+    watched_request: int | None = None
+    """Row of the request whose life is noted, for `..request_life`; the run stays the same."""
 
     def __post_init__(self) -> None:
         if self.scrape_interval_s <= 0:
@@ -216,6 +219,7 @@ def _make_fleet(
     fleet["block_pages"] = max(1, workload.block_tokens // page_tokens)
     fleet["is_single_step"] = config.is_single_step
     fleet["page_lag"] = round(config.faults.metrics.delay_s / config.scrape_interval_s)
+    fleet["watched_request"] = NONE if config.watched_request is None else config.watched_request
     return fleet
 
 
@@ -317,6 +321,7 @@ def allocate(
             (num_gateways, num_replicas, int(fleet["page_lag"][0]) + 1), dtype=PAGE_DTYPE
         ),
         throttled=nominal.copy(),
+        **life_arrays(config.watched_request, workload.requests.size, num_replicas),
     )
     begin(handle(arrays))
     return arrays

@@ -88,6 +88,10 @@ COPY_RULES: dict[str, Copy] = {
     "ports": Copy.SHARED,
     "zone_links": Copy.SHARED,
     "transfers": Copy.WHOLE,
+    "life": Copy.WHOLE,
+    "placements": Copy.WHOLE,
+    "seen_views": Copy.WHOLE,
+    "seen_hits": Copy.WHOLE,
 }
 """Rule of each array; one that is missing is copied whole, which is always right."""
 

@@ -1,0 +1,65 @@
+"""`trimtab schema`: what it prints for each kind, and that the page about files is its output."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+import trimtab
+from trimtab.env.cluster_file import load_cluster
+from trimtab.env.file_kinds import FILE_KINDS, schema_of
+from trimtab.scripts.cli import app
+
+PAGE = Path(trimtab.__file__).parent / "docs" / "files.md"
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(app, ["schema", *(str(arg) for arg in args)])
+
+
+@pytest.mark.parametrize("kind", FILE_KINDS)
+def test_prints_the_schema(kind: str) -> None:
+    result = run(kind)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout) == schema_of(kind)
+
+
+def test_example_can_be_written_to_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.yaml"
+    path.write_text(run("cluster", "--example").stdout)
+    assert load_cluster(path).name == yaml.safe_load(path.read_text())["name"] == "example"
+
+
+def test_without_a_kind_names_them() -> None:
+    lines = run().stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == list(FILE_KINDS)
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the installed package has no docs")
+def test_page_is_what_the_command_prints() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert text == run("--markdown").stdout, "run: trimtab schema --markdown > docs/files.md"
+
+
+def test_section_of_one_kind() -> None:
+    text = run("cluster", "--markdown").stdout
+    assert text.startswith("## Cluster files\n")
+    assert "| `max_num_seqs` | whole number, at least 1 | `256` | Most sequences in a" in text
+    assert "| `precision` | one of `fp16`, `bf16`," in text
+    assert "| `server` | text | needed |" in text
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("clutser",), "unknown file kind 'clutser'; did you mean 'cluster'?"),
+        (("--example",), "--example needs a kind of file; name one of cluster"),
+        (("cluster", "--example", "--markdown"), "cannot both be printed; leave one out"),
+    ],
+)
+def test_errors(args: tuple[str, ...], message: str) -> None:
+    result = run(*args)
+    assert result.exit_code == 2
+    assert message in result.stderr
