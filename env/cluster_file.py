@@ -179,7 +179,7 @@ class _ReplicaEntry(Entry):
     adapter_mb: float = Field(default=ADAPTER_BYTES / 1e6, gt=0, allow_inf_nan=False)
     """Size of one adapter, MB."""
     power_cap_w: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Most that each GPU may draw, W; left out, the board's own limit."""
+    """Most that each of its GPUs may draw, W; without it the board's own limit."""
     role: Annotated[Role, Field(strict=False)] = Role.BOTH
     """Which phase of a request it takes."""
     initial_state: Annotated[InitialState, Field(strict=False)] = InitialState.READY

@@ -9,7 +9,7 @@ Does not know: how a file's content is used.
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
@@ -47,7 +47,8 @@ class FileKind:
     """What it says, in a sentence."""
     top: Part
     parts: Mapping[str, Part] = field(default_factory=dict)
-    """What top-level keys hold, where that is a mapping or a list of mappings."""
+    """What keys hold, where that is a mapping or a list of mappings; by key path, the outer ones
+    first: `replicas`, `replicas.limits`."""
     load: Callable[[Path], object]
     """Reads a file of this kind."""
 
@@ -141,13 +142,18 @@ def schema_of(name: str) -> Schema:
     """
     kind, definitions = file_kind(name), Schema()
     schema = _part_schema(kind.top, definitions)
-    for key, part in kind.parts.items():
-        value, inner = schema["properties"][key], _part_schema(part, definitions)
+    for path, part in kind.parts.items():
+        *outer, key = path.split(".")
+        place = schema
+        for name_of_outer in outer:
+            place = place["properties"][name_of_outer]
+            place = place.get("items", place)
+        value, inner = place["properties"][key], _part_schema(part, definitions)
         if value.get("type") == "array":
             value["items"] = inner
         else:
             text = {k: v for k, v in value.items() if k == "description"}
-            schema["properties"][key] = {**text, **inner}
+            place["properties"][key] = {**text, **inner}
     used = str(schema)
     definitions = {k: v for k, v in definitions.items() if f"#/$defs/{k}'" in used}
     schema = {
@@ -157,3 +163,13 @@ def schema_of(name: str) -> Schema:
         **schema,
     }
     return {**schema, "$defs": definitions} if definitions else schema
+
+
+def mappings(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
+    """Yield the mappings of a schema, the outer ones first, by key path; `[]` ends a list's."""
+    yield path, schema
+    for key, value in schema["properties"].items():
+        inner = value.get("items", value)
+        if isinstance(inner, dict) and "properties" in inner:
+            end = key if inner is value else f"{key}[]"
+            yield from mappings(inner, f"{path}.{end}" if path else end)

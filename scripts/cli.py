@@ -30,9 +30,9 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "demo": Command("demo:demo", "See it work: tune, evaluate and report on the bundled trace."),
     "trace": Command("trace:app", "Import, inspect or make a request trace."),
-    "faults": Command("faults:app", "Fit hidden trouble on recorded faults, or show a profile."),
     "simulate": Command("simulate:simulate", "Run one workload, or explain one request of it."),
     "schema": Command("schema:schema", "Print the schema or an example of a kind of YAML file."),
+    "faults": Command("faults:app", "Fit hidden trouble on recorded faults, or show a profile."),
     "evaluate": Command("evaluate:evaluate", "Compare schedulers on the same unseen workloads."),
     "tune": Command("tune:tune", "Tune the analytic scorer to a trace and a cluster."),
     "train": Command("train:train", "Train a policy that moves the tuned scorer's knobs."),

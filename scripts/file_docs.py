@@ -8,7 +8,7 @@ Run: `trimtab schema --markdown > docs/files.md`.
 from collections.abc import Iterator
 from typing import Any
 
-from ..env.file_kinds import FILE_KINDS, Schema, example_path, schema_of
+from ..env.file_kinds import FILE_KINDS, Schema, example_path, mappings, schema_of
 
 _INTRODUCTION = """\
 # Files
@@ -46,20 +46,15 @@ def markdown_section(name: str) -> str:
     schema = schema_of(name)
     example = example_path(name).read_text(encoding="utf-8").rstrip()
     blocks = [f"## {name.capitalize()} files", schema["description"], f"```yaml\n{example}\n```"]
-    for title, part in _mappings(schema):
-        blocks += [f"### {title}", "\n".join(_rows(part, schema))]
+    for path, part in mappings(schema):
+        blocks += [f"### {_title(path)}", "\n".join(_rows(part, schema))]
     return "\n\n".join(blocks) + "\n"
 
 
-def _mappings(schema: Schema) -> Iterator[tuple[str, Schema]]:
-    """The top level, then the groups and the items of lists that have keys of their own."""
-    yield "Top level", schema
-    for key, value in schema["properties"].items():
-        item = value.get("items", {})
-        if "properties" in value:
-            yield f"`{key}`", value
-        elif isinstance(item, dict) and "properties" in item:
-            yield f"Each of `{key}`", item
+def _title(path: str) -> str:
+    if not path:
+        return "Top level"
+    return f"Each of `{path.removesuffix('[]')}`" if path.endswith("[]") else f"`{path}`"
 
 
 def _rows(part: Schema, schema: Schema) -> Iterator[str]:

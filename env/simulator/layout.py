@@ -437,13 +437,13 @@ class SimulationArrays(NamedTuple):
     ports: np.ndarray  # PORT_DTYPE [R], where each replica is attached
     zone_links: np.ndarray  # int64 [Z, Z], the link from each zone to each other
     transfers: np.ndarray  # TRANSFER_DTYPE [T], the first `num_transfers` in progress
-    pages: np.ndarray  # PAGE_DTYPE [G, R, P], metrics pages on their way; P = 1 if none are late
-    throttled: np.ndarray  # LATENCY_DTYPE [R], scratch: coefficients at a lowered clock
     # Of the watched request; nothing is in them when nobody is watched.
     life: np.ndarray  # LIFE_DTYPE [L]
     placements: np.ndarray  # PLACEMENT_DTYPE [P]
     seen_views: np.ndarray  # VIEW_DTYPE [P, R], the gateway's view at each placement
     seen_hits: np.ndarray  # int64 [P, R], cached prompt tokens at each placement
+    pages: np.ndarray  # PAGE_DTYPE [G, R, P], metrics pages on their way; P = 1 if none are late
+    throttled: np.ndarray  # LATENCY_DTYPE [R], scratch: coefficients at a lowered clock
 
 
 __all__ = [

@@ -72,9 +72,9 @@ _SIZES = (
     "num_links",
     "num_zones",
     "num_transfer_rows",
-    "num_pages",
     "num_life",
     "num_placements",
+    "num_pages",
 )
 
 
@@ -126,9 +126,9 @@ def handle(arrays: SimulationArrays) -> np.ndarray:
         arrays.links.size,
         arrays.zone_links.shape[0],
         arrays.transfers.size,
-        arrays.pages.shape[2],
         arrays.life.size,
         arrays.placements.size,
+        arrays.pages.shape[2],
     )
     for name, size in zip(_SIZES, sizes, strict=True):
         record[name] = size

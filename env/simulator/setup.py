@@ -218,8 +218,8 @@ def _make_fleet(
     fleet["page_shift"] = page_tokens.bit_length() - 1
     fleet["block_pages"] = max(1, workload.block_tokens // page_tokens)
     fleet["is_single_step"] = config.is_single_step
-    fleet["page_lag"] = round(config.faults.metrics.delay_s / config.scrape_interval_s)
     fleet["watched_request"] = NONE if config.watched_request is None else config.watched_request
+    fleet["page_lag"] = round(config.faults.metrics.delay_s / config.scrape_interval_s)
     return fleet
 
 
@@ -317,11 +317,11 @@ def allocate(
         random=_make_random(num_gateways, seed),
         **engine_memory_arrays(cluster, workload, replicas, nominal),
         **link_arrays(cluster, replicas),
+        **life_arrays(config.watched_request, workload.requests.size, num_replicas),
         pages=np.zeros(
             (num_gateways, num_replicas, int(fleet["page_lag"][0]) + 1), dtype=PAGE_DTYPE
         ),
         throttled=nominal.copy(),
-        **life_arrays(config.watched_request, workload.requests.size, num_replicas),
     )
     begin(handle(arrays))
     return arrays

@@ -88,6 +88,8 @@ COPY_RULES: dict[str, Copy] = {
     "ports": Copy.SHARED,
     "zone_links": Copy.SHARED,
     "transfers": Copy.WHOLE,
+    "pages": Copy.WHOLE,
+    "throttled": Copy.WHOLE,
     "life": Copy.WHOLE,
     "placements": Copy.WHOLE,
     "seen_views": Copy.WHOLE,

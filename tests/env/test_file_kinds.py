@@ -15,9 +15,9 @@ from trimtab.env.file_kinds import (
     FILE_KINDS,
     FileKind,
     Part,
-    Schema,
     example_path,
     field_texts,
+    mappings,
     schema_of,
 )
 from trimtab.traces.errors import ConfigError
@@ -25,29 +25,21 @@ from trimtab.traces.errors import ConfigError
 kinds = pytest.mark.parametrize("kind", FILE_KINDS)
 
 
-def mappings(schema: Schema) -> dict[str, Schema]:
-    """Schemas of the top level and of what its keys hold."""
-    found = {"": schema}
-    for key, value in schema["properties"].items():
-        inner = value.get("items", value)
-        if isinstance(inner, dict) and "properties" in inner:
-            found[key] = inner
+def items(content: Any, path: str) -> list[dict[str, Any]]:
+    """The mappings that stand at a key path, or the content itself."""
+    found = [content]
+    for key in path.split(".") if path else ():
+        values = [item[key.removesuffix("[]")] for item in found if key.removesuffix("[]") in item]
+        found = [each for value in values for each in value] if key.endswith("[]") else values
     return found
-
-
-def items(content: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """The mappings that stand under a key, or the content itself."""
-    if not key:
-        return [content]
-    value = content.get(key, [])
-    return value if isinstance(value, list) else [value]
 
 
 @kinds
 def test_every_key_says_what_it_means(kind: str) -> None:
     schema = schema_of(kind)
-    assert set(FILE_KINDS[kind].parts) <= set(mappings(schema))
-    for part in mappings(schema).values():
+    paths = {path.replace("[]", "") for path, _ in mappings(schema)}
+    assert paths == {"", *FILE_KINDS[kind].parts}
+    for _, part in mappings(schema):
         assert part["additionalProperties"] is False
         assert set(part["required"]) <= set(part["properties"])
         missing = [key for key, value in part["properties"].items() if not value["description"]]
@@ -60,10 +52,10 @@ def test_example_loads_and_shows_every_key(kind: str) -> None:
     FILE_KINDS[kind].load(path)
     text = path.read_text(encoding="utf-8")
     content = yaml.safe_load(text)
-    for key, part in mappings(schema_of(kind)).items():
-        shown = {name for item in items(content, key) for name in item}
+    for path_in_file, part in mappings(schema_of(kind)):
+        shown = {name for item in items(content, path_in_file) for name in item}
         assert shown == set(part["properties"])
-    assert text.count("#") > sum(len(part["properties"]) for part in [schema_of(kind)])
+    assert text.count("#") > len(schema_of(kind)["properties"])
 
 
 @kinds
@@ -72,20 +64,20 @@ def test_bundled_files_keep_to_the_schema(kind: str) -> None:
     assert paths
     for path in paths:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for key, part in mappings(schema_of(kind)).items():
-            for item in items(content, key):
+        for path_in_file, part in mappings(schema_of(kind)):
+            for item in items(content, path_in_file):
                 assert set(part["required"]) <= set(item) <= set(part["properties"])
 
 
 def test_cluster_schema_has_the_readers_bounds() -> None:
-    replica = mappings(schema_of("cluster"))["replicas"]
+    replica = dict(mappings(schema_of("cluster")))["replicas[]"]
     assert replica["required"] == ["server", "model"]
     frac = replica["properties"]["kv_memory_frac"]
     assert (frac["exclusiveMinimum"], frac["maximum"], frac["default"]) == (0, 1, 0.9)
     assert replica["properties"]["tensor_parallel"]["minimum"] == 1
     precision = schema_of("cluster")["$defs"]["Precision"]
     assert {"bf16", "fp8"} <= set(precision["enum"])
-    network = mappings(schema_of("cluster"))["servers"]["properties"]["network_gbps"]
+    network = dict(mappings(schema_of("cluster")))["servers[]"]["properties"]["network_gbps"]
     assert network["description"] == "Bandwidth to other servers, one direction, Gb/s."
 
 
@@ -120,11 +112,27 @@ class Settings:
     """Engines that stand still."""
 
 
+class Inner(Entry):
+    """A mapping in an item."""
+
+    depth: int
+    """How deep it is."""
+
+
+class Item(Entry):
+    """An item of a list."""
+
+    inner: Inner | None = None
+    """What is in it."""
+
+
 class File(Entry):
     """Head of a file."""
 
     name: str = Field(min_length=1, description="A name.")
     size: int = 3
+    parts: list[Any] = Field(min_length=1)
+    """Its parts."""
 
 
 class Documented:
@@ -141,12 +149,16 @@ def test_a_kind_made_of_dataclasses(monkeypatch: pytest.MonkeyPatch) -> None:
     made = FileKind(
         what="A made kind.",
         top=Part((File, Settings), (Documented,)),
-        parts={"stalls": Part((Group,))},
+        parts={
+            "stalls": Part((Group,)),
+            "parts": Part((Item,)),
+            "parts.inner": Part((Inner,)),
+        },
         load=lambda path: path,
     )
     monkeypatch.setitem(file_kinds.FILE_KINDS, "made", made)
     schema = schema_of("made")
-    assert schema["required"] == ["name"]
+    assert schema["required"] == ["name", "parts"]
     top = schema["properties"]
     assert top["name"] == {"description": "A name.", "minLength": 1, "type": "string"}
     assert top["size"] == {"description": "Count of things.", "default": 3, "type": "integer"}
@@ -154,4 +166,8 @@ def test_a_kind_made_of_dataclasses(monkeypatch: pytest.MonkeyPatch) -> None:
     per_hour = top["stalls"]["properties"]["per_hour"]
     assert per_hour["description"] == "Rate, 1/h; a text of two lines."
     assert "$defs" not in schema
+    assert [path for path, _ in mappings(schema)] == ["", "parts[]", "parts[].inner", "stalls"]
+    inner = dict(mappings(schema))["parts[].inner"]
+    assert (inner["description"], inner["required"]) == ("What is in it.", ["depth"])
+    assert inner["properties"]["depth"]["description"] == "How deep it is."
     assert field_texts(Group)["span_s"] == "Range of lengths."

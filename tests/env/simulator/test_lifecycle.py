@@ -284,7 +284,7 @@ def test_standby_of_a_bundled_cluster(make_random_workload):
     cluster = load_cluster("prefill-decode")
     workload = make_random_workload(600, rate_rps=8.0, seed=3)
     fleet = SimulatedFleet(cluster, workload)
-    fleet.reset(seed=0, knobs=LEAST)
+    fleet.reset(seed=0, knobs=ROUND_ROBIN)
     assert [state_of(fleet, r) for r in (2, 7)] == ["stopped", "asleep"]
     fleet.advance(5.0)
     fleet.start(2)
