@@ -91,11 +91,13 @@ class EnergyConfig:
 _Wave = Annotated[tuple[float, float], Field(strict=False)]
 
 
-class _DayCurve(Entry):
+class DayCurve(Entry):
     """Mean, and for one and two waves a day: size and hour (UTC) of the top."""
 
     mean: float = Field(allow_inf_nan=False)
+    """Mean over a day."""
     waves: Annotated[tuple[_Wave, ...], Field(strict=False)] = ()
+    """Size and hour (UTC) of the top, of one wave a day, then of two, and so on."""
 
     def hours(self) -> np.ndarray:
         """Value in the middle of each hour of a day, [24]."""
@@ -106,13 +108,17 @@ class _DayCurve(Entry):
         return value
 
 
-class _TariffFile(Entry):
+class TariffFile(Entry):
     """Content of a tariff file."""
 
     name: str = Field(min_length=1)
+    """Zone or market."""
     source: str = ""
+    """What the curves were fitted on."""
     price_usd_per_mwh: Any
+    """Price over the day, USD/MWh; may fall below 0."""
     carbon_g_per_kwh: Any
+    """Carbon intensity over the day, g/kWh; what falls below 0 is taken as 0."""
 
 
 def fit_day_curve(hour_utc: np.ndarray, values: np.ndarray) -> dict[str, Any]:
@@ -138,11 +144,9 @@ def load_tariff(path_or_name: str | Path) -> Tariff:
         return read_tariff_csv(Path(path_or_name))
     path = file_path("tariff", path_or_name)
     faults: list[str] = []
-    file = validated(_TariffFile, read_yaml("tariff", path), "", faults)
+    file = validated(TariffFile, read_yaml("tariff", path), "", faults)
     if file is not None:
-        curves = [
-            validated(_DayCurve, getattr(file, key), key, faults) for key in (_PRICE, _CARBON)
-        ]
+        curves = [validated(DayCurve, getattr(file, key), key, faults) for key in (_PRICE, _CARBON)]
         if curves[0] is not None and curves[1] is not None:
             price, carbon = (curve.hours() for curve in curves if curve is not None)
             return Tariff(

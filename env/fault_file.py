@@ -30,8 +30,11 @@ class FaultFile(Entry):
     """What a fault file says beside its settings."""
 
     name: str = Field(min_length=1)
+    """Name of the profile."""
     source: str = ""
+    """What its numbers were fitted on or taken from."""
     licence: str = ""
+    """Terms of that source."""
 
 
 def bundled_fault_names() -> tuple[str, ...]:
@@ -50,7 +53,7 @@ def groups() -> dict[str, type]:
 
 
 @cache
-def _entry_of(kind: type, base: type[Entry]) -> type[Entry]:
+def entry_of(kind: type, base: type[Entry]) -> type[Entry]:
     """Return the file entry of a settings dataclass; its groups are checked one by one."""
     hints, members = get_type_hints(kind, include_extras=True), {}
     for entry in fields(kind):
@@ -68,7 +71,7 @@ def load_faults(path_or_name: str | Path) -> FaultConfig:
     """
     path = file_path("fault", path_or_name)
     faults: list[str] = []
-    file = validated(_entry_of(FaultConfig, FaultFile), read_yaml("fault", path), "", faults)
+    file = validated(entry_of(FaultConfig, FaultFile), read_yaml("fault", path), "", faults)
     if file is None:
         raise ConfigError(faults_message("fault", str(path), faults))
     settings = {
@@ -77,7 +80,7 @@ def load_faults(path_or_name: str | Path) -> FaultConfig:
         if entry.name not in groups()
     }
     for key, kind in groups().items():
-        group = validated(_entry_of(kind, Entry), getattr(file, key), key, faults)
+        group = validated(entry_of(kind, Entry), getattr(file, key), key, faults)
         if group is not None:
             settings[key] = kind(
                 **{name: getattr(group, name) for name in type(group).model_fields}

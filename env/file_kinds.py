@@ -21,8 +21,11 @@ from pydantic import BaseModel, TypeAdapter
 from ..traces.errors import ConfigError
 from .cluster import ClusterSpec, ReplicaSpec, ServerSpec
 from .cluster_file import CLUSTER_ENTRIES, load_cluster
-from .config_file import DATA_DIR
+from .config_file import DATA_DIR, Entry
+from .energy_prices import DayCurve, TariffFile, load_tariff
+from .fault_file import FaultFile, entry_of, groups, load_faults
 from .hardware import unknown_name_message
+from .simulator.faults import FaultConfig
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -62,6 +65,18 @@ FILE_KINDS: dict[str, FileKind] = {
             "replicas": Part((CLUSTER_ENTRIES["replicas"],), (ReplicaSpec,)),
         },
         load=load_cluster,
+    ),
+    "fault": FileKind(
+        what="The hidden trouble of a fleet: what goes wrong, how often, and how badly.",
+        top=Part((entry_of(FaultConfig, FaultFile),), (FaultConfig, FaultFile)),
+        parts={key: Part((entry_of(kind, Entry),), (kind,)) for key, kind in groups().items()},
+        load=load_faults,
+    ),
+    "tariff": FileKind(
+        what="Price and carbon intensity of electricity over a day (UTC).",
+        top=Part((TariffFile,)),
+        parts={key: Part((DayCurve,)) for key in ("price_usd_per_mwh", "carbon_g_per_kwh")},
+        load=load_tariff,
     ),
 }
 

@@ -103,8 +103,8 @@ def test_fit_of_a_record_made_by_hand(tmp_path):
     assert found.num_faults == 21
     assert found.per_hour == pytest.approx(21 / (24 * 20.0 * 10))
     assert found.burst_frac == 0.0
-    assert found.down_quantiles_s[0] == 3200.0
-    assert found.down_quantiles_s[10] == pytest.approx(3 * 3200.0)
+    assert found.down_quantiles_s[0] == 3600.0
+    assert found.down_quantiles_s[10] == pytest.approx(3 * 3600.0)
     assert found.mean_down_s == pytest.approx(3600 * (10 * 1 + 10 * 3 + 480) / 21)
 
 
