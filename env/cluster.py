@@ -15,6 +15,8 @@ from .config_file import faults_message
 from .energy import cap_fault
 from .hardware import GPUS, Gpu, Precision, unknown_name_message
 from .model_profile import MODELS, ModelProfile
+from .roofline import parallel_fault
+from .speculation import Speculation
 
 # bytes per GPU for CUDA context, activations and buffers, `other_mem` of aiconfigurator (3.5 GiB)
 OTHER_BYTES_PER_GPU = 3_758_096_384
@@ -121,6 +123,12 @@ class ReplicaSpec:
     """Share of GPU memory that the engine may use, weights included."""
     page_tokens: int = 16
     """Tokens of a KV page."""
+    pipeline_parallel: int = 1
+    """Stages that the layers are cut into; each holds as many of the GPUs."""
+    expert_parallel: int = 1
+    """GPUs of a stage that the experts are spread over, whole; the rest cut each expert."""
+    speculation: Speculation | None = None
+    """Speculative decoding; None without."""
     kv_blocks: int | None = None
     """KV pages as the engine itself reports them (vLLM's `num_gpu_blocks`); None computes them."""
     kv_watermark_frac: float = KV_WATERMARK_FRAC
@@ -155,7 +163,12 @@ class ReplicaSpec:
 
     @property
     def tensor_parallel(self) -> int:
-        """GPUs that work as one."""
+        """GPUs that work as one on a layer."""
+        return len(self.gpu_indices) // self.pipeline_parallel
+
+    @property
+    def num_gpus(self) -> int:
+        """All GPUs that it holds."""
         return len(self.gpu_indices)
 
 
@@ -221,7 +234,7 @@ def pcie_copy_bytes_per_s(gpu: Gpu) -> float:
 def page_copy_s(cluster: ClusterSpec, replica: ReplicaSpec) -> float:
     """Time to copy one KV page to or from host memory; each GPU copies its part of it."""
     page_bytes = _page_bytes(cluster.model_of(replica), replica)
-    rate = pcie_copy_bytes_per_s(cluster.gpu_of(replica)) * replica.tensor_parallel
+    rate = pcie_copy_bytes_per_s(cluster.gpu_of(replica)) * replica.num_gpus
     return page_bytes / rate
 
 
@@ -331,11 +344,21 @@ def _replica_fault(replica: ReplicaSpec, gpu: Gpu) -> str | None:
     if not 0.0 < replica.gpu_frac <= 1.0:
         return f"gpu_frac: must be above 0 and at most 1, got {replica.gpu_frac}"
     model, tensor_parallel = MODELS[replica.model], replica.tensor_parallel
+    if replica.num_gpus % replica.pipeline_parallel:
+        return (
+            f"pipeline_parallel: {replica.pipeline_parallel} does not divide {replica.num_gpus} "
+            "GPUs; give as many GPUs to each stage"
+        )
     if not model.can_shard(tensor_parallel):
         return (
             f"tensor_parallel: {tensor_parallel} does not divide {model.num_heads} heads and "
             f"{model.num_kv_heads} KV heads of {model.name!r}; choose a divisor"
         )
+    fault = parallel_fault(
+        model, tensor_parallel, replica.pipeline_parallel, replica.expert_parallel
+    )
+    if fault:
+        return f"{fault.split(maxsplit=1)[0]}: {fault}, with {model.name!r}"
     if replica.precision not in gpu.peak_flops:
         known = ", ".join(gpu.peak_flops)
         return (
@@ -349,7 +372,7 @@ def _replica_fault(replica: ReplicaSpec, gpu: Gpu) -> str | None:
         weight_gb = model.weight_bytes(replica.precision) / 1e9
         return (
             f"model: {model.name!r} with {weight_gb:.1f} GB of {replica.precision.value} weights "
-            f"does not fit {tensor_parallel} x {gpu.name} on server {replica.server!r} by "
+            f"does not fit {replica.num_gpus} x {gpu.name} on server {replica.server!r} by "
             f"{missing_bytes / 1e9:.1f} GB; raise tensor_parallel or choose a smaller precision"
         )
     return None
@@ -358,7 +381,7 @@ def _replica_fault(replica: ReplicaSpec, gpu: Gpu) -> str | None:
 def _kv_bytes(gpu: Gpu, model: ModelProfile, replica: ReplicaSpec) -> float:
     """Bytes left for KV on all GPUs of the replica; negative when the weights do not fit."""
     usable_bytes = gpu.hbm_bytes * replica.gpu_frac * replica.kv_memory_frac - OTHER_BYTES_PER_GPU
-    return usable_bytes * replica.tensor_parallel - model.weight_bytes(replica.precision)
+    return usable_bytes * replica.num_gpus - model.weight_bytes(replica.precision)
 
 
 def _page_bytes(model: ModelProfile, replica: ReplicaSpec) -> int:

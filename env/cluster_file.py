@@ -47,6 +47,7 @@ from .config_file import (
 )
 from .hardware import GPUS, Precision
 from .model_profile import MODELS
+from .speculation import Speculation
 
 
 def bundled_cluster_names() -> tuple[str, ...]:
@@ -141,6 +142,18 @@ class _ServerEntry(Entry):
         )
 
 
+class _SpeculationEntry(Entry):
+    """How a replica drafts tokens."""
+
+    draft_tokens: int = Field(ge=1)
+    acceptance: float = Field(ge=0, le=1)
+    draft_cost_frac: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+    def spec(self) -> Speculation:
+        """The speculation that this entry describes."""
+        return Speculation(**self.model_dump())
+
+
 class _ReplicaEntry(Entry):
     """One item of `replicas`: `count` equal replicas on one server."""
 
@@ -164,6 +177,12 @@ class _ReplicaEntry(Entry):
     """Share of GPU memory that the engine may use, weights included, from 0 to 1."""
     page_tokens: int = Field(default=16, ge=1)
     """Tokens of a KV page; a power of two, the same in the whole cluster."""
+    pipeline_parallel: int = Field(default=1, ge=1)
+    """Stages that the layers are cut into, each on tensor_parallel GPUs."""
+    expert_parallel: int = Field(default=1, ge=1)
+    """GPUs of a stage that the experts are spread over, whole."""
+    speculative: _SpeculationEntry | None = None
+    """Speculative decoding; without it, none."""
     kv_blocks: int | None = Field(default=None, ge=1)
     """KV pages as the engine reports them (vLLM's `num_gpu_blocks`); computed if not given."""
     kv_watermark_frac: float = Field(default=KV_WATERMARK_FRAC, ge=0, lt=1)
@@ -191,6 +210,11 @@ class _ReplicaEntry(Entry):
     sharing: Annotated[Sharing, Field(strict=False)] = Sharing.PARTITIONED
     """How it shares its GPUs if its share is below 1."""
 
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of one replica."""
+        return len(self.gpus) if self.gpus else self.tensor_parallel * self.pipeline_parallel
+
     def spec(self, name: str, gpu_indices: tuple[int, ...]) -> ReplicaSpec:
         """One replica of this entry, on some GPUs."""
         return ReplicaSpec(
@@ -216,6 +240,9 @@ class _ReplicaEntry(Entry):
             engine_init_s=self.engine_init_s,
             gpu_frac=self.gpu_frac,
             sharing=self.sharing,
+            pipeline_parallel=self.pipeline_parallel,
+            expert_parallel=self.expert_parallel,
+            speculation=None if self.speculative is None else self.speculative.spec(),
         )
 
 
@@ -229,7 +256,7 @@ def _expand(entries: dict[str, _ReplicaEntry]) -> tuple[list[ReplicaSpec], dict[
     for path, entry in entries.items():
         for _ in range(entry.count):
             prefix = f"{entry.server}/{entry.model}"
-            gpus = entry.gpus or islice(free_gpus[entry.server], entry.tensor_parallel)
+            gpus = entry.gpus or islice(free_gpus[entry.server], entry.num_gpus)
             replica = entry.spec(f"{prefix}-{num_named[prefix]}", tuple(gpus))
             num_named[prefix] += 1
             replicas.append(replica)
@@ -249,7 +276,7 @@ def _gpu_faults(entries: dict[str, _ReplicaEntry]) -> Iterator[str]:
             continue
         if len(set(entry.gpus)) < len(entry.gpus):
             yield f"{path}.gpus: must differ from each other, got {entry.gpus}"
-        if entry.tensor_parallel not in (1, len(entry.gpus)):
+        if entry.tensor_parallel not in (1, len(entry.gpus) // entry.pipeline_parallel):
             yield (
                 f"{path}.tensor_parallel: is {entry.tensor_parallel}, but gpus names "
                 f"{len(entry.gpus)}; leave out one of them"

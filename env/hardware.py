@@ -222,6 +222,26 @@ _MI300X_192G = Gpu(
     host_w=275,
 )
 
+_RTXPRO6000_96G = Gpu(
+    name="RTXPRO6000-96G",
+    # TFLOP/s, NVIDIA RTX PRO 6000 Blackwell Server Edition datasheet: an eighth (a quarter for 8
+    # bits) of 4 PFLOP/s of sparse 4-bit arithmetic
+    peak_flops=_peaks(500, fp8=1000, int8=1000),
+    # bytes: 97,887 MiB, what the driver reports; bytes/s: same datasheet (GDDR7)
+    hbm_bytes=97_887 * 2**20,
+    hbm_bytes_per_s=1.597e12,
+    # bytes/s one direction, PCIe gen 5 x16, same datasheet: no NVLink
+    nvlink_bytes_per_s=None,
+    pcie_bytes_per_s=64e9,
+    # W, TDP from the datasheet; idle and decode (0.6 of TDP) assumed
+    idle_w=30,
+    decode_w=360,
+    prefill_w=600,
+    tdp_w=600,
+    # W, assumed as L40S
+    host_w=100,
+)
+
 GPUS: Mapping[str, Gpu] = {
     entry.name: entry
     for entry in (
@@ -232,6 +252,7 @@ GPUS: Mapping[str, Gpu] = {
         _B200_180G,
         _L40S_48G,
         _MI300X_192G,
+        _RTXPRO6000_96G,
     )
 }
 

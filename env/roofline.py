@@ -1,173 +1,43 @@
-"""From GPU, model and tensor parallelism to the coefficients of the iteration-time kernel.
+"""From GPU, model and parallelism to the coefficients of the iteration-time kernel.
 
-Does not know: batches, replicas or clusters; `latency.py` applies the coefficients. Limits: one
-set of shares a GPU for all models and group sizes (so very wide groups come out too fast), experts
-read at the dense weights' bandwidth, attention without window or latent.
-Source: `research/simulators.md` section 4, pooled fits on aiconfigurator 0.12 kernel tables (an
-unseen dense model: 1-4 % median error, 9 % worst), and BLIS for what the engine adds to kernels.
+A replica is `tensor_parallel` x `pipeline_parallel` GPUs. Every matrix multiplication of a GPU's
+share of the model (`gemms.py`) becomes one column of the coefficients; communication becomes a
+table over tokens.
+
+Approximations, each measured or argued in `docs/fidelity.md`:
+- Pipeline stages are always full: a batch is cut into as many micro-batches as there are stages,
+  and one token for every sequence takes the whole model's layer time for tokens / stages.
+- Expert parallelism spreads the experts over GPUs of the tensor-parallel group; the busiest GPU
+  sets the time, and dispatch and combine take the place of the all-reduce after the experts.
+- Speculative decoding: one verify iteration stands for as many iterations as it keeps tokens.
+- A request with a beam of w decodes w sequences: the batch then counts w decoding sequences.
+
+Does not know: batches, replicas or clusters; `latency.py` applies the coefficients.
+Source: form and calibrations as in `docs/fidelity.md`; BLIS for what the engine adds to kernels.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..traces.errors import ConfigError
-from .hardware import Gpu, Precision, unknown_name_message
-from .latency import LATENCY_DTYPE
-from .model_profile import AttentionKind, ModelProfile
+from .calibration import ENGINE_REQUEST_S, ENGINE_STEP_S, Calibration, Efficiency
+from .datasheet import calibration_of, datasheet_calibration, group_table, send_recv_table
+from .gemms import Gemm, activation_values, head_gemm, layer_gemms
+from .hardware import Gpu, Precision
+from .latency import COMMUNICATION_TOKENS, LATENCY_DTYPE
+from .model_shape import ModelProfile
+from .speculation import Speculation
 
-# s per iteration: scheduling and launch outside the kernels, BLIS fit on vLLM
-ENGINE_STEP_S = 126e-6
-# s per sequence in the batch and iteration, BLIS fit on vLLM
-ENGINE_REQUEST_S = 4e-6
+__all__ = ["ENGINE_REQUEST_S", "ENGINE_STEP_S", "latency_coefficients", "parallel_fault"]
+
 # all-reduces in a layer: one after attention, one after the MLP (Megatron tensor parallelism)
 ALL_REDUCES_PER_LAYER = 2
-# bytes of an activation: engines reduce in 16 bits whatever the weights' format
+# bytes of an activation: engines compute and reduce in 16 bits whatever the weights' format
 ACTIVATION_BYTES = 2
-
-_MODELLED_ATTENTION = (AttentionKind.FULL, AttentionKind.GQA)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Efficiency:
-    """How much of a GPU's peaks its kernels reach, and what they cost beside."""
-
-    memory_frac: float
-    """Of peak memory bandwidth, reading weights."""
-    compute_frac: float
-    """Of peak FLOP/s, matrix multiplication."""
-    attention_frac: float
-    """Of peak FLOP/s, prefill attention."""
-    kv_frac: float
-    """Of peak memory bandwidth, decode attention reading KV."""
-    roofline_power: float
-    """P of the p-norm of memory and compute time, at least 1."""
-    layer_s: float
-    """Per layer and iteration: small kernels and gaps."""
-    request_s: float
-    """Per sequence in the batch and iteration."""
-    all_reduce_s: float
-    """Latency of one all-reduce."""
-    all_reduce_frac: float
-    """Of the link bandwidth, ring all-reduce."""
-    wide_all_reduce_frac: float | None = None
-    """The same for groups of more than two GPUs, where that differs (PCIe)."""
-    mixed_context_factor: float = 2.0
-    """Slow-down of decode attention in a batch with prefill."""
-
-    def __post_init__(self) -> None:
-        """Refuse shares outside (0, 1] and a power or factor below 1."""
-        names = ("memory_frac", "compute_frac", "attention_frac", "kv_frac", "all_reduce_frac")
-        for name in names:
-            if not 0.0 < getattr(self, name) <= 1.0:
-                msg = f"{name} must be above 0 and at most 1, got {getattr(self, name)}"
-                raise ValueError(msg)
-        for name in ("roofline_power", "mixed_context_factor"):
-            if getattr(self, name) < 1.0:
-                msg = f"{name} must be at least 1, got {getattr(self, name)}"
-                raise ValueError(msg)
-
-
-# Middle of the ranges of the pooled leave-one-model-out fits. mixed_context_factor stays at 2
-# for all: decode attention beside prefill reaches 42-55 % of its bandwidth (RTX PRO 6000, vLLM
-# 0.19, research section 2, insight 3).
-_A100 = Efficiency(
-    # shares of peak and p, fitted: 0.80-0.83, 0.85-0.87, 0.55-0.73, 0.77, 1.4-1.6
-    memory_frac=0.815,
-    compute_frac=0.86,
-    attention_frac=0.64,
-    kv_frac=0.77,
-    roofline_power=1.5,
-    # s, fitted: 52-67 us, 1-2 us, 11-15 us
-    layer_s=59.5e-6,
-    request_s=1.5e-6,
-    all_reduce_s=13e-6,
-    # share of 300 GB/s, fitted
-    all_reduce_frac=0.21,
-)
-_H100 = Efficiency(
-    # shares of peak and p, fitted: 0.88-0.94, 0.73-0.76, 0.41-0.44, 0.90, 1.7
-    memory_frac=0.91,
-    compute_frac=0.745,
-    attention_frac=0.425,
-    kv_frac=0.90,
-    roofline_power=1.7,
-    # s, fitted: 41-52 us, 1 us, 3-6 us
-    layer_s=46.5e-6,
-    request_s=1e-6,
-    all_reduce_s=4.5e-6,
-    # share of 450 GB/s, fitted
-    all_reduce_frac=0.33,
-)
-_H200 = Efficiency(
-    # shares of peak and p, fitted: 0.82-0.86, 0.72-0.73, 0.55-0.64, 0.90, 2.0
-    memory_frac=0.84,
-    compute_frac=0.725,
-    attention_frac=0.595,
-    kv_frac=0.90,
-    roofline_power=2.0,
-    # s, fitted: 37-43 us, 2 us, 5-7 us
-    layer_s=40e-6,
-    request_s=2e-6,
-    all_reduce_s=6e-6,
-    # share of 450 GB/s, fitted
-    all_reduce_frac=0.37,
-)
-_B200 = Efficiency(
-    # shares: compute 0.67 and KV 0.87 measured; memory is the one-model fit of 0.53 raised by
-    # what H200 gains from pooling (0.84 / 0.64); attention and p assumed as H200
-    memory_frac=0.70,
-    compute_frac=0.67,
-    attention_frac=0.595,
-    kv_frac=0.87,
-    roofline_power=2.0,
-    # s and share of 900 GB/s, assumed as H200
-    layer_s=40e-6,
-    request_s=2e-6,
-    all_reduce_s=6e-6,
-    all_reduce_frac=0.37,
-)
-_L40S = Efficiency(
-    # shares: compute 0.59 and memory 0.74-0.78 measured (research section 6); attention and p
-    # assumed as A100, the attention share lowered as the compute share is
-    memory_frac=0.76,
-    compute_frac=0.59,
-    attention_frac=0.44,
-    kv_frac=0.76,
-    roofline_power=1.5,
-    # s, assumed as A100; an all-reduce over PCIe assumed at 20 us
-    layer_s=59.5e-6,
-    request_s=1.5e-6,
-    all_reduce_s=20e-6,
-    # share of 32 GB/s, from all-reduces of 16 MB: 1.8 ms (2 GPUs), 13.6 (4), 30 ms (8)
-    all_reduce_frac=0.29,
-    wide_all_reduce_frac=0.045,
-)
-_MI300X = Efficiency(
-    # all assumed, nothing measured: the H100's shares lowered for a less settled kernel library
-    memory_frac=0.75,
-    compute_frac=0.50,
-    attention_frac=0.35,
-    kv_frac=0.75,
-    roofline_power=1.5,
-    # s and share of 448 GB/s, assumed
-    layer_s=60e-6,
-    request_s=2e-6,
-    all_reduce_s=10e-6,
-    all_reduce_frac=0.25,
-)
-
-EFFICIENCIES: Mapping[str, Efficiency] = {
-    "A100-40G": _A100,
-    "A100-80G": _A100,
-    "H100-80G": _H100,
-    "H200-141G": _H200,
-    "B200-180G": _B200,
-    "L40S-48G": _L40S,
-    "MI300X-192G": _MI300X,
-}
+# rows and columns of the product that `Efficiency.sustained_frac` is given for
+SUSTAINED_SIZE = 8192.0
 
 
 def latency_coefficients(
@@ -176,98 +46,254 @@ def latency_coefficients(
     *,
     tensor_parallel: int = 1,
     precision: Precision = Precision.BF16,
-    efficiency: Efficiency | None = None,
+    pipeline_parallel: int = 1,
+    expert_parallel: int = 1,
+    speculation: Speculation | None = None,
+    calibration: Calibration | None = None,
 ) -> NDArray[np.void]:
     """Coefficients of `latency.iteration_time_s` for one replica.
 
-    `efficiency` defaults to the calibration of this GPU.
+    `calibration` defaults to the bundled one of this GPU, or to what its datasheet promises.
 
     Shapes: one-element array of `LATENCY_DTYPE`; index `[0]` is the record that the kernel takes,
     `np.concatenate` of several makes a fleet's table.
 
-    Raises: `ConfigError` for a precision that the GPU lacks, attention that is not modelled, heads
-    that do not divide, or a GPU without calibration.
+    Raises: `ConfigError` for a precision that the GPU lacks, or parallelism that does not divide.
     """
-    if efficiency is None:
-        efficiency = _calibrated(gpu)
-    _check_supported(gpu, model, tensor_parallel, precision)
-    read_bytes_per_s = efficiency.memory_frac * gpu.hbm_bytes_per_s * tensor_parallel
-    kv_bytes_per_s = efficiency.kv_frac * gpu.hbm_bytes_per_s * tensor_parallel
-    matmul_flops = efficiency.compute_frac * gpu.peak_flops[precision] * tensor_parallel
-    attention_precision = precision.attention_precision
-    attention_flops = (
-        efficiency.attention_frac * gpu.peak_flops[attention_precision] * tensor_parallel
-    )
-    kv_bytes = model.kv_bytes_per_token(attention_precision, tensor_parallel=tensor_parallel)
-    coefficients = np.zeros(1, dtype=LATENCY_DTYPE)
-    coefficients["step_s"] = _step_s(model, efficiency, tensor_parallel)
-    coefficients["request_s"] = ENGINE_REQUEST_S + efficiency.request_s
-    coefficients["weight_s"] = model.dense_read_bytes(precision) / read_bytes_per_s
-    coefficients["expert_s"] = model.expert_bytes(precision) / read_bytes_per_s
-    coefficients["expert_miss_frac"] = 1.0 - model.expert_use_frac if model.is_moe else 0.0
-    coefficients["token_s"] = model.matmul_flops_per_token() / matmul_flops
-    coefficients["roofline_power"] = efficiency.roofline_power
-    coefficients["prefill_attention_s"] = model.attention_flops_per_pair() / attention_flops
-    coefficients["decode_context_s"] = kv_bytes / kv_bytes_per_s
-    coefficients["mixed_context_factor"] = efficiency.mixed_context_factor
-    coefficients["communication_token_s"] = _communication_token_s(
-        gpu, model, efficiency, tensor_parallel
-    )
-    return coefficients
-
-
-def _calibrated(gpu: Gpu) -> Efficiency:
-    """Calibration of a GPU of the catalogue."""
-    if gpu.name not in EFFICIENCIES:
-        known = unknown_name_message("calibration", gpu.name, EFFICIENCIES)
-        msg = f"{known}; pass efficiency= for a GPU of your own"
-        raise ConfigError(msg)
-    return EFFICIENCIES[gpu.name]
-
-
-def _check_supported(
-    gpu: Gpu, model: ModelProfile, tensor_parallel: int, precision: Precision
-) -> None:
-    """Refuse combinations that the coefficients cannot express."""
     if tensor_parallel < 1:
         msg = f"tensor_parallel must be at least 1, got {tensor_parallel}"
         raise ValueError(msg)
-    if model.attention not in _MODELLED_ATTENTION:
-        kinds = " or ".join(kind.value for kind in _MODELLED_ATTENTION)
-        msg = (
-            f"model {model.name!r}: {model.attention.value!r} attention has no latency model "
-            f"(its time is not linear in the context); use a model with {kinds} attention"
-        )
-        raise ConfigError(msg)
-    if not model.can_shard(tensor_parallel):
-        msg = (
-            f"model {model.name!r}: {model.num_heads} heads and {model.num_kv_heads} KV heads do "
-            f"not divide over tensor_parallel {tensor_parallel}; choose a divisor"
-        )
+    fault = parallel_fault(model, tensor_parallel, pipeline_parallel, expert_parallel)
+    if fault:
+        msg = f"model {model.name!r}: {fault}"
         raise ConfigError(msg)
     if precision not in gpu.peak_flops:
         known = ", ".join(gpu.peak_flops)
         msg = f"GPU {gpu.name!r} has no {precision.value!r} arithmetic; expected one of {known}"
         raise ConfigError(msg)
+    if calibration is None:
+        calibration = calibration_of(gpu)
+    share = _Share(gpu, model, tensor_parallel, precision, calibration.efficiency)
+    coefficients = np.zeros(1, dtype=LATENCY_DTYPE)
+    _fill_steps(coefficients, share, pipeline_parallel)
+    _fill_gemms(coefficients, share)
+    _fill_experts(coefficients, share, expert_parallel)
+    _fill_attention(coefficients, share)
+    groups = (tensor_parallel, pipeline_parallel, expert_parallel)
+    coefficients["communication_s"] = communication_times_s(calibration, gpu, model, groups)
+    last_s = coefficients["communication_s"][0, -1]
+    coefficients["communication_token_s"] = last_s / COMMUNICATION_TOKENS[-1]
+    _fill_pipeline(coefficients, pipeline_parallel)
+    _fill_speculation(coefficients, speculation)
+    return coefficients
 
 
-def _step_s(model: ModelProfile, efficiency: Efficiency, tensor_parallel: int) -> float:
-    """Fixed cost of an iteration: engine, layers and all-reduce latency."""
-    layer_s = efficiency.layer_s
+def parallel_fault(
+    model: ModelProfile, tensor_parallel: int, pipeline_parallel: int = 1, expert_parallel: int = 1
+) -> str | None:
+    """Why a model cannot be cut like this, or None."""
+    if not model.can_shard(tensor_parallel):
+        return (
+            f"{model.num_heads} heads and {model.num_kv_heads} KV heads do not divide over "
+            f"tensor_parallel {tensor_parallel}; choose a divisor"
+        )
+    if not 1 <= pipeline_parallel <= model.num_layers:
+        return (
+            f"pipeline_parallel must be between 1 and {model.num_layers} layers, "
+            f"got {pipeline_parallel}"
+        )
+    if expert_parallel != 1 and not model.is_moe:
+        return f"expert_parallel must be 1 for a model without experts, got {expert_parallel}"
+    if expert_parallel < 1 or tensor_parallel % expert_parallel:
+        return (
+            f"expert_parallel must divide tensor_parallel {tensor_parallel}, got {expert_parallel}"
+        )
+    if model.is_moe and model.num_experts % expert_parallel:
+        return f"expert_parallel {expert_parallel} does not divide {model.num_experts} experts"
+    return None
+
+
+class _Share:
+    """One GPU's share of a model, and the rates that it reaches."""
+
+    def __init__(
+        self,
+        gpu: Gpu,
+        model: ModelProfile,
+        tensor_parallel: int,
+        precision: Precision,
+        efficiency: Efficiency,
+    ) -> None:
+        self.model = model
+        self.tensor_parallel = tensor_parallel
+        self.precision = precision
+        self.efficiency = efficiency
+        self.hbm_bytes_per_s = gpu.hbm_bytes_per_s
+        memory_frac = efficiency.matmul("memory_frac", precision)
+        self.read_bytes_per_s = memory_frac * gpu.hbm_bytes_per_s
+        compute_frac = efficiency.matmul("compute_frac", precision)
+        self.matmul_flops = compute_frac * gpu.peak_flops[precision]
+        self.expert_flops = efficiency.expert_compute_frac * gpu.peak_flops[precision]
+        attention_peak = gpu.peak_flops[precision.attention_precision]
+        self.attention_flops = efficiency.attention_frac * attention_peak
+
+
+def _fill_steps(coefficients: NDArray[np.void], share: _Share, pipeline_parallel: int) -> None:
+    """Overheads of an iteration and a sequence, element-wise operators, output head."""
+    model, efficiency = share.model, share.efficiency
+    layers_s = model.num_layers * efficiency.layer_s
+    layers_s += model.expert_layers * efficiency.expert_layer_s
+    coefficients["step_s"] = efficiency.engine_step_s + layers_s
+    coefficients["prefill_step_s"] = model.num_layers * efficiency.prefill_layer_s
+    coefficients["decode_step_s"] = model.num_layers * efficiency.decode_layer_s
+    logits_bytes = model.vocab_size * efficiency.sampling_bytes
+    sampling_s = logits_bytes / (efficiency.activation_frac * share.hbm_bytes_per_s)
+    layers_s = model.num_layers * efficiency.decode_seq_layer_s / pipeline_parallel
+    coefficients["request_s"] = efficiency.engine_request_s + sampling_s + layers_s
+    values = activation_values(model, share.tensor_parallel)
+    activation_bytes_per_s = efficiency.activation_frac * share.hbm_bytes_per_s
+    coefficients["activation_token_s"] = values * ACTIVATION_BYTES / activation_bytes_per_s
+    head_s = _gemm_times_s([head_gemm(model, share.tensor_parallel)], share)
+    coefficients["head_read_s"], coefficients["head_seq_s"] = head_s[0, 0], head_s[2, 0]
+
+
+def _gemm_times_s(gemms: Sequence[Gemm], share: _Share) -> NDArray[np.float64]:
+    """Reading weights, reading one token's activations, multiplying one token: [3, G]."""
+    n, k, layers = np.array(gemms, dtype=np.float64).T
+    narrow = share.efficiency.matmul("narrow_values", share.precision)
+    weight_bytes = n * k * share.precision.bytes_per_value
+    activation_bytes = (n + k) * ACTIVATION_BYTES
+    flops = 2.0 * (n + narrow) * (k + narrow)
+    times_s: NDArray[np.float64] = layers * np.stack(
+        [
+            weight_bytes / share.read_bytes_per_s,
+            activation_bytes / share.read_bytes_per_s,
+            flops / share.matmul_flops,
+        ]
+    )
+    return times_s
+
+
+def _fill_gemms(coefficients: NDArray[np.void], share: _Share) -> None:
+    """Dense matrix multiplications of all layers."""
+    gemms = layer_gemms(share.model, share.tensor_parallel)
+    times_s = _gemm_times_s(gemms, share)
+    count = len(gemms)
+    for name, row in zip(
+        ("gemm_read_s", "gemm_token_read_s", "gemm_token_s"), times_s, strict=True
+    ):
+        coefficients[name][0, :count] = row
+    widths = np.array([gemm.n for gemm in gemms])
+    slow = share.efficiency.matmul("sustained_frac", share.precision) / SUSTAINED_SIZE
+    coefficients["gemm_sustained_frac"][0, :count] = slow * np.sqrt(widths)
+    for name in ("tile_pad_frac", "roofline_power"):
+        coefficients[name] = share.efficiency.matmul(name, share.precision)
+    weight_bytes = share.model.dense_read_bytes(share.precision) / share.tensor_parallel
+    coefficients["weight_s"] = weight_bytes / share.read_bytes_per_s
+    coefficients["token_s"] = times_s[2].sum()
+
+
+def _fill_experts(coefficients: NDArray[np.void], share: _Share, expert_parallel: int) -> None:
+    """Experts: which a batch touches, reading those, multiplying its tokens with them."""
+    model, efficiency = share.model, share.efficiency
+    if not model.is_moe:
+        return
+    read_bytes_per_s = efficiency.expert_memory_frac * share.hbm_bytes_per_s
+    expert_bytes = model.expert_bytes(share.precision) / share.tensor_parallel
+    coefficients["expert_s"] = expert_bytes / read_bytes_per_s
+    miss_frac = 1.0 - model.expert_use_frac
+    coefficients["expert_miss_frac"] = miss_frac ** (1.0 - efficiency.expert_overlap_frac)
+    rows = model.expert_layers * model.experts_per_token / expert_parallel
+    if expert_parallel > 1:
+        rows *= efficiency.expert_imbalance
+    width = model.expert_width * expert_parallel / share.tensor_parallel
+    flops = 6.0 * model.hidden_size * (width + efficiency.expert_narrow_values)
+    moved_bytes = (2 * model.hidden_size + 3 * width) * ACTIVATION_BYTES
+    row_s = flops / share.expert_flops + moved_bytes / read_bytes_per_s
+    coefficients["expert_token_s"] = rows * row_s
+    slow = efficiency.expert_sustained_frac / np.sqrt(SUSTAINED_SIZE)
+    coefficients["expert_sustained_frac"] = slow
+
+
+def _fill_attention(coefficients: NDArray[np.void], share: _Share) -> None:
+    """Prefill and decode attention, layers with and without a window."""
+    model, efficiency = share.model, share.efficiency
+    group = share.tensor_parallel
+    pair_s = model.layer_flops_per_pair / group / share.attention_flops
+    token_bytes = model.kv_bytes_per_token(
+        share.precision.attention_precision, tensor_parallel=group
+    )
+    kv_bytes_per_s = efficiency.kv_frac * share.hbm_bytes_per_s
+    context_s = token_bytes / model.num_layers / group / kv_bytes_per_s
+    if model.latent is not None:
+        # decode multiplies every head with the latent itself, which may take longer than reading
+        latent = model.latent
+        flops = 2.0 * model.num_heads / group * (latent.cached_values + latent.kv_rank)
+        context_s = max(context_s, flops / share.attention_flops)
+    full_layers = model.num_layers - model.window_layers
+    coefficients["prefill_attention_s"] = full_layers * pair_s
+    coefficients["decode_context_s"] = full_layers * context_s
+    coefficients["prefill_position_s"] = full_layers * efficiency.prefill_position_s
+    # beside prefill, decode runs in the kernel for prefill: a tile of rows for every query head
+    in_vain_s = efficiency.mixed_tile_rows * pair_s
+    coefficients["mixed_context_factor"] = 1.0 + in_vain_s / context_s
+    coefficients["window_tokens"] = model.window_tokens or 0.0
+    coefficients["window_context_s"] = model.window_layers * context_s
+    coefficients["window_attention_s"] = model.window_layers * pair_s
+
+
+def communication_times_s(
+    calibration: Calibration, gpu: Gpu, model: ModelProfile, groups: tuple[int, int, int]
+) -> NDArray[np.float64]:
+    """Transfers of an iteration at `COMMUNICATION_TOKENS`, seconds.
+
+    `groups` are the tensor-, pipeline- and expert-parallel degrees.
+    """
+    tensor_parallel, pipeline_parallel, expert_parallel = groups
+    num_bytes = COMMUNICATION_TOKENS * model.hidden_size * ACTIVATION_BYTES
+    total_s = np.zeros(num_bytes.size)
+    if tensor_parallel * pipeline_parallel == 1:
+        return total_s
     if tensor_parallel > 1:
-        layer_s += ALL_REDUCES_PER_LAYER * efficiency.all_reduce_s
-    return ENGINE_STEP_S + model.num_layers * layer_s
+        num_calls = ALL_REDUCES_PER_LAYER * model.num_layers
+        if expert_parallel > 1:
+            num_calls -= model.expert_layers
+        tables = calibration.all_reduce or datasheet_calibration(gpu).all_reduce
+        total_s += num_calls * group_table(tables, tensor_parallel).time_s(num_bytes)
+    if expert_parallel > 1:
+        tables = calibration.all_to_all or datasheet_calibration(gpu).all_to_all
+        sent_bytes = num_bytes * model.experts_per_token / expert_parallel
+        table = group_table(tables, expert_parallel)
+        total_s += model.expert_layers * table.time_s(sent_bytes)
+    if pipeline_parallel > 1:
+        table = calibration.send_recv or send_recv_table(gpu)
+        total_s += pipeline_parallel * table.time_s(num_bytes)
+    return total_s
 
 
-def _communication_token_s(
-    gpu: Gpu, model: ModelProfile, efficiency: Efficiency, tensor_parallel: int
-) -> float:
-    """Time to move one token's activations through the ring all-reduces of all layers."""
-    if tensor_parallel == 1:
-        return 0.0
-    token_bytes = ALL_REDUCES_PER_LAYER * model.num_layers * model.hidden_size * ACTIVATION_BYTES
-    ring_factor = 2.0 * (tensor_parallel - 1) / tensor_parallel
-    link_frac = efficiency.all_reduce_frac
-    if tensor_parallel > 2 and efficiency.wide_all_reduce_frac is not None:
-        link_frac = efficiency.wide_all_reduce_frac
-    return token_bytes * ring_factor / (link_frac * gpu.link_bytes_per_s)
+def _fill_pipeline(coefficients: NDArray[np.void], pipeline_parallel: int) -> None:
+    """Spread what grows with tokens and context over the stages."""
+    coefficients["micro_batches"] = pipeline_parallel
+    for name in (
+        "head_seq_s",
+        "prefill_attention_s",
+        "decode_context_s",
+        "window_context_s",
+        "window_attention_s",
+    ):
+        coefficients[name] /= pipeline_parallel
+
+
+def _fill_speculation(coefficients: NDArray[np.void], speculation: Speculation | None) -> None:
+    """Let a verify iteration stand for as many iterations as it keeps tokens."""
+    coefficients["speculative_input_tokens"] = 1.0
+    coefficients["speculative_output_tokens"] = 1.0
+    if speculation is None:
+        return
+    draft_frac = speculation.draft_tokens * speculation.draft_cost_frac
+    kept = speculation.kept_tokens
+    coefficients["speculative_input_tokens"] = 1.0 + speculation.draft_tokens
+    coefficients["speculative_output_tokens"] = kept
+    coefficients["speculative_draft_frac"] = draft_frac
+    for name in ("decode_context_s", "window_context_s"):
+        coefficients[name] *= (1.0 + draft_frac) / kept

@@ -285,7 +285,12 @@ class SimulatedFleet:
         )
 
     def drain(self) -> None:
-        """Run on, with whatever still arrives, until nothing is open or the limit is reached."""
+        """Run on, with whatever still arrives, until nothing is open or the limit is reached.
+
+        In a closed loop nothing may end for as long as the limit before it is given up.
+        """
+        if self._config.closed_loop_requests > 0:
+            self._run_until_all_arrived()
         drain_all([self])
 
     @property
@@ -293,9 +298,20 @@ class SimulatedFleet:
         """How far trouble is drawn."""
         return self._workload.span_s + DRAIN_LIMIT_S
 
+    def _run_until_all_arrived(self) -> None:
+        """Run a closed loop until its last request was sent, or none was for the drain limit."""
+        sent, sent_at_s = self.requests.size, self.now_s
+        while sent < self._workload.requests.size and self.now_s < sent_at_s + DRAIN_LIMIT_S:
+            self.run_until(self.now_s + _DRAIN_STEP_S)
+            if self.requests.size > sent:
+                sent, sent_at_s = self.requests.size, self.now_s
+
     @property
     def _end_s(self) -> float:
-        """A moment just after the last arrival."""
+        """A moment just after the last arrival; in a closed loop, the first stop after it."""
+        if self._config.closed_loop_requests > 0:
+            has_all = self.requests.size == self._workload.requests.size
+            return self.now_s if has_all else np.inf
         return float(np.nextafter(self._workload.span_s, np.inf))
 
     def state(self) -> ClusterState:

@@ -150,7 +150,7 @@ class Topology:
                     self._add(f"{server.name}/gpu-{k}/{kind}", nvlink, latency_s)
 
     def _port(self, server: ServerSpec, replica: ReplicaSpec) -> dict[str, float]:
-        first, num_gpus = replica.gpu_indices[0], replica.tensor_parallel
+        first, num_gpus = replica.gpu_indices[0], replica.num_gpus
         root = first // server.gpus_per_pcie_root
         at_root = [k for k in replica.gpu_indices if k // server.gpus_per_pcie_root == root]
         pcie = f"{server.name}/gpu-{root * server.gpus_per_pcie_root}/pcie"

@@ -33,6 +33,9 @@ COMMANDS: dict[str, Command] = {
     "simulate": Command("simulate:simulate", "Run one workload, or explain one request of it."),
     "schema": Command("schema:schema", "Print the schema or an example of a kind of YAML file."),
     "faults": Command("faults:app", "Fit hidden trouble on recorded faults, or show a profile."),
+    "calibrate": Command(
+        "calibrate:calibrate", "Fit a GPU's latency to profiles or to a recorded run."
+    ),
     "evaluate": Command("evaluate:evaluate", "Compare schedulers on the same unseen workloads."),
     "tune": Command("tune:tune", "Tune the analytic scorer to a trace and a cluster."),
     "train": Command("train:train", "Train a policy that moves the tuned scorer's knobs."),

@@ -11,6 +11,7 @@ import numpy as np
 from ..compiled import compiled
 from . import gateway
 from .adapters import can_use_adapter, use_adapter
+from .closed_loop import on_end
 from .host_tier import load_blocks
 from .kv_pages import (
     available_pages,
@@ -33,6 +34,18 @@ from .memory import (
 from .queues import pop_waiting, push_prefill, push_waiting, remove_prefill, remove_waiting
 from .sequences import held_tokens, leave_decode, let_go
 from .swap import swap_in, swap_out
+
+
+@compiled
+def seen_until_s(sim, r):
+    """Return up to when the requests arrived that can be in the next batch.
+
+    An engine that schedules ahead (vLLM's async scheduling, SGLang's overlap) has composed that
+    batch at the start of the last iteration, so a request waits for one iteration more.
+    """
+    if fleet_of(sim).is_async_scheduling != 0:
+        return replicas_of(sim)[r].seen_s
+    return replicas_of(sim)[r].clock_s
 
 
 @compiled
@@ -142,6 +155,7 @@ def admit(sim, r):
     replica = replicas_of(sim)[r]
     slots = max(1, int(replica.max_num_seqs * knobs_of(sim).max_num_seqs_frac))
     budget = prefill_budget(sim, r)
+    seen_s = seen_until_s(sim, r)
     while (
         replica.num_waiting > 0
         and running_sequences(replica) + replica.num_coming < slots
@@ -152,7 +166,7 @@ def admit(sim, r):
             index, before = replica.waiting_head[k], np.int64(NONE)
             if replica.max_adapters > 0:
                 index, before = _candidate(sim, r, k)
-            if index != NONE and requests_of(sim)[index].ready_s <= replica.clock_s:
+            if index != NONE and requests_of(sim)[index].ready_s <= seen_s:
                 if _has_slots(sim, r, requests_of(sim)[index], slots):
                     is_admitted = _try_admit(sim, r, index, before, k)
                 break
@@ -163,7 +177,7 @@ def admit(sim, r):
 @compiled
 def next_ready_s(sim, r):
     """Return when the next waiting request gets ready that admission has not seen yet."""
-    replica = replicas_of(sim)[r]
+    replica, seen_s = replicas_of(sim)[r], seen_until_s(sim, r)
     soonest_s = np.inf
     for k in range(NUM_PRIORITIES):
         index = replica.waiting_head[k]
@@ -171,7 +185,7 @@ def next_ready_s(sim, r):
             index, _ = _candidate(sim, r, k)
         if index != NONE:
             ready_s = requests_of(sim)[index].ready_s
-            if ready_s <= replica.clock_s:
+            if ready_s <= seen_s:
                 break  # ready, and blocked: nothing behind it is tried before it
             soonest_s = min(soonest_s, ready_s)
     return soonest_s
@@ -249,6 +263,7 @@ def end_request(sim, r, index, status):
     requests_of(sim)[index].finish_s = replicas_of(sim)[r].clock_s
     note_end(sim, index)
     gateway.on_finish(sim, index)
+    on_end(sim, replicas_of(sim)[r].clock_s)
 
 
 @compiled

@@ -12,6 +12,7 @@ import numpy as np
 from ..compiled import compiled
 from . import gateway, lifecycle, transfers
 from .adapters import leave_adapter
+from .closed_loop import on_end
 from .due import next_due, wake
 from .handoff import (
     has_room,
@@ -36,6 +37,7 @@ from .layout import (
     WAKING,
     WEIGHT_TRANSFER,
 )
+from .life import note_end
 from .memory import fleet_of, replicas_of, requests_of, transfers_of
 from .replica import advance
 from .sequences import let_go
@@ -90,7 +92,9 @@ def _fail_moving(sim, index, now_s):
     request.finish_s = now_s
     fleet.num_moving -= 1
     fleet.num_watched -= 1
+    note_end(sim, index)
     gateway.on_finish(sim, index)
+    on_end(sim, now_s)
 
 
 @compiled

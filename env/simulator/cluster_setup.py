@@ -28,7 +28,7 @@ MIGRATION_ROWS = 2
 _ROLES = {Role.BOTH: ROLE_BOTH, Role.PREFILL: ROLE_PREFILL, Role.DECODE: ROLE_DECODE}
 _STATES = {InitialState.READY: READY, InitialState.STOPPED: STOPPED, InitialState.ASLEEP: ASLEEP}
 # Parts of an iteration's time that do not shrink with a share of a GPU: the engine's own.
-_ENGINE_FIELDS = ("step_s", "request_s")
+_ENGINE_FIELDS = ("step_s", "request_s", "prefill_step_s", "decode_step_s")
 
 
 def share_coefficients(table: np.ndarray, compute_frac: float) -> None:
@@ -43,9 +43,7 @@ def cap_w(cluster: ClusterSpec, replica: ReplicaSpec, watts: float | None) -> fl
     if watts is None:
         return float("inf")
     gpu = cluster.gpu_of(replica)
-    idle_w, capped_w = (
-        replica.tensor_parallel * (gpu_w + gpu.host_w) for gpu_w in (gpu.idle_w, watts)
-    )
+    idle_w, capped_w = (replica.num_gpus * (gpu_w + gpu.host_w) for gpu_w in (gpu.idle_w, watts))
     return idle_w * replica.gpu_frac + (capped_w - idle_w) * replica.compute_frac
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from ..compiled import compiled
 from ..dispatch import full_chunk_token_s, refresh_decode_base, refresh_slow_factor
 from . import gateway, lifecycle, sharing, transfers
+from .closed_loop import holds_back, on_end
 from .cluster_loop import (
     abort_start,
     advance_due,
@@ -62,6 +63,7 @@ def _lose(sim, index, now_s):
         request.status = FAILED
         request.finish_s = now_s
         note_end(sim, index)
+        on_end(sim, now_s)
 
 
 @compiled
@@ -162,6 +164,8 @@ def run_until(handle, until_s):
             event_s = events_of(sim)[fleet.next_event].at_s
         if fleet.num_watched != 0:
             follow_up(sim, seen_s)
+            due_s = event_tree_of(sim)[1]
+        elif holds_back(sim):
             due_s = event_tree_of(sim)[1]
         now_s = min(arrival_s, event_s, fleet.next_scrape_s, fleet.next_action_s, due_s)
         if now_s >= until_s:

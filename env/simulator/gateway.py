@@ -21,6 +21,7 @@ from ..dispatch import (
     refresh_slow_factor,
 )
 from ..shortlist import can_use_shortlist, choose_candidate
+from .closed_loop import on_end
 from .due import wake
 from .late_pages import fill, hand_on, show_newest
 from .layout import NONE, NUM_PRIORITIES, SHED, WAITING
@@ -149,6 +150,7 @@ def dispatch(sim, index, now_s):
         request.status = SHED
         request.finish_s = now_s
         note(sim, index, Moment.SHED, now_s, r if is_found else NONE, 0.0)
+        on_end(sim, now_s)
         return
     gateway.cursor = (r + 1) % views.size
     uncached_tokens = query.input_tokens - hits_of(sim)[r]

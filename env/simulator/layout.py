@@ -99,6 +99,7 @@ REPLICA_DTYPE = np.dtype(
         ("decode_iteration", np.int64),
         ("context_tokens", np.int64),
         ("num_admissions", np.int64),
+        ("seen_s", np.float64),  # start of the last iteration: what async scheduling knew then
         ("has_preempted", np.int64),  # before the next iteration: no admission until it is over
         # KV pages: free, or held by running requests, or by cached blocks.
         ("free_pages", np.int64),
@@ -371,6 +372,10 @@ FLEET_DTYPE = np.dtype(
         ("num_notes", np.int64),
         ("num_placements", np.int64),
         ("ticked_at_s", np.float64),
+        ("is_async_scheduling", np.int64),
+        ("num_clients", np.int64),  # of a closed loop, 0 if open
+        ("next_release", np.int64),  # first request that a closed loop holds back, N if open
+        ("closed_loop_gap_s", np.float64),
     ]
 )
 

@@ -5,7 +5,7 @@ Does not know: where the powers come from (`..energy`), or what the energy costs
 
 from ..compiled import compiled
 from ..energy import BATCH_POWER_FRAC, MOST_BATCH, clock_frac, clocked_w
-from ..latency import linear_time_s, other_time_s
+from ..latency import NUM_GEMMS, linear_time_s, other_time_s, position_time_s
 from .memory import actual_of, replicas_of, throttled_of
 
 
@@ -52,12 +52,15 @@ def throttle(sim, r, seqs, chunk, positions):
     replica.throttled_slope_s = 0.0
     if clock == 1.0:
         return
-    t.token_s = c.token_s / clock
+    for i in range(NUM_GEMMS):
+        t.gemm_token_s[i] = c.gemm_token_s[i] / clock
+    t.expert_token_s = c.expert_token_s / clock
+    t.head_seq_s = c.head_seq_s / clock
     t.prefill_attention_s = c.prefill_attention_s / clock
     t.window_attention_s = c.window_attention_s / clock
     tokens = float(chunk + seqs)
     replica.throttled_first_s = linear_time_s(t, tokens) - linear_time_s(c, tokens)
     replica.throttled_first_s += other_time_s(t, chunk, positions, seqs)
     replica.throttled_first_s -= other_time_s(c, chunk, positions, seqs)
-    slope_s = (t.prefill_attention_s - c.prefill_attention_s) * float(chunk) * chunk
+    slope_s = (position_time_s(t, chunk) - position_time_s(c, chunk)) * float(chunk) * chunk
     replica.throttled_slope_s = slope_s

@@ -12,7 +12,7 @@ follows the project's prototype study.
 import numpy as np
 
 from ..compiled import compiled
-from ..latency import context_time_s, linear_time_s, other_time_s
+from ..latency import context_time_s, linear_time_s, other_time_s, position_time_s
 from . import gateway, handoff
 from .admission import (
     admit,
@@ -120,7 +120,7 @@ def _plan(sim, r):
     first_s += other_time_s(c, chunk, positions, seqs) + replica.copy_s
     slope_s = context_s * seqs
     if limit > 1:
-        slope_s += c.prefill_attention_s * float(chunk) * chunk
+        slope_s += position_time_s(c, chunk) * float(chunk) * chunk
     if replica.power_cap_w < np.inf:
         throttle(sim, r, seqs, chunk, positions)
         first_s += replica.throttled_first_s
@@ -134,7 +134,7 @@ def _plan(sim, r):
     change_s = min(next_ready_s(sim, r), slowdowns_of(sim, r)[replica.next_slow_index].at_s)
     change_s = min(change_s, replica.change_at_s)
     if limit > 1 and change_s < replica.clock_s + jump_time_s(first_s, slope_s, limit):
-        limit = iterations_until(first_s, slope_s, change_s - replica.clock_s, limit)
+        limit = iterations_until(first_s, slope_s, max(0.0, change_s - replica.clock_s), limit)
     return limit, chunk, first_s, slope_s
 
 
@@ -194,6 +194,7 @@ def _apply(sim, r, iterations, chunk, first_s, slope_s):
     if chunk > 0:
         note_first_chunk(sim, r, chunk)
     span_s = jump_time_s(first_s, slope_s, iterations)
+    replica.seen_s = replica.clock_s + jump_time_s(first_s, slope_s, iterations - 1)
     replica.clock_s += span_s
     replica.busy_s += span_s
     replica.measured_s += span_s
@@ -274,6 +275,7 @@ def _prepare(sim, r, until_s):
                 set_next_event(sim, r, ready_s)
                 return False
             idle_until(sim, r, ready_s)
+            replica.seen_s = replica.clock_s
         _update_slow_factor(sim, r)
         if replica.change_at_s <= replica.clock_s:
             handoff.settle(sim, r)

@@ -22,6 +22,7 @@ from ..latency import LATENCY_DTYPE
 from ..roofline import latency_coefficients
 from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
 from ..topology import topology_of
+from .closed_loop import hold_back
 from .cluster_setup import cap_w, fill_fleet, fill_replicas, link_arrays, share_coefficients
 from .engine_setup import engine_memory_arrays, make_cache
 from .faults import FaultConfig, draw_link_events, draw_slowdowns, draw_trouble, places_of
@@ -81,6 +82,14 @@ class FleetConfig:
     """Simulate every iteration by itself; slower, for testing the jump."""
     watched_request: int | None = None
     """Row of the request whose life is noted, for `..request_life`; the run stays the same."""
+    closed_loop_requests: int = 0
+    """Requests in flight, all sent at 0; when one ends, the next of the trace arrives. 0: open
+    loop, requests arrive when the trace says."""
+    closed_loop_gap_s: float = 0.0
+    """Time between the end of a request and the arrival of the next, in a closed loop."""
+    is_async_scheduling: bool = False
+    """Engines compose a batch while the one before it runs (vLLM's async scheduling, SGLang's
+    overlap): a request that arrives at a busy engine waits for one iteration more."""
 
     def __post_init__(self) -> None:
         if self.scrape_interval_s <= 0:
@@ -98,6 +107,10 @@ class FleetConfig:
         if self.num_candidates is not None and self.num_candidates < 0:
             msg = f"num_candidates must be at least 0 or None, got {self.num_candidates}"
             raise ValueError(msg)
+        for name in ("closed_loop_requests", "closed_loop_gap_s"):
+            if not getattr(self, name) >= 0:
+                msg = f"{name} must be at least 0, got {getattr(self, name)}"
+                raise ValueError(msg)
 
 
 def server_indices(cluster: ClusterSpec) -> np.ndarray:
@@ -115,6 +128,9 @@ def replica_coefficients(cluster: ClusterSpec) -> np.ndarray:
             cluster.model_of(replica),
             tensor_parallel=replica.tensor_parallel,
             precision=replica.precision,
+            pipeline_parallel=replica.pipeline_parallel,
+            expert_parallel=replica.expert_parallel,
+            speculation=replica.speculation,
         )
         if replica.compute_frac < 1.0:
             share_coefficients(table[i : i + 1], replica.compute_frac)
@@ -122,7 +138,7 @@ def replica_coefficients(cluster: ClusterSpec) -> np.ndarray:
 
 
 def _fill_replica(record: np.ndarray, cluster: ClusterSpec, replica: ReplicaSpec) -> None:
-    gpu, num_gpus = cluster.gpu_of(replica), replica.tensor_parallel
+    gpu, num_gpus = cluster.gpu_of(replica), replica.num_gpus
     power = power_range(gpu, num_gpus)
     record["is_up"] = 1
     record["slow_factor"] = 1.0
@@ -220,6 +236,9 @@ def _make_fleet(
     fleet["is_single_step"] = config.is_single_step
     fleet["watched_request"] = NONE if config.watched_request is None else config.watched_request
     fleet["page_lag"] = round(config.faults.metrics.delay_s / config.scrape_interval_s)
+    fleet["is_async_scheduling"] = config.is_async_scheduling
+    fleet["num_clients"] = config.closed_loop_requests
+    fleet["closed_loop_gap_s"] = config.closed_loop_gap_s
     return fleet
 
 
@@ -284,9 +303,11 @@ def allocate(
     most_tokens = int(replicas["max_batch_tokens"].max() + replicas["max_num_seqs"].max())
     bias = np.zeros(num_replicas)
     bias[: knobs.replica_bias.size] = knobs.replica_bias
+    requests = _requests_of(workload, names)
+    fleet["next_release"] = hold_back(requests, config.closed_loop_requests)
     arrays = SimulationArrays(
         fleet=fleet,
-        requests=_requests_of(workload, names),
+        requests=requests,
         blocks=workload.blocks,
         pinned_entries=np.zeros(workload.blocks.size, dtype=np.int32),
         replicas=replicas,

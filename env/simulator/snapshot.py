@@ -191,6 +191,8 @@ def copy_state(pair, rows, first_new, num_blocks, whole):
     """
     source, target = pair[0], pair[1]
     end = max(fleet_of(source).next_arrival, fleet_of(target).next_arrival)
+    # Clients of a closed loop give requests to come their moment of arrival.
+    end = min(end + fleet_of(source).num_clients, source.num_requests)
     for i in range(rows.size):
         _copy_rows(source, target, rows[i], rows[i] + 1)
     _copy_rows(source, target, first_new, end)

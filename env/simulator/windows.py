@@ -8,6 +8,7 @@ Does not know: pages, queues or layers without a window.
 """
 
 from ..compiled import compiled
+from ..latency import HALF_TILE_TOKENS
 from .layout import NONE
 from .memory import actual_of, growing_of, replicas_of, requests_of
 from .queues import push_sequence, remove_sequence
@@ -94,7 +95,8 @@ def window_plan(sim, r, chunk, limit, mixed_factor):
     if replica.num_growing > 0:
         limit = min(limit, growing_of(sim, r)[0].end_iteration - replica.decode_iteration)
     if chunk > 0:
-        first_s += c.window_attention_s * _chunk_positions(sim, r, chunk, window)
+        positions = _chunk_positions(sim, r, chunk, window) + HALF_TILE_TOKENS * chunk
+        first_s += c.window_attention_s * positions
         done = requests_of(sim)[replica.prefill_head].prefill_done_tokens
         if limit > 1 and done < window:
             limit = max(1, min(limit, (window - done) // chunk))

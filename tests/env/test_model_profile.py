@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.env.hardware import Precision
-from trimtab.env.model_profile import MODELS, AttentionKind, ModelProfile, model
+from trimtab.env.model_profile import MODELS, AttentionKind, LatentShape, ModelProfile, model
 from trimtab.traces.errors import ConfigError
 
 BF16, FP8 = Precision.BF16, Precision.FP8
@@ -22,8 +22,25 @@ MLP_WIDTH = {
     "qwen-2.5-32b": 27648,
     "mixtral-8x7b": 14336,
     "qwen3-30b-a3b": 768,
+    "qwen3-235b-a22b": 1536,
+    "qwen3-8b": 12288,
+    "qwen3-14b": 17408,
+    "qwen3-32b": 25600,
+    "gemma-3-27b": 21504,
+    "gpt-oss-20b": 2880,
 }
-EXTRA_LAYER_PARAMS = {"qwen-2.5-32b": 5120 + 2 * 1024, "qwen3-30b-a3b": 2 * 128}
+EXTRA_LAYER_PARAMS = {
+    "qwen-2.5-32b": 5120 + 2 * 1024,
+    "qwen3-30b-a3b": 2 * 128,
+    "qwen3-235b-a22b": 2 * 128,
+    "qwen3-8b": 2 * 128,
+    "qwen3-14b": 2 * 128,
+    "qwen3-32b": 2 * 128,
+    # two norms more, and those of query and key
+    "gemma-3-27b": 2 * 5376 + 2 * 128,
+    # biases of attention, sinks, and biases of router and experts
+    "gpt-oss-20b": 64 * 64 + 2 * 8 * 64 + 2880 + 64 + 32 + 32 * 3 * 2880,
+}
 
 
 def make_sliding(window_tokens: int) -> ModelProfile:
@@ -54,8 +71,9 @@ def test_kv_heads_are_copied_when_the_group_is_wider() -> None:
     assert profile.kv_bytes_per_token(BF16, tensor_parallel=8) == 192 * KIB
 
 
-@EVERY_MODEL
-def test_total_params_follow_from_the_shape(profile: ModelProfile) -> None:
+@pytest.mark.parametrize("name", sorted(MLP_WIDTH))
+def test_total_params_follow_from_the_shape(name: str) -> None:
+    profile = MODELS[name]
     hidden, head_dim = profile.hidden_size, profile.head_dim
     attention = hidden * head_dim * 2 * (profile.num_heads + profile.num_kv_heads)
     mlp = 3 * hidden * MLP_WIDTH[profile.name]
@@ -169,10 +187,44 @@ def test_unknown_model_lists_all() -> None:
         model("zzz")
 
 
-def test_latent_kv_is_refused() -> None:
-    latent = replace(model("llama-3-8b"), name="latent", attention=AttentionKind.MLA)
-    with pytest.raises(ConfigError, match="model 'latent': KV size of 'mla' attention is not"):
-        latent.kv_bytes_per_token(BF16)
+def test_latent_attention_by_hand() -> None:
+    profile = model("deepseek-v3")
+    # 512 of the latent and 64 with positions, in 61 layers; each GPU of a group keeps them all
+    assert profile.kv_bytes_per_token(BF16) == 61 * 576 * 2
+    assert profile.kv_bytes_per_token(BF16, tensor_parallel=8) == 8 * 61 * 576 * 2
+    assert profile.can_shard(16)
+    assert not profile.can_shard(3)
+    # 37 B of 671 B parameters are active
+    assert profile.active_params / 1e9 == pytest.approx(37.5, abs=0.3)
+    assert profile.total_params / 1e9 == pytest.approx(671.0, abs=0.1)
+    # 128 heads: keys of 192 values, values of 128
+    assert profile.layer_flops_per_pair == 2 * 128 * (192 + 128)
+
+
+def test_refuses_half_a_latent_model() -> None:
+    with pytest.raises(ValueError, match=r"latent belongs to mla attention, got None with 'mla'"):
+        replace(model("llama-3-8b"), attention=AttentionKind.MLA)
+    with pytest.raises(ValueError, match=r"latent sizes must be at least 1"):
+        LatentShape(query_rank=0, kv_rank=0, rope_dim=64, nope_dim=128, value_dim=128)
+
+
+def test_windowed_layers_are_counted() -> None:
+    profile = model("gemma-3-27b")
+    assert (profile.window_layers, profile.num_layers) == (52, 62)
+    # one token after 10,000: full layers see 10,001, the others 1,024
+    pairs = 10 * 10_001 + 52 * 1024
+    assert profile.attention_flops(1, 10_000) == pairs * 4 * 32 * 128
+    with pytest.raises(ValueError, match=r"num_window_layers must be between 1 and .*, got 63"):
+        replace(profile, num_window_layers=63)
+
+
+@pytest.mark.parametrize(
+    ("name", "mlp", "expert"),
+    [("llama-3-70b", 28672, 0), ("mixtral-8x7b", 0, 14336), ("deepseek-v3", 2856, 2048)],
+)
+def test_widths_follow_from_the_parameters(name: str, mlp: int, expert: int) -> None:
+    assert model(name).mlp_width == mlp
+    assert model(name).expert_width == expert
 
 
 def test_refuses_uneven_heads() -> None:

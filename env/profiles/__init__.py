@@ -1,0 +1,1 @@
+"""Readers that turn public profiles and recorded runs into measured iterations."""
