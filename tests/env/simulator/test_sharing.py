@@ -35,7 +35,7 @@ def test_a_fixed_share_is_slow_whatever_the_others_do(make_cluster, make_workloa
         beside.requests["finish_s"], np.repeat(alone.requests["finish_s"], 2)
     )
     c, shared = (replica_coefficients(one.cluster)[0] for one in (whole, alone))
-    fixed_s = c["step_s"] + c["request_s"]
+    fixed_s = c["step_s"] + c["request_s"] + c["decode_step_s"]
     assert iteration_time_s(shared, 0, 0, 1, 700) - fixed_s == pytest.approx(
         2 * (iteration_time_s(c, 0, 0, 1, 700) - fixed_s)
     )
