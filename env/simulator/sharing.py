@@ -42,4 +42,5 @@ def tick(sim, now_s):
             replicas[r].change_at_s = min(replicas[r].change_at_s, now_s)
             wake(sim, r, now_s)
     for r in range(replicas.size):
-        replicas[r].ticked_busy_s = replicas[r].busy_s
+        # Iterations end in the tick after the one that they fill: what is over is carried on.
+        replicas[r].ticked_busy_s += span_s * _busy_frac(replicas[r], span_s)
