@@ -29,6 +29,7 @@ from .life import Moment, keep_view, note
 from .memory import (
     bias_of,
     blocks_of,
+    decode_bases_of,
     fleet_of,
     gateways_of,
     hits_of,
@@ -231,6 +232,19 @@ def _moved(mean, gain, value):
 
 
 @compiled
+def _refresh_decode_base(sim, g, r, num_sequences):
+    """Recompute a replica's nominal decode iteration, remembered where it was asked before."""
+    bases_s = decode_bases_of(sim, replicas_of(sim)[r].kind)
+    if num_sequences >= bases_s.size:
+        refresh_decode_base(views_of(sim, g), nominal_of(sim), r, num_sequences)
+        return
+    if np.isnan(bases_s[num_sequences]):
+        refresh_decode_base(views_of(sim, g), nominal_of(sim), r, num_sequences)
+        bases_s[num_sequences] = views_of(sim, g)[r].decode_base_s
+    views_of(sim, g)[r].decode_base_s = bases_s[num_sequences]
+
+
+@compiled
 def scrape(sim, g, r, now_s):
     """Let a gateway read a replica's metrics page; where pages are late, an older one shows."""
     if fleet_of(sim).page_lag == 0:
@@ -273,7 +287,7 @@ def _read_page(sim, g, r, now_s):
         v.prefill_frac = _moved(v.prefill_frac, PREFILL_FRAC_GAIN, min(share, 1.0))
         refresh_prefill_stretch(views_of(sim, g), r)
     if replica.num_sequences != before.num_sequences:
-        refresh_decode_base(views_of(sim, g), nominal_of(sim), r, replica.num_sequences)
+        _refresh_decode_base(sim, g, r, replica.num_sequences)
     _remember_page(sim, g, r)
     v.scraped_at_s = now_s
 

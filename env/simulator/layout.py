@@ -415,6 +415,7 @@ class SimulationArrays(NamedTuple):
     event_tree: np.ndarray  # float64 [2 x a power of two], when replicas next change (`due.py`)
     actual: np.ndarray  # LATENCY_DTYPE [R]
     nominal: np.ndarray  # LATENCY_DTYPE [R], what the scheduler believes
+    decode_bases_s: np.ndarray  # float64 [kinds, S], remembered nominal decode iterations, NaN too
     linear_s: np.ndarray  # float64 [kinds, T], remembered layer times by tokens, NaN if not yet
     gateways: np.ndarray  # GATEWAY_DTYPE [G]
     views: np.ndarray  # VIEW_DTYPE [G * R], the first gateway's first

@@ -217,6 +217,13 @@ def gateways_of(sim):
 
 
 @compiled
+def decode_bases_of(sim, kind):
+    """Remembered nominal decode iterations of a kind of replica, by sequences [S]."""
+    shape = (sim.num_kinds, sim.num_slots)
+    return carray(_pointer(sim.decode_bases_s_at), shape, np.float64)[kind]
+
+
+@compiled
 def views_of(sim, g):
     """A gateway's view of each replica [R]."""
     shape = (sim.num_gateways, sim.num_replicas)

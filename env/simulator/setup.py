@@ -314,6 +314,7 @@ def allocate(
         event_tree=_make_event_tree(num_replicas),
         actual=nominal.copy(),
         nominal=nominal,
+        decode_bases_s=np.full((kinds.size, slots), np.nan),
         linear_s=np.full((kinds.size, most_tokens + 1), np.nan),
         gateways=_make_gateways(config, num_replicas),
         views=_make_view(replicas, page_tokens, models, num_gateways),

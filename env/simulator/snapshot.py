@@ -61,6 +61,7 @@ COPY_RULES: dict[str, Copy] = {
     "event_tree": Copy.WHOLE,
     "actual": Copy.SHARED,
     "nominal": Copy.SHARED,
+    "decode_bases_s": Copy.WHOLE,
     "linear_s": Copy.WHOLE,
     "gateways": Copy.WHOLE,
     "views": Copy.WHOLE,

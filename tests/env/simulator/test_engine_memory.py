@@ -5,7 +5,7 @@ import pytest
 
 from trimtab.env.cluster import Preemption, page_copy_s
 from trimtab.env.knobs import Knobs
-from trimtab.env.latency import iteration_time_s
+from trimtab.env.latency import HALF_TILE_TOKENS, iteration_time_s
 from trimtab.env.simulated_fleet import SimulatedFleet, run_workload
 from trimtab.env.simulator.layout import FAILED, FINISHED, WAITING
 from trimtab.env.simulator.setup import FleetConfig, replica_coefficients
@@ -256,7 +256,8 @@ def test_windowed_layers_read_up_to_their_window(
     c = fleet.arrays.actual[0]
     (request,) = fleet.requests
     chunks = ((512, 0), (512, 512), (176, 1024))
-    positions = sum(min(i, window_tokens) for i in range(1, 1201))
+    # Each chunk begins in the middle of a tile of queries.
+    positions = sum(min(i, window_tokens) for i in range(1, 1201)) + HALF_TILE_TOKENS * 1200
     ttft_s = sum(chunk_s(c, *chunk) for chunk in chunks) + c["window_attention_s"] * positions
     assert request["first_token_s"] == pytest.approx(ttft_s, abs=1e-12)
     windowed = sum(min(context, window_tokens) for context in range(1201, 1240))
