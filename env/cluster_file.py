@@ -46,6 +46,7 @@ from .config_file import (
     validated,
 )
 from .hardware import GPUS, Precision
+from .model_file import load_model
 from .model_profile import MODELS
 from .speculation import Speculation
 
@@ -66,6 +67,8 @@ def load_cluster(path_or_name: str | Path) -> ClusterSpec:
     file = validated(_ClusterFile, content, "", faults)
     if file is None:
         raise ConfigError(faults_message("cluster", str(path), faults))
+    for model_file in file.models:
+        load_model(path.parent / model_file)
     server_entries = entries(_ServerEntry, file.servers, "servers", faults)
     replica_entries = entries(_ReplicaEntry, file.replicas, "replicas", faults)
     servers = [entry.spec() for entry in server_entries.values()]
@@ -96,6 +99,8 @@ class _ClusterFile(Entry):
     """Machines with GPUs, one entry each."""
     replicas: list[Any] = Field(min_length=1)
     """Engines that serve a model, one entry for each group of equal ones on a server."""
+    models: list[str] = Field(default_factory=list)
+    """Model files that it needs beyond the catalogue, relative to this file."""
     inter_zone_gbps: float = Field(default=DEFAULT_INTER_ZONE_GBPS, gt=0, allow_inf_nan=False)
     """Bandwidth between two zones, one direction, Gb/s."""
     inter_zone_latency_s: float = Field(
@@ -287,5 +292,6 @@ CLUSTER_ENTRIES: dict[str, type[Entry]] = {
     "file": _ClusterFile,
     "servers": _ServerEntry,
     "replicas": _ReplicaEntry,
+    "replicas.speculative": _SpeculationEntry,
 }
 """What a cluster file holds: its top level, and the items of its lists."""

@@ -25,7 +25,10 @@ from .config_file import DATA_DIR, Entry
 from .energy_prices import DayCurve, TariffFile, load_tariff
 from .fault_file import FaultFile, entry_of, groups, load_faults
 from .hardware import unknown_name_message
+from .model_file import MODEL_ENTRIES, read_model
+from .model_shape import LatentShape, ModelProfile
 from .simulator.faults import FaultConfig
+from .speculation import Speculation
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -63,8 +66,17 @@ FILE_KINDS: dict[str, FileKind] = {
         parts={
             "servers": Part((CLUSTER_ENTRIES["servers"],), (ServerSpec,)),
             "replicas": Part((CLUSTER_ENTRIES["replicas"],), (ReplicaSpec,)),
+            "replicas.speculative": Part(
+                (CLUSTER_ENTRIES["replicas.speculative"],), (Speculation,)
+            ),
         },
         load=load_cluster,
+    ),
+    "model": FileKind(
+        what="The sizes of a model of one's own; a cluster file names model files under `models`.",
+        top=Part((MODEL_ENTRIES["file"],), (ModelProfile,)),
+        parts={"latent": Part((MODEL_ENTRIES["latent"],), (LatentShape,))},
+        load=read_model,
     ),
     "fault": FileKind(
         what="The hidden trouble of a fleet: what goes wrong, how often, and how badly.",

@@ -107,3 +107,7 @@ def load_model(path_or_name: str | Path) -> ModelProfile:
         raise ConfigError(msg)
     MODELS[profile.name] = profile
     return profile
+
+
+MODEL_ENTRIES: dict[str, type[Entry]] = {"file": _ModelFile, "latent": _LatentEntry}
+"""What a model file holds: its top level, and the mapping in it."""

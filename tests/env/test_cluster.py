@@ -379,7 +379,7 @@ def test_network_speed_is_finite_and_positive(tmp_path: Path, speed: str) -> Non
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ("", "file: must be a mapping of name, servers, replicas, inter_zone_gbps, .*, got None"),
+        ("", "file: must be a mapping of name, servers, replicas, models, .*, got None"),
         ("[1, 2]", r"file: must be a mapping of .*, got \[1, 2\]"),
         ("name: x\nservers: []\nreplicas: []", r"servers: List should have at least 1 item.*\[\]"),
         (
