@@ -1,11 +1,12 @@
 """How far predicted times are from measured ones.
 
-Sections of this file: iterations of a whole (model, parallel degree) left out of the fit, and of a
-GPU of which only the datasheet is known. Other modules add theirs to `SECTIONS`.
+Sections: iterations of a whole (model, parallel degree) left out of the fit, and of a GPU of which
+only the datasheet is known; real vLLM runs replayed (`replays.py`); real serving points
+(`serving_points.py`).
 
 Does not know: how a calibration is fitted (`trimtab.env.fitting`) or used.
 
-Run: `python -m benchmarks.fidelity`, or `python benchmarks/fidelity.py --json` (under 3 minutes on
+Run: `python benchmarks/fidelity.py [--json]` (under 3 minutes on
 one core). The profiles are looked for in `$TRIMTAB_SHARED/profiles` and in `../shared/profiles`
 beside the repository.
 """
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import replays
+import serving_points
 from rich.console import Console
 from rich.table import Table
 
@@ -168,10 +171,28 @@ def other_measurements(study: Study, console: Console) -> dict[str, Any]:
     return result
 
 
+def real_runs(study: Study, console: Console) -> dict[str, Any]:
+    """Three recorded vLLM runs against their replay."""
+    rows = replays.replay_all(study.profiles.parent)
+    console.print("Real vLLM runs, ms: measured, simulated, error", style="italic")
+    console.print(replays.table(rows), soft_wrap=True, highlight=False)
+    return {name: {**row, "misses": replays.misses(row)} for name, row in rows.items()}
+
+
+def real_points(study: Study, console: Console) -> dict[str, Any]:
+    """Real serving points against a closed loop of the same concurrency."""
+    figures, text = serving_points.measure(study.profiles.parent)
+    console.print("Real serving points, error of means", style="italic")
+    console.print(text, soft_wrap=True, highlight=False)
+    return figures
+
+
 SECTIONS: dict[str, Section] = {
     "left_out": left_out,
     "unseen_gpu": unseen_gpu,
     "other_measurements": other_measurements,
+    "real_runs": real_runs,
+    "real_points": real_points,
 }
 
 

@@ -202,7 +202,7 @@ def simulate(
     for index, arrival_s in enumerate(queued_s):
         fleet.advance(max(arrival_s - fleet.now_s, 0.0) + GLANCE_S)
         if fleet.requests["status"][index] == WAITING:
-            queued_s[index] = fleet.arrays.next_event_s[0]
+            queued_s[index] = next_event_s(fleet)
     fleet.drain()
     requests = fleet.requests
     if not (requests["status"] == FINISHED).all():
@@ -236,6 +236,11 @@ def kv_peak_frac(fleet: SimulatedFleet, workload: Workload) -> float:
     )
     most = int(tokens[-int(limits["max_num_seqs"]) :].sum())
     return most / float(limits["total_pages"] * fleet.arrays.fleet[0]["page_tokens"])
+
+
+def next_event_s(fleet: SimulatedFleet) -> float:
+    """When the only replica next changes, the root of the tree of moments."""
+    return float(fleet.arrays.event_tree[1])
 
 
 def replay_all(shared: Path) -> dict[str, dict[str, float]]:

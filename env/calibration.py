@@ -207,7 +207,8 @@ class Calibration:
     all_reduce: Mapping[int, TransferTable] = field(default_factory=dict)
     """By GPUs of the group."""
     all_to_all: Mapping[int, TransferTable] = field(default_factory=dict)
-    """Dispatch and combine of expert parallelism together, by GPUs; bytes one GPU sends."""
+    """Dispatch and combine of experts together, by GPUs; bytes one GPU sends. Kept as measured, for
+    engines with data-parallel attention; replicas spread experts inside tensor-parallel groups."""
     send_recv: TransferTable | None = None
     """Between two stages of a pipeline."""
     sources: tuple[str, ...] = ()

@@ -82,8 +82,9 @@ def latency_coefficients(
     _fill_gemms(coefficients, share)
     _fill_experts(coefficients, share, expert_parallel)
     _fill_attention(coefficients, share)
-    groups = (tensor_parallel, pipeline_parallel, expert_parallel)
-    coefficients["communication_s"] = communication_times_s(calibration, gpu, model, groups)
+    coefficients["communication_s"] = communication_times_s(
+        calibration, gpu, model, (tensor_parallel, pipeline_parallel)
+    )
     last_s = coefficients["communication_s"][0, -1]
     coefficients["communication_token_s"] = last_s / COMMUNICATION_TOKENS[-1]
     _fill_pipeline(coefficients, pipeline_parallel)
@@ -209,7 +210,8 @@ def _fill_experts(coefficients: NDArray[np.void], share: _Share, expert_parallel
     coefficients["expert_miss_frac"] = miss_frac ** (1.0 - efficiency.expert_overlap_frac)
     rows = model.expert_layers * model.experts_per_token / expert_parallel
     if expert_parallel > 1:
-        rows *= efficiency.expert_imbalance
+        # the busiest of two GPUs has at most twice the mean
+        rows *= min(efficiency.expert_imbalance, float(expert_parallel))
     width = model.expert_width * expert_parallel / share.tensor_parallel
     flops = 6.0 * model.hidden_size * (width + efficiency.expert_narrow_values)
     moved_bytes = (2 * model.hidden_size + 3 * width) * ACTIVATION_BYTES
@@ -247,28 +249,23 @@ def _fill_attention(coefficients: NDArray[np.void], share: _Share) -> None:
 
 
 def communication_times_s(
-    calibration: Calibration, gpu: Gpu, model: ModelProfile, groups: tuple[int, int, int]
+    calibration: Calibration, gpu: Gpu, model: ModelProfile, groups: tuple[int, int]
 ) -> NDArray[np.float64]:
     """Transfers of an iteration at `COMMUNICATION_TOKENS`, seconds.
 
-    `groups` are the tensor-, pipeline- and expert-parallel degrees.
+    `groups` are the tensor- and pipeline-parallel degrees. Experts spread over a tensor-parallel
+    group change nothing: every GPU has all tokens, and the sum after the experts stays. (Only
+    engines with data-parallel attention send tokens to experts; a replica does not model them.)
     """
-    tensor_parallel, pipeline_parallel, expert_parallel = groups
+    tensor_parallel, pipeline_parallel = groups
     num_bytes = COMMUNICATION_TOKENS * model.hidden_size * ACTIVATION_BYTES
     total_s = np.zeros(num_bytes.size)
     if tensor_parallel * pipeline_parallel == 1:
         return total_s
     if tensor_parallel > 1:
         num_calls = ALL_REDUCES_PER_LAYER * model.num_layers
-        if expert_parallel > 1:
-            num_calls -= model.expert_layers
         tables = calibration.all_reduce or datasheet_calibration(gpu).all_reduce
         total_s += num_calls * group_table(tables, tensor_parallel).time_s(num_bytes)
-    if expert_parallel > 1:
-        tables = calibration.all_to_all or datasheet_calibration(gpu).all_to_all
-        sent_bytes = num_bytes * model.experts_per_token / expert_parallel
-        table = group_table(tables, expert_parallel)
-        total_s += model.expert_layers * table.time_s(sent_bytes)
     if pipeline_parallel > 1:
         table = calibration.send_recv or send_recv_table(gpu)
         total_s += pipeline_parallel * table.time_s(num_bytes)

@@ -163,10 +163,8 @@ def test_expert_parallelism_by_hand() -> None:
     cut = parallel("qwen3-30b-a3b", tensor_parallel=4)
     spread = parallel("qwen3-30b-a3b", tensor_parallel=4, expert_parallel=4)
     assert spread["expert_s"] == pytest.approx(cut["expert_s"])
-    # one all-reduce of 48 x 2 gives way to dispatch and combine; the table of 8 GPUs moves 7/8 of
-    # the bytes, that of 4 GPUs 6/8
-    expected_s = 48 * 1e-5 + 48 * 1e-5 * (3 / 4) / (7 / 8)
-    assert spread["communication_s"][0] == pytest.approx(expected_s)
+    # every GPU of the group has all tokens, so the sums after the experts stay
+    np.testing.assert_array_equal(spread["communication_s"], cut["communication_s"])
     # the busiest GPU has 2.5 times the mean
     flops = 6 * 2048 * 768
     row_s = flops / 989e12 + (2 * 2048 + 3 * 768) * 2 / 3.35e12
