@@ -254,14 +254,17 @@ def test_windowed_layers_read_up_to_their_window(
     with sliding_window(window_tokens):
         fleet = run_workload(cluster, make_workload([0.0], [1200], [40]), FIRST)
     c = fleet.arrays.actual[0]
+    full_layers = c.copy()
+    full_layers["window_tokens"] = 0
     (request,) = fleet.requests
     chunks = ((512, 0), (512, 512), (176, 1024))
     # Each chunk begins in the middle of a tile of queries.
     positions = sum(min(i, window_tokens) for i in range(1, 1201)) + HALF_TILE_TOKENS * 1200
-    ttft_s = sum(chunk_s(c, *chunk) for chunk in chunks) + c["window_attention_s"] * positions
+    ttft_s = sum(chunk_s(full_layers, *chunk) for chunk in chunks)
+    ttft_s += c["window_attention_s"] * positions
     assert request["first_token_s"] == pytest.approx(ttft_s, abs=1e-12)
     windowed = sum(min(context, window_tokens) for context in range(1201, 1240))
-    span_s = decode_s(c, range(1201, 1240)) + c["window_context_s"] * windowed
+    span_s = decode_s(full_layers, range(1201, 1240)) + c["window_context_s"] * windowed
     assert request["finish_s"] == pytest.approx(ttft_s + span_s, abs=1e-12)
 
 
