@@ -227,8 +227,6 @@ def _preempt_one(sim, r):
     lost = requests[worst]
     if worst_position != NONE:
         leave_decode(sim, r, worst_position)
-        if replica.is_swapping != 0:
-            swap_out(sim, r, worst)
     else:
         remove_prefill(replica, requests, worst, worst_before)
         replica.prefill_left_tokens -= lost.prefill_target_tokens - lost.prefill_done_tokens
@@ -237,7 +235,9 @@ def _preempt_one(sim, r):
     lost.num_preemptions += 1
     replica.num_preemptions += 1
     replica.has_preempted = 1
-    note(sim, worst, Moment.PREEMPTED, replica.clock_s, r, requests[worst].generated_tokens)
+    note(sim, worst, Moment.PREEMPTED, replica.clock_s, r, lost.generated_tokens)
+    if worst_position != NONE and replica.is_swapping != 0:
+        swap_out(sim, r, worst)
     push_waiting(replica, requests, worst, True)
 
 

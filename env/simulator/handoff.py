@@ -18,6 +18,7 @@ from .admission import running_sequences
 from .due import wake
 from .kv_pages import available_pages, cache_prompt, take_pages
 from .layout import DECODING, DROPPED_MIGRATION, KV_TRANSFER, MOVING, NONE, ORDERED_MIGRATION
+from .life import Moment, note
 from .memory import fleet_of, replicas_of, requests_of, sequences_of, transfers_of
 from .sequences import detach, held_tokens, start_decoding
 from .slow_factor import settle_slow_factor
@@ -64,6 +65,7 @@ def push_landed(sim, r, index, now_s):
     replica, requests = replicas_of(sim)[r], requests_of(sim)
     requests[index].kv_ready_s = now_s
     requests[index].num_moves += 1
+    note(sim, index, Moment.LANDED, now_s, r, 0.0)
     requests[index].next = NONE
     if replica.landed_head == NONE:
         replica.landed_head = index
@@ -112,6 +114,8 @@ def _leave(sim, r, index):
     request.source = r
     replicas_of(sim)[r].num_leaving += 1
     fleet.num_moving += 1
+    clock_s, kv_tokens = replicas_of(sim)[r].clock_s, request.prefill_target_tokens
+    note(sim, index, Moment.DEPARTED, clock_s, r, kv_tokens)
 
 
 @compiled

@@ -68,10 +68,14 @@ class Moment(IntEnum):
     PREFILL = 3, Phase.PREFILL, "first chunk starts; {value:.0f} tokens to compute"
     FIRST_TOKEN = 4, Phase.DECODE, "first token"
     RESUMED = 5, Phase.DECODE, "computed anew; token {value:.0f}"
-    PREEMPTED = 6, Phase.WAITING, "preempted after token {value:.0f}, to be computed anew"
+    PREEMPTED = 6, Phase.WAITING, "preempted after token {value:.0f}"
     LOST = 7, Phase.WAITING, "the replica crashed; it had streamed {value:.0f} tokens"
     FINISHED = 8, Phase.ENDED, "finished with {value:.0f} tokens"
     FAILED = 9, Phase.ENDED, "failed after {value:.0f} tokens"
+    DEPARTED = 10, Phase.WAITING, "leaves with {value:.0f} tokens of KV"
+    LANDED = 11, Phase.DECODE, "its KV has come; it decodes from the next iteration on"
+    SWAPPED_OUT = 12, Phase.WAITING, "its KV goes to host memory, {value:.0f} pages"
+    SWAPPED_IN = 13, Phase.DECODE, "its KV is back, {value:.0f} pages; it decodes on"
 
 
 def life_arrays(

@@ -11,6 +11,7 @@ Source: vLLM V0 `core/scheduler.py` (`_preempt_by_swap`, `_swap_in`); V1 only re
 from ..compiled import compiled
 from .host_tier import take_host_pages
 from .kv_pages import cache_prompt, request_pages
+from .life import Moment, note
 from .memory import fleet_of, hosts_of, replicas_of, requests_of
 from .sequences import held_tokens, start_decoding
 
@@ -24,6 +25,7 @@ def swap_out(sim, r, index):
         request.host_pages = pages
         replica.copy_s += pages * hosts_of(sim)[r].page_copy_s
         replica.num_swaps += 1
+        note(sim, index, Moment.SWAPPED_OUT, replica.clock_s, r, pages)
 
 
 @compiled
@@ -33,5 +35,6 @@ def swap_in(sim, r, index, pages):
     replicas_of(sim)[r].copy_s += pages * host.page_copy_s
     host.free_pages += request.host_pages
     request.host_pages = 0
+    note(sim, index, Moment.SWAPPED_IN, replicas_of(sim)[r].clock_s, r, pages)
     cache_prompt(sim, r, request)
     start_decoding(sim, r, index, held_tokens(request))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from trimtab.agents.heuristics import HEURISTICS, heuristic
+from trimtab.env.cluster import Preemption, Role
 from trimtab.env.knobs import Knobs
 from trimtab.env.latency import iteration_time_s
 from trimtab.env.placement import COST_RULE, GATE_RULES
@@ -261,3 +262,30 @@ def test_every_moment_has_words():
     for moment in Moment:
         assert moment.text.format(replica="r", value=1.0)
     assert len(Moment) < MAX_NOTES
+
+
+def test_a_handoff_and_what_it_waits_for(make_cluster, make_workload):
+    """Prefill on one replica, decode on another: the KV of 600 tokens leaves and comes."""
+    cluster = make_cluster(("H100-80G",) * 2)
+    roles = (Role.PREFILL, Role.DECODE)
+    replicas = tuple(replace(r, role=role) for r, role in zip(cluster.replicas, roles, strict=True))
+    life = live(replace(cluster, replicas=replicas), make_workload([0.0], [600], [9]), FIRST, 0)
+    names = ["dispatched", "admitted", "prefill", "first_token", "departed", "landed", "finished"]
+    assert moments(life) == names
+    assert at(life, "departed") == at(life, "first_token")
+    assert at(life, "landed") > at(life, "departed")
+    assert life.notes[4].text == "leaves with 600 tokens of KV"
+    assert [note.replica for note in life.notes[-3:]] == ["r0", "r1", "r1"]
+
+
+def test_a_swap_and_the_way_back(make_cluster, make_workload):
+    """Two grow out of 130 pages: the later one's KV goes to the host, and comes back."""
+    swap = {"preemption": Preemption.SWAP, "host_kv_bytes": 1e9, "kv_blocks": 130}
+    cluster = make_cluster(**swap)
+    life = live(cluster, make_workload([0.0, 1e-4], [900, 900], [400, 400]), FIRST, 1)
+    names = moments(life)
+    first = names.index("preempted")
+    assert names[first : first + 3] == ["preempted", "swapped_out", "swapped_in"]
+    assert at(life, "preempted") == at(life, "swapped_out") < at(life, "swapped_in")
+    assert "resumed" not in names
+    assert names[-1] == "finished"
