@@ -15,11 +15,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from ..agents.heuristics import HEURISTICS, heuristic
 from ..env.cluster_file import load_cluster
+from ..env.fault_file import bundled_fault_names, load_faults
 from ..env.knobs import Knobs
 from ..env.request_life import RequestLife, read_life
 from ..env.scenario import TROUBLED, Part, Scenario, azure_scenario, scenario_from_trace
 from ..env.simulated_fleet import SimulatedFleet
-from ..env.simulator.faults import FaultConfig
 from ..env.simulator.setup import FleetConfig
 from ..env.simulator.workload import Workload, compile_workload
 from ..traces.errors import TraceError
@@ -27,8 +27,6 @@ from .life_text import print_life
 from .recorded import open_trace, shortness
 from .run_table import kpi_table, replica_rows, replica_table, without_nan
 
-# Hidden trouble by name.
-FAULTS: dict[str, FaultConfig] = {"troubled": TROUBLED.faults, "none": FaultConfig()}
 # Seconds between two looks at how far a run is.
 _POLL_S = 0.1
 
@@ -45,7 +43,10 @@ def simulate(
     policy: Annotated[
         str, typer.Option(help=f"One of: {', '.join(HEURISTICS)}.")
     ] = "analytic-scorer",
-    faults: Annotated[str, typer.Option(help=f"Hidden trouble: {', '.join(FAULTS)}.")] = "troubled",
+    faults: Annotated[
+        str,
+        typer.Option(help=f"Hidden trouble: {', '.join(bundled_fault_names())}, or a YAML file."),
+    ] = "troubled",
     load: Annotated[float, typer.Option(help="Mean rate, as a share of saturation.")] = 0.8,
     span: Annotated[float, typer.Option(help="Length of the workload, s.")] = 90.0,
     workload: Annotated[
@@ -72,7 +73,7 @@ def simulate(
     """Run one workload under one policy and show what happened."""
     settings = {name: value for name, value in locals().items() if name != "as_json"}
     knobs = heuristic(policy).knobs
-    config = replace(TROUBLED, faults=_faults(faults))
+    config = replace(TROUBLED, faults=load_faults(faults))
     if as_recorded:
         requests = _recorded(trace)
         fleet = SimulatedFleet(load_cluster(cluster), requests, config)
@@ -88,13 +89,6 @@ def simulate(
         typer.echo(json.dumps(without_nan(_content(fleet, settings, life)), indent=2))
     else:
         _print(fleet, policy, life)
-
-
-def _faults(name: str) -> FaultConfig:
-    if name not in FAULTS:
-        msg = f"unknown faults '{name}'; known: {', '.join(FAULTS)}"
-        raise ValueError(msg)
-    return FAULTS[name]
 
 
 def _recorded(trace: str | None) -> Workload:

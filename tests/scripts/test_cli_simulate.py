@@ -134,7 +134,7 @@ def test_explaining_leaves_the_run_as_it_is(place: Path) -> None:
         ),
         (("--explain", -1), "--explain -1 is no request of this workload"),
         (("--policy", "rnd"), "unknown policy 'rnd'; known: random, round-robin"),
-        (("--faults", "some"), "unknown faults 'some'; known: troubled, none"),
+        (("--faults", "some"), "unknown fault 'some'; did you mean 'spot'?"),
     ],
 )
 def test_errors(place: Path, args: tuple[object, ...], message: str) -> None:
