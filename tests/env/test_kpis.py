@@ -1,11 +1,15 @@
 """Indicators of five requests, computed by hand."""
 
+from dataclasses import fields
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from trimtab.env.kpis import compute_kpis, credit_by_window, is_met, tpot_s, ttft_s
+from trimtab.env.kpis import Kpis, compute_kpis, credit_by_window, is_met, tpot_s, ttft_s
 from trimtab.env.simulator.layout import FAILED, FINISHED, REPLICA_DTYPE, REQUEST_DTYPE, SHED
 
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 NAN = float("nan")
 # status, arrival, first token, finish, output tokens, TTFT limit, TPOT limit, weight
 ROWS = [
@@ -97,3 +101,10 @@ def test_run_in_which_nothing_got_a_token():
     kpis = compute_kpis(requests, np.zeros(1, REPLICA_DTYPE))
     assert np.isnan([kpis.ttft_p99_s, kpis.tpot_p99_s, kpis.e2e_p99_s]).all()
     assert (kpis.goodput_frac, kpis.shed_frac, kpis.output_tokens_per_kwh) == (0.0, 1.0, 0.0)
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the installed package has no docs")
+def test_the_page_defines_every_indicator():
+    text = PAGE.read_text(encoding="utf-8")
+    names = {field.name for field in fields(Kpis)} - {"num_requests"}
+    assert not [name for name in sorted(names) if f"`{name}`" not in text]
