@@ -9,8 +9,9 @@ finds no slot is passed over; preemption takes the latest, least urgent request.
 import numpy as np
 
 from ..compiled import compiled
-from . import gateway
+from . import calls, gateway
 from .adapters import can_use_adapter, use_adapter
+from .calls import called_as
 from .closed_loop import on_end
 from .host_tier import load_blocks
 from .kv_pages import (
@@ -149,7 +150,7 @@ def _has_slots(sim, r, request, slots):
     return running + request.extra_sequences < slots
 
 
-@compiled
+@called_as("admit")
 def admit(sim, r):
     """Admit waiting requests, most urgent first, while the next iteration has tokens for them."""
     replica = replicas_of(sim)[r]
@@ -210,8 +211,8 @@ def _is_worse(a, b):
     return a.admission > b.admission
 
 
-@compiled
-def _preempt_one(sim, r):
+@called_as("preempt_one")
+def preempt_one(sim, r):
     """Preempt the least urgent, latest running request. Needs two running."""
     replica, requests, heap = replicas_of(sim)[r], requests_of(sim), sequences_of(sim, r)
     worst, worst_position, worst_before = NONE, NONE, NONE
@@ -247,13 +248,13 @@ def make_room(sim, r):
     replica = replicas_of(sim)[r]
     # The batch can need at most a page a sequence; the exact count is only taken when it is tight.
     while replica.num_sequences > available_pages(sim, r):
-        if growth_pages(sim, r, 1) <= available_pages(sim, r):
+        if growth_pages(sim, r, np.int64(1)) <= available_pages(sim, r):
             return
         if replica.num_decoding + replica.num_prefilling > 1:
-            _preempt_one(sim, r)
+            calls.preempt_one(sim, r)
         else:
-            index = leave_decode(sim, r, 0)
-            end_request(sim, r, index, FAILED)
+            index = leave_decode(sim, r, np.int64(0))
+            end_request(sim, r, index, np.int64(FAILED))
 
 
 @compiled
@@ -273,5 +274,5 @@ def fail_oversized(sim, r):
     for k in range(NUM_PRIORITIES):
         head = replica.waiting_head[k]
         if head != NONE and requests_of(sim)[head].ready_s <= replica.clock_s:
-            end_request(sim, r, pop_waiting(replica, requests_of(sim), k), FAILED)
+            end_request(sim, r, pop_waiting(replica, requests_of(sim), k), np.int64(FAILED))
             return

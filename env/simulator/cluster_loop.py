@@ -12,6 +12,7 @@ import numpy as np
 from ..compiled import compiled
 from . import gateway, lifecycle, transfers
 from .adapters import leave_adapter
+from .calls import advance, called_as
 from .closed_loop import on_end
 from .due import next_due, wake
 from .handoff import (
@@ -39,14 +40,13 @@ from .layout import (
 )
 from .life import note_end
 from .memory import fleet_of, replicas_of, requests_of, transfers_of
-from .replica import advance
 from .sequences import let_go
 
 
 @compiled
 def advance_due(sim, now_s):
     """Let the gateway see all that has happened by now."""
-    r = next_due(sim, 0, now_s)
+    r = next_due(sim, np.int64(0), now_s)
     while r != NONE:
         advance(sim, r, now_s, False)
         r = next_due(sim, r + 1, now_s)
@@ -78,7 +78,7 @@ def _release_source(sim, index, now_s):
     request = requests_of(sim)[index]
     r = request.source
     advance(sim, r, now_s, True)
-    let_go(sim, r, request, request.prefill_target_tokens)
+    let_go(sim, r, request, np.int64(request.prefill_target_tokens))
     replicas_of(sim)[r].num_leaving -= 1
     request.source = NONE
     _pause_admission(sim, r, now_s)
@@ -142,7 +142,7 @@ def _take_inbound(sim, r, now_s):
         transfers.start(sim, transfer, size_bytes, now_s)
 
 
-@compiled
+@called_as("follow_up")
 def follow_up(sim, now_s):
     """Begin the moves and end the drains that what has just happened allows."""
     fleet = fleet_of(sim)
@@ -197,12 +197,12 @@ def _refresh_next_action(sim):
     fleet_of(sim).next_action_s = min(transfers.soonest_s(sim), lifecycle.soonest_timer_s(sim))
 
 
-@compiled
+@called_as("take_actions")
 def take_actions(sim, now_s):
     """Begin and end the transfers, and take the steps of starts, that are due."""
     advance_due(sim, now_s)
     fleet, table = fleet_of(sim), transfers_of(sim)
-    has_changed, t = False, 0
+    has_changed, t = False, np.int64(0)
     while t < fleet.num_transfers:
         is_dropped = table[t].kind == DROPPED_MIGRATION
         if table[t].ends_at_s <= now_s or (is_dropped and table[t].begins_at_s <= now_s):
@@ -232,7 +232,7 @@ def _send_back(sim, index):
 @compiled
 def _drop_transfers(sim, r, now_s):
     """Take the transfers from and to a crashed replica off the table."""
-    fleet, t = fleet_of(sim), 0
+    fleet, t = fleet_of(sim), np.int64(0)
     while t < fleet.num_transfers:
         transfer = transfers_of(sim)[t]
         if transfer.kind == WEIGHT_TRANSFER or (transfer.source != r and transfer.target != r):

@@ -10,16 +10,16 @@ import numpy as np
 
 from ..compiled import compiled
 from ..dispatch import full_chunk_token_s, refresh_decode_base, refresh_slow_factor
-from . import gateway, lifecycle, sharing, transfers
+from . import calls, gateway, lifecycle, sharing, transfers
+from .ahead import fetch_ahead
+from .calls import advance, called_as, dispatch
 from .closed_loop import holds_back, on_end
 from .cluster_loop import (
     abort_start,
     advance_due,
-    follow_up,
     is_on_the_way_up,
     on_crash,
     retry_departed,
-    take_actions,
 )
 from .due import set_next_event, wake
 from .host_tier import clear_host
@@ -45,7 +45,6 @@ from .memory import (
 from .power import stand_by
 from .prefix_cache import chain, clear
 from .queues import pop_prefill, pop_waiting, remove_sequence
-from .replica import advance
 from .sequences import forget_sequences
 from .trouble import take_trouble
 
@@ -58,7 +57,7 @@ def _lose(sim, index, now_s):
     request.host_pages = 0
     note(sim, index, Moment.LOST, now_s, request.replica, request.generated_tokens)
     if request.generated_tokens == 0:
-        gateway.dispatch(sim, index, now_s)
+        dispatch(sim, index, now_s)
     else:
         request.status = FAILED
         request.finish_s = now_s
@@ -111,8 +110,8 @@ def _take_crash(sim, event):
         _crash(sim, event.target, event.at_s, event.value != 0.0)
 
 
-@compiled
-def _take_event(sim):
+@called_as("take_event")
+def take_event(sim):
     event = events_of(sim)[fleet_of(sim).next_event]
     fleet_of(sim).next_event += 1
     advance_due(sim, event.at_s)
@@ -147,7 +146,8 @@ def _arrive(sim, now_s):
     advance_due(sim, now_s)
     index = fleet_of(sim).next_arrival
     fleet_of(sim).next_arrival += 1
-    gateway.dispatch(sim, index, now_s)
+    fetch_ahead(sim, index)
+    dispatch(sim, index, now_s)
 
 
 @compiled
@@ -163,7 +163,7 @@ def run_until(handle, until_s):
         if fleet.next_event < events_of(sim).size:
             event_s = events_of(sim)[fleet.next_event].at_s
         if fleet.num_watched != 0:
-            follow_up(sim, seen_s)
+            calls.follow_up(sim, seen_s)
             due_s = event_tree_of(sim)[1]
         elif holds_back(sim):
             due_s = event_tree_of(sim)[1]
@@ -174,9 +174,9 @@ def run_until(handle, until_s):
         if due_s <= now_s:
             advance_due(sim, now_s)
         elif fleet.next_action_s <= now_s:
-            take_actions(sim, now_s)
+            calls.take_actions(sim, now_s)
         elif event_s <= now_s:
-            _take_event(sim)
+            calls.take_event(sim)
         elif fleet.next_scrape_s <= now_s:
             _scrape_all(sim, now_s)
         else:

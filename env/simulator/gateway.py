@@ -21,6 +21,7 @@ from ..dispatch import (
     refresh_slow_factor,
 )
 from ..shortlist import can_use_shortlist, choose_candidate
+from .calls import called_as
 from .closed_loop import on_end
 from .due import wake
 from .late_pages import fill, hand_on, show_newest
@@ -135,7 +136,7 @@ def _choose(sim, g, query, now_s):
     )  # fmt: skip
 
 
-@compiled
+@called_as("dispatch")
 def dispatch(sim, index, now_s):
     """Place a request on a replica, or shed it."""
     request, knobs = requests_of(sim)[index], knobs_of(sim)

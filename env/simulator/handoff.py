@@ -15,6 +15,7 @@ from ..compiled import compiled
 from . import gateway, transfers
 from .adapters import can_use_adapter, use_adapter
 from .admission import running_sequences
+from .calls import called_as
 from .due import wake
 from .kv_pages import available_pages, cache_prompt, take_pages
 from .layout import DECODING, DROPPED_MIGRATION, KV_TRANSFER, MOVING, NONE, ORDERED_MIGRATION
@@ -139,7 +140,7 @@ def _leave_as_ordered(sim, r):
             continue
         index = transfer.request
         if requests[index].status == DECODING and requests[index].replica == r:
-            position = 0
+            position = np.int64(0)
             while sequences_of(sim, r)[position].request != index:
                 position += 1
             detach(sim, r, position)
@@ -169,10 +170,10 @@ def _join_landed(sim, r):
         fleet.num_moving -= 1
         fleet.num_watched -= 1
         cache_prompt(sim, r, requests[index])
-        start_decoding(sim, r, index, requests[index].prefill_target_tokens)
+        start_decoding(sim, r, index, np.int64(requests[index].prefill_target_tokens))
 
 
-@compiled
+@called_as("settle")
 def settle(sim, r):
     """Let what came from outside by the start of an iteration change the replica."""
     replica = replicas_of(sim)[r]

@@ -8,6 +8,8 @@ Does not know: who is admitted or preempted, or time.
 Source: vLLM's block manager and automatic prefix caching.
 """
 
+import numpy as np
+
 from ..compiled import compiled
 from .host_tier import keep_block
 from .memory import (
@@ -78,7 +80,7 @@ def unpin_blocks(sim, r, request):
     """Drop a request's hold on its cached blocks."""
     # Last block first, so that the tail of a prompt is evicted before its head.
     for position in range(request.pinned_blocks - 1, -1, -1):
-        entry = pinned_entries_of(sim)[request.first_block + position]
+        entry = np.int64(pinned_entries_of(sim)[request.first_block + position])
         unpin(replicas_of(sim)[r], cache_of(sim, r), entry)
     request.pinned_blocks = 0
 

@@ -23,6 +23,7 @@ from ..knobs import KNOBS_DTYPE
 from ..latency import LATENCY_DTYPE
 from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
 from ..topology import LINK_DTYPE, PORT_DTYPE
+from .calls import CALLED, address_of
 from .layout import (
     ADAPTER_DTYPE,
     CACHE_ENTRY_DTYPE,
@@ -92,6 +93,7 @@ def _source_tag() -> str:
 HANDLE_DTYPE = np.dtype(
     [(f"{name}_at", np.int64) for name in SimulationArrays._fields]
     + [(name, np.int64) for name in _SIZES]
+    + [(f"call_{name}", np.int64) for name in CALLED]
     + [(f"source_{_source_tag()}", np.int8)]
 )
 
@@ -132,6 +134,8 @@ def handle(arrays: SimulationArrays) -> np.ndarray:
     )
     for name, size in zip(_SIZES, sizes, strict=True):
         record[name] = size
+    for name in CALLED:
+        record[f"call_{name}"] = address_of(name, HANDLE_DTYPE)
     return record
 
 

@@ -5,7 +5,7 @@ Does not know: whether an order makes sense (`..simulated_fleet` checks it).
 
 from ..compiled import compiled
 from . import lifecycle, transfers
-from .cluster_loop import follow_up
+from .calls import follow_up
 from .due import wake
 from .handoff import has_room, reserve_room
 from .kv_pages import request_pages

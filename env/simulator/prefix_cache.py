@@ -184,12 +184,12 @@ def match_replicas(blocks, first_block, num_blocks, holders, depth, matched, num
     """
     for i in range(num_matched):
         depth[matched[i]] = 0
-    num_matched = 0
+    num_matched = np.int64(0)
     if num_blocks == 0:
         return num_matched
     for word in range(holders.shape[1]):
         alive = holders[blocks[first_block], word]
-        position = 1
+        position = np.int64(1)
         while alive != 0 and position < num_blocks:
             still = alive & holders[blocks[first_block + position], word]
             num_matched = _set_depth(alive & ~still, word, position, depth, matched, num_matched)

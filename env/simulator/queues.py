@@ -6,6 +6,8 @@ sequence ends, so an iteration costs nothing per sequence.
 Does not know: time, KV pages or latency.
 """
 
+import numpy as np
+
 from ..compiled import compiled
 from .layout import NONE, NUM_PRIORITIES
 
@@ -37,7 +39,7 @@ def push_waiting(replica, requests, index, is_front):
 def pop_waiting(replica, requests, k):
     """Remove and return the head of a waiting list that is not empty."""
     index = replica.waiting_head[k]
-    remove_waiting(replica, requests, k, NONE, index)
+    remove_waiting(replica, requests, np.int64(k), np.int64(NONE), index)
     return index
 
 
@@ -70,7 +72,7 @@ def push_prefill(replica, requests, index):
 def pop_prefill(replica, requests):
     """Remove and return the head of the prefilling list."""
     index = replica.prefill_head
-    remove_prefill(replica, requests, index, NONE)
+    remove_prefill(replica, requests, index, np.int64(NONE))
     return index
 
 

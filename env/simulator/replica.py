@@ -15,7 +15,6 @@ from ..compiled import compiled
 from ..latency import context_time_s, linear_time_s, other_time_s, position_time_s
 from . import gateway, handoff
 from .admission import (
-    admit,
     end_request,
     fail_oversized,
     first_ready_s,
@@ -23,6 +22,7 @@ from .admission import (
     next_ready_s,
     prefill_budget,
 )
+from .calls import admit, called_as, settle
 from .due import set_next_event
 from .kv_pages import (
     cache_output,
@@ -151,7 +151,7 @@ def _finish_prefill(sim, r, index):
     note_token(sim, index)
     if request.generated_tokens >= request.output_tokens:
         let_go(sim, r, request, held_tokens(request))
-        end_request(sim, r, index, FINISHED)
+        end_request(sim, r, index, np.int64(FINISHED))
         return
     if replica.role == ROLE_PREFILL:
         handoff.depart(sim, r, index)
@@ -181,7 +181,7 @@ def _finish_decode(sim, r):
     request = requests_of(sim)[sequences_of(sim, r)[0].request]
     if request.num_output_blocks > 0:
         cache_output(sim, r, request)
-    end_request(sim, r, leave_decode(sim, r, 0), FINISHED)
+    end_request(sim, r, leave_decode(sim, r, np.int64(0)), np.int64(FINISHED))
 
 
 @compiled
@@ -278,7 +278,7 @@ def _prepare(sim, r, until_s):
             replica.seen_s = replica.clock_s
         _update_slow_factor(sim, r)
         if replica.change_at_s <= replica.clock_s:
-            handoff.settle(sim, r)
+            settle(sim, r)
         if replica.has_preempted == 0:
             admit(sim, r)
         make_room(sim, r)
@@ -308,7 +308,7 @@ def _apply_part(sim, r, until_s):
         _apply(sim, r, part, replica.plan_chunk, first_s, slope_s)
 
 
-@compiled
+@called_as("advance")
 def advance(sim, r, until_s, is_partial):
     """Advance a replica through every change up to a moment.
 

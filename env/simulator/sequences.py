@@ -8,6 +8,8 @@ Does not know: why a request comes or goes, or time.
 Source: vLLM V0's sequence groups, which fork after the prompt and copy on write.
 """
 
+import numpy as np
+
 from ..compiled import compiled
 from .adapters import clear_adapters, leave_adapter
 from .host_tier import clear_host
@@ -86,7 +88,7 @@ def leave_decode(sim, r, position):
     """Take the request at a place of the heap out of the batch, free its pages; return it."""
     index = detach(sim, r, position)
     request = requests_of(sim)[index]
-    let_go(sim, r, request, request.prefill_target_tokens)
+    let_go(sim, r, request, np.int64(request.prefill_target_tokens))
     return index
 
 

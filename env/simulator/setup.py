@@ -42,6 +42,7 @@ from .layout import (
 from .life import life_arrays
 from .memory import handle
 from .served_models import model_of_names, served_models
+from .snapshot import copy_array
 from .start_up import StartUpConfig
 from .tariffs import set_tariffs, tariff_events
 from .workload import Workload
@@ -211,7 +212,7 @@ def _make_event_tree(num_replicas: int) -> np.ndarray:
 
 def _requests_of(workload: Workload, models: tuple[str, ...]) -> np.ndarray:
     """Return the requests with the models that a cluster serves, REQUEST_DTYPE [N]."""
-    requests = workload.requests.copy()
+    requests = copy_array(workload.requests)
     if len(models) > 1:
         known = model_of_names(workload.model_names, models, workload.name)
         requests["query"]["model"] = known[requests["query"]["model"]]

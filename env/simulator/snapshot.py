@@ -225,6 +225,16 @@ def list_open(handle, rows, first_new, found):
     return count
 
 
+def copy_array(array: np.ndarray) -> np.ndarray:
+    """Return a copy of a contiguous array.
+
+    Records as bytes: NumPy's own copy goes field by field, ten times as slow.
+    """
+    if array.dtype.names is None or array.size == 0:
+        return array.copy()
+    return array.view(np.uint8).copy().view(array.dtype)
+
+
 def stack_records(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """Return record arrays of one type and size [R] as [n, R].
 
@@ -256,7 +266,7 @@ class Bank:
     def duplicate(self) -> "Bank":
         """Return an independent copy; what never changes is shared."""
         arrays = {
-            name: array if rule_of(name) is Copy.SHARED else array.copy()
+            name: array if rule_of(name) is Copy.SHARED else copy_array(array)
             for name, array in self.arrays._asdict().items()
         }
         return Bank(SimulationArrays(**arrays))

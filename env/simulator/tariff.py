@@ -8,7 +8,7 @@ Does not know: where tariffs come from (`..energy_prices`).
 
 from ..compiled import compiled
 from .memory import replicas_of
-from .replica import advance
+from .calls import advance
 
 
 @compiled

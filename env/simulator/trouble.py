@@ -22,7 +22,7 @@ from .layout import (
 )
 from .memory import fleet_of, replicas_of
 from .power import stand_by
-from .replica import advance
+from .calls import advance
 from .tariff import change_tariff
 
 

@@ -7,6 +7,8 @@ Pages are held for the whole context, as without a window.
 Does not know: pages, queues or layers without a window.
 """
 
+import numpy as np
+
 from ..compiled import compiled
 from ..latency import HALF_TILE_TOKENS
 from .layout import NONE
@@ -43,7 +45,7 @@ def leave_window(sim, r, index, kv_tokens):
     sequences = 1 + requests_of(sim)[index].extra_sequences
     replica.windowed_tokens -= sequences * min(kv_tokens, window)
     if kv_tokens < window:
-        position = 0
+        position = np.int64(0)
         while growing[position].request != index:
             position += 1
         remove_sequence(growing, replica.num_growing, position)
@@ -57,7 +59,7 @@ def advance_windows(sim, r, iterations):
     replica, growing = replicas_of(sim)[r], growing_of(sim, r)
     replica.windowed_tokens += replica.num_growing_sequences * iterations
     while replica.num_growing > 0 and growing[0].end_iteration <= replica.decode_iteration:
-        index = remove_sequence(growing, replica.num_growing, 0)
+        index = remove_sequence(growing, replica.num_growing, np.int64(0))
         replica.num_growing -= 1
         replica.num_growing_sequences -= 1 + requests_of(sim)[index].extra_sequences
 
