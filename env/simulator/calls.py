@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import cfunc, from_dtype, types
 from numba.extending import intrinsic
-from llvmlite import ir
 
 from ..compiled import compiled
 

@@ -7,8 +7,8 @@ Does not know: where tariffs come from (`..energy_prices`).
 """
 
 from ..compiled import compiled
-from .memory import replicas_of
 from .calls import advance
+from .memory import replicas_of
 
 
 @compiled

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..compiled import compiled
 from . import gateway
+from .calls import advance
 from .due import set_next_event, wake
 from .layout import (
     CARBON,
@@ -22,7 +23,6 @@ from .layout import (
 )
 from .memory import fleet_of, replicas_of
 from .power import stand_by
-from .calls import advance
 from .tariff import change_tariff
 
 
