@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+if not BENCHMARKS.exists():
+    pytest.skip("the installed package has no benchmarks", allow_module_level=True)
 
 
 def load(name):
