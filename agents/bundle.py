@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from ..env.knobs import BIAS_SCALE, KNOB_SPECS, Knobs, residual
 from ..env.observation import Observation, ObservationLayout, observation_space
-from ..env.state import registry_hash
+from ..env.state.registry import registry_hash
 from ..graph_encoder.extractor import GraphExtractor
 from ..traces.errors import BundleError
 from .policy_network import EquivariantHead, EquivariantPolicy

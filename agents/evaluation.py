@@ -18,7 +18,7 @@ from ..env.kpis import Kpis, ttft_s
 from ..env.scenario import Part, Scenario
 from ..env.simulated_fleet import SimulatedFleet
 from ..env.simulator.workload import Workload
-from ..env.state import FloatArray
+from ..env.state.feature import FloatArray
 from .policy import Policy
 
 NUM_RESAMPLES = 10_000

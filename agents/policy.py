@@ -12,7 +12,8 @@ import numpy as np
 
 from ..env.knobs import Knobs, residual
 from ..env.observation import ObservationLayout, observe
-from ..env.state import ClusterState
+from ..env.state.cluster_state import ClusterState
+from ..env.state.feature import Node
 from .bundle import Bundle
 from .heuristics import Heuristic
 
@@ -85,4 +86,4 @@ class LearnedPolicy:
         """Return the base knobs moved by the policy's deterministic action."""
         observation = observe(state, self._last_action, self.layout)
         self._last_action = self._bundle.action(observation)
-        return residual(self._bundle.base_knobs, self._last_action, state.state_age_s.size)
+        return residual(self._bundle.base_knobs, self._last_action, state.age_s[Node.REPLICA].size)

@@ -20,7 +20,7 @@ from ..env.knobs import KNOB_SPECS, Knobs, from_tunable, to_tunable
 from ..env.scenario import Part, Scenario
 from ..env.simulated_fleet import run_workload
 from ..env.simulator.workload import Workload
-from ..env.state import FloatArray
+from ..env.state.feature import FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from .cluster import ClusterSpec
 from .knobs import Knobs
-from .state import ClusterState
+from .state.cluster_state import ClusterState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

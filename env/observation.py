@@ -14,12 +14,56 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from .knobs import TUNABLE_KNOBS
-from .state import FEATURES_BY_NODE, ClusterState, FloatArray, Node, scaled
+from .state.cluster_state import ClusterState
+from .state.feature import Feature, FloatArray, Node
+from .state.registry import FEATURES_BY_NODE, Scaling, column
 
 CLIP = 5.0
 """Scaled features are clipped to plus or minus this."""
 
 Observation = dict[str, NDArray[np.float32]]
+
+_OBSERVED_NAMES: dict[Node, tuple[str, ...]] = {
+    Node.REPLICA: (
+        "is_available",
+        "outstanding_requests",
+        "pending_prefill_s",
+        "running_requests",
+        "waiting_requests",
+        "kv_usage_frac",
+        "cached_frac",
+        "iteration_log_ratio",
+        "ttft_log_ratio",
+        "prefill_frac",
+        "decode_iteration_s",
+        "state_age_s",
+    ),
+    Node.GPU: (
+        "peak_bf16_flops",
+        "sm_activity_frac",
+        "power_frac",
+        "hbm_bytes",
+        "hbm_bytes_per_s",
+    ),
+    Node.SERVER: ("network_bytes_per_s", "nvlink_bytes_per_s", "power_frac"),
+    Node.TENANT: ("arrival_rate_rps", "mean_input_tokens", "shed_frac", "late_frac"),
+    Node.FLEET: ("load_frac", "arrival_log_change", "available_frac"),
+}
+
+OBSERVED: dict[Node, tuple[Feature, ...]] = {
+    node: tuple(FEATURES_BY_NODE[node][column(node, name)] for name in names)
+    for node, names in _OBSERVED_NAMES.items()
+}
+"""The features that the short-term policy sees, in the order of its observation."""
+
+_COLUMNS = {
+    node: np.array([column(node, name) for name in names])
+    for node, names in _OBSERVED_NAMES.items()
+}
+_SCALINGS = {
+    node: Scaling(tuple(feature.scale for feature in features))
+    for node, features in OBSERVED.items()
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +105,12 @@ def observation_space(layout: ObservationLayout) -> spaces.Dict:
     """
     boxes: dict[str, spaces.Space[Any]] = {}
     for node, size in layout.sizes().items():
-        width = len(FEATURES_BY_NODE[node])
+        width = len(OBSERVED[node])
         boxes[str(node)] = spaces.Box(-CLIP, CLIP, (size * width,), np.float32)
         boxes[f"{node}_mask"] = spaces.Box(0.0, 1.0, (size,), np.float32)
     for parent, size in (("replica", layout.max_replicas), ("server", layout.max_servers)):
         boxes[f"gpu_{parent}"] = spaces.Box(0.0, size - 1.0, (layout.max_gpus,), np.float32)
-    boxes["fleet"] = spaces.Box(-CLIP, CLIP, (len(FEATURES_BY_NODE[Node.FLEET]),), np.float32)
+    boxes["fleet"] = spaces.Box(-CLIP, CLIP, (len(OBSERVED[Node.FLEET]),), np.float32)
     boxes["action"] = spaces.Box(-1.0, 1.0, (layout.action_size,), np.float32)
     return spaces.Dict(boxes)
 
@@ -74,11 +118,12 @@ def observation_space(layout: ObservationLayout) -> spaces.Dict:
 def _scaled(node: Node, values: FloatArray) -> NDArray[np.float32]:
     """Return the scaled, clipped features of a node kind; absent values become 0.
 
-    Shapes: [n, nodes, features], both.
+    Shapes: [n, nodes, features of the kind] to [n, nodes, observed ones].
     """
-    flat = values.reshape(-1, values.shape[-1])
-    near = np.clip(scaled(node, flat), -CLIP, CLIP)
-    return np.where(np.isfinite(flat), near, 0.0).astype(np.float32).reshape(values.shape)
+    observed = values[:, :, _COLUMNS[node]]
+    flat = observed.reshape(-1, observed.shape[-1])
+    near = np.clip(_SCALINGS[node].scaled(flat), -CLIP, CLIP)
+    return np.where(np.isfinite(flat), near, 0.0).astype(np.float32).reshape(observed.shape)
 
 
 def observe_many(
@@ -102,7 +147,7 @@ def observe_many(
         if own > size:
             msg = f"fleet has {own} {node} nodes, the layout only {size}; raise max_{node}s"
             raise ValueError(msg)
-        padded = np.zeros((num, size, values[node].shape[2]), np.float32)
+        padded = np.zeros((num, size, len(OBSERVED[node])), np.float32)
         padded[:, :own] = _scaled(node, values[node])
         mask = np.zeros((num, size), np.float32)
         mask[:, :own] = 1.0
@@ -127,6 +172,7 @@ def observe(
     values = {
         node: np.where(state.is_valid[node], array, np.nan)[None]
         for node, array in state.values.items()
+        if node in OBSERVED
     }
     parents = (state.gpu_replica, state.gpu_server)
     batch = observe_many(values, parents, last_action[None], layout)

@@ -21,7 +21,7 @@ from .knobs import Knobs
 from .scenario import Part, Scenario
 from .simulated_fleet import SimulatedFleet, Workers, advance_all, drain_all
 from .simulator.workload import Workload
-from .state import FloatArray
+from .state.feature import FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,7 +62,7 @@ class ShortTermEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
 
     ## Observation Space
     A flat `Dict` of Boxes, scaled to about [-1, 1] and clipped to [-5, 5]; features and units
-    stand in `trimtab.env.state.FEATURES`.
+    stand in `trimtab.env.observation.OBSERVED`.
 
     | Key | Shape | Meaning |
     |---|---|---|

@@ -42,7 +42,7 @@ from .simulator.window import (
     window_totals,
 )
 from .simulator.workload import Workload
-from .state import ClusterState
+from .state.cluster_state import ClusterState
 from .topology import topology_of
 
 # Longest time that a run may go on after the last arrival, to let open requests finish.

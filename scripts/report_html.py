@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from ..agents.evaluation import QUANTILES, Evaluation, KnobTrack
 from ..env.knobs import KNOB_INDEX, KNOB_SPECS
-from ..env.state import FloatArray
+from ..env.state.feature import FloatArray
 from .palette import Style, emphasise, policy_styles
 from .summary import LIMITS, base_policy, best_imported, conditions, differences, headline
 from .table import COLUMNS, rows

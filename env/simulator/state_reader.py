@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from ..cluster import ClusterSpec
 from ..hardware import Precision
-from ..state import FEATURES_BY_NODE, ClusterState, FloatArray, Node
+from ..state.cluster_state import ClusterState
+from ..state.feature import FloatArray, Node
+from ..state.registry import FEATURES_BY_NODE, column
 from .fleet_view import fleet_view
 from .layout import NUM_PRIORITIES, SimulationArrays
 from .snapshot import stack_records
@@ -163,7 +165,8 @@ class StateBatch:
             now_s=float(self.now_s[index]),
             values=values,
             is_valid={node: np.isfinite(array) for node, array in values.items()},
-            state_age_s=values[Node.REPLICA][:, -1].copy(),
+            age_s={node: np.zeros(len(array)) for node, array in values.items()}
+            | {Node.REPLICA: values[Node.REPLICA][:, column(Node.REPLICA, "state_age_s")]},
             gpu_replica=self.gpu_replica,
             gpu_server=self.gpu_server,
         )
@@ -182,8 +185,25 @@ def _replica_values(arrays: Sequence[SimulationArrays], now_s: FloatArray) -> Fl
     names = [feature.name for feature in FEATURES_BY_NODE[Node.REPLICA]]
     values = np.empty((*v.shape, len(names)))
     for i, name in enumerate(names):
-        values[:, :, i] = columns[name] if name in columns else v[name]
+        known = name in columns or name in (v.dtype.names or ())
+        values[:, :, i] = (columns[name] if name in columns else v[name]) if known else np.nan
     return values
+
+
+_FILLED = {
+    Node.GPU: ("peak_bf16_flops", "sm_activity_frac", "power_frac", "hbm_bytes", "hbm_bytes_per_s"),
+    Node.SERVER: ("network_bytes_per_s", "nvlink_bytes_per_s", "power_frac"),
+    Node.TENANT: ("arrival_rate_rps", "mean_input_tokens", "shed_frac", "late_frac"),
+    Node.FLEET: ("load_frac", "arrival_log_change", "available_frac"),
+}
+
+
+def _spread(node: Node, narrow: FloatArray) -> FloatArray:
+    """Return the features that are filled in their columns of all of the kind, the rest NaN."""
+    wide = np.full((*narrow.shape[:2], len(FEATURES_BY_NODE[node])), np.nan)
+    for i, name in enumerate(_FILLED[node]):
+        wide[:, :, column(node, name)] = narrow[:, :, i]
+    return wide
 
 
 def read_many(readers: Sequence[StateReader], arrays: Sequence[SimulationArrays]) -> StateBatch:
@@ -200,10 +220,12 @@ def read_many(readers: Sequence[StateReader], arrays: Sequence[SimulationArrays]
         now_s=now_s,
         values={
             Node.REPLICA: _replica_values(arrays, now_s),
-            Node.GPU: reader.gpu_values(busy_frac, power_frac),
-            Node.SERVER: reader.server_values(power_frac),
-            Node.TENANT: np.stack([window.tenants for window in windows]),
-            Node.FLEET: np.array(fleet),
+            Node.GPU: _spread(Node.GPU, reader.gpu_values(busy_frac, power_frac)),
+            Node.SERVER: _spread(Node.SERVER, reader.server_values(power_frac)),
+            Node.LINK: np.empty((len(now_s), 0, len(FEATURES_BY_NODE[Node.LINK]))),
+            Node.ZONE: np.empty((len(now_s), 0, len(FEATURES_BY_NODE[Node.ZONE]))),
+            Node.TENANT: _spread(Node.TENANT, np.stack([window.tenants for window in windows])),
+            Node.FLEET: _spread(Node.FLEET, np.array(fleet)),
         },
         gpu_replica=reader.replica_of_gpu,
         gpu_server=reader.server_of_gpu,

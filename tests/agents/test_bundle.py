@@ -18,7 +18,7 @@ from trimtab.agents.bundle import load_bundle, save_bundle
 from trimtab.agents.policy_network import EquivariantPolicy
 from trimtab.env.knobs import BIAS_SCALE, KNOB_INDEX, TUNABLE_KNOBS, Knobs
 from trimtab.env.observation import Observation, ObservationLayout, observation_space
-from trimtab.env.state import registry_hash
+from trimtab.env.state.registry import registry_hash
 from trimtab.traces.errors import BundleError
 
 LAYOUT = ObservationLayout(max_replicas=6, max_gpus=8, max_servers=2, max_tenants=2)

@@ -8,7 +8,7 @@ from trimtab.agents.heuristics import HEURISTICS
 from trimtab.agents.policy import constant_policy
 from trimtab.env.knobs import Knobs
 from trimtab.env.scenario import Part
-from trimtab.env.state import ClusterState
+from trimtab.env.state.cluster_state import ClusterState
 
 
 class Switching:

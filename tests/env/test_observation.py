@@ -6,21 +6,15 @@ import re
 import numpy as np
 import pytest
 
-from trimtab.env import state as state_module
 from trimtab.env.knobs import Knobs
-from trimtab.env.observation import CLIP, ObservationLayout, observation_space, observe
+from trimtab.env.observation import CLIP, OBSERVED, ObservationLayout, observation_space, observe
 from trimtab.env.simulated_fleet import SimulatedFleet
 from trimtab.env.simulator.faults import FaultConfig
 from trimtab.env.simulator.setup import FleetConfig
-from trimtab.env.state import (
-    FEATURES,
-    FEATURES_BY_NODE,
-    ClusterState,
-    Dimension,
-    Feature,
-    Node,
-    registry_hash,
-)
+from trimtab.env.state import registry
+from trimtab.env.state.cluster_state import ClusterState
+from trimtab.env.state.feature import NORMALISERS, Dimension, Feature, Live, Node, Scale
+from trimtab.env.state.registry import FEATURES, FEATURES_BY_NODE, column, registry_hash
 
 LAYOUT = ObservationLayout(max_replicas=6, max_gpus=7, max_servers=4, max_tenants=3)
 GPU_NAMES = ("H100-80G", "A100-80G", "H100-80G", "L40S-48G")
@@ -36,14 +30,19 @@ def fleet(make_cluster, make_random_workload) -> SimulatedFleet:
 
 
 def scaled_by_hand(feature: Feature, values: np.ndarray) -> np.ndarray:
-    clipped = np.clip(values, feature.low, feature.high)
-    normalise = {"identity": lambda x: x, "log1p": np.log1p, "log10": np.log10}
-    return (normalise[feature.normaliser](clipped) - feature.offset) / feature.scale
+    scale = feature.scale
+    clipped = np.clip(values, scale.low, scale.high)
+    normalise = {
+        "identity": lambda x: x,
+        "log1p": np.log1p,
+        "log10": lambda x: np.log10(np.maximum(x, 1e-9)),
+    }
+    return (normalise[scale.normaliser](clipped) - scale.offset) / scale.scale
 
 
 def rows(observation: dict[str, np.ndarray], node: str) -> np.ndarray:
     """Features of a node kind, one row a node; they travel flat."""
-    return observation[node].reshape(-1, len(FEATURES_BY_NODE[Node(node)]))
+    return observation[node].reshape(-1, len(OBSERVED[Node(node)]))
 
 
 def make_observation(state: ClusterState, layout: ObservationLayout = LAYOUT):
@@ -63,23 +62,27 @@ def test_all_four_dimensions_are_there():
 
 @pytest.mark.parametrize("feature", FEATURES, ids=lambda f: f"{f.node}-{f.name}")
 def test_features_are_well_formed(feature):
-    assert feature.low < feature.high
-    assert feature.scale > 0
+    scale = feature.scale
+    assert scale.low < scale.high
+    assert scale.scale > 0
+    assert scale.normaliser in NORMALISERS
     assert feature.unit
-    assert feature.simulator_source
-    moments = [feature.low, feature.high, feature.low - 1.0, feature.high * 2.0 + 1.0]
+    assert feature.live or feature.simulator, "nobody can fill it"
+    moments = [scale.low, scale.high, scale.low - 1.0, scale.high * 2.0 + 1.0]
     low, high, below, above = scaled_by_hand(feature, np.array(moments))
     assert low < high
     assert (below, above) == (low, high)
 
 
-@pytest.mark.parametrize("change", [{"scale": 7.0}, {"name": "other"}, {"low": -9.0}])
+@pytest.mark.parametrize(
+    "change", [{"scale": Scale(low=0, high=7)}, {"name": "other"}, {"live": {Live.HOST: "else"}}]
+)
 def test_hash_changes_with_any_feature(monkeypatch, change):
     before = registry_hash()
     assert re.fullmatch("[0-9a-f]{16}", before)
     assert registry_hash() == before
     changed = (*FEATURES[:-1], dataclasses.replace(FEATURES[-1], **change))
-    monkeypatch.setattr(state_module, "FEATURES", changed)
+    monkeypatch.setattr(registry, "FEATURES", changed)
     assert registry_hash() != before
 
 
@@ -121,24 +124,24 @@ def test_values_are_scaled_as_the_registry_says(fleet):
     fleet.advance(4.05)
     state = fleet.state()
     observation = make_observation(state)
-    for feature in FEATURES:
-        raw = state.feature(feature.node, feature.name)
-        column = FEATURES_BY_NODE[feature.node].index(feature)
-        seen = rows(observation, str(feature.node))[: raw.size, column]
-        expected = np.clip(scaled_by_hand(feature, raw), -CLIP, CLIP)
-        np.testing.assert_allclose(seen, expected, rtol=1e-6, err_msg=feature.name)
+    for node, features in OBSERVED.items():
+        for i, feature in enumerate(features):
+            raw = state.feature(node, feature.name)
+            seen = rows(observation, str(node))[: raw.size, i]
+            expected = np.clip(scaled_by_hand(feature, raw), -CLIP, CLIP)
+            np.testing.assert_allclose(seen, expected, rtol=1e-6, err_msg=feature.name)
 
 
 def test_absent_values_are_marked_and_become_zero(fleet):
     fleet.advance(2.0)
     state = fleet.state()
-    column = [f.name for f in FEATURES_BY_NODE[Node.GPU]].index("peak_flops")
-    state.values[Node.GPU][1, column] = np.nan
+    state.values[Node.GPU][1, column(Node.GPU, "peak_bf16_flops")] = np.nan
     is_valid = {node: np.isfinite(values) for node, values in state.values.items()}
     observation = make_observation(dataclasses.replace(state, is_valid=is_valid))
     gpu = rows(observation, "gpu")
-    assert gpu[1, column] == 0.0
-    assert gpu[0, column] != 0.0
+    seen = [feature.name for feature in OBSERVED[Node.GPU]].index("peak_bf16_flops")
+    assert gpu[1, seen] == 0.0
+    assert gpu[0, seen] != 0.0
 
 
 @pytest.mark.parametrize(
@@ -157,9 +160,9 @@ def test_fleet_that_does_not_fit_is_refused(fleet, field, size):
 
 def test_state_names_what_it_knows(fleet):
     state = fleet.state()
-    with pytest.raises(ValueError, match="unknown gpu feature 'flops'; known: peak_flops, "):
+    with pytest.raises(ValueError, match="unknown gpu feature 'flops'; known: peak_fp16_flops, "):
         state.feature(Node.GPU, "flops")
-    values = state.values | {Node.GPU: np.zeros((4, 1))}
+    values = dict(state.values) | {Node.GPU: np.zeros((4, 1))}
     with pytest.raises(
         ValueError, match=r"gpu values must have shape \[nodes, \d+\], got \(4, 1\)"
     ):

@@ -8,7 +8,7 @@ from trimtab.env.simulated_fleet import SimulatedFleet, run_workload
 from trimtab.env.simulator.faults import FaultConfig
 from trimtab.env.simulator.fleet_view import fleet_view
 from trimtab.env.simulator.setup import INITIAL_OUTPUT_TOKENS, FleetConfig
-from trimtab.env.state import Node
+from trimtab.env.state.feature import Node
 
 LEAST_REQUESTS = Knobs.of(outstanding_requests_weight=1.0)
 TROUBLE = FaultConfig(
@@ -80,7 +80,7 @@ def test_scrapes_are_staggered(make_fleet):
     fleet.advance(2.05)
     scraped_at_s = fleet.arrays.views.reshape(4, -1)["scraped_at_s"]
     np.testing.assert_allclose(scraped_at_s.T, [[1.7, 1.8, 1.9, 2.0]] * 4)
-    assert fleet.state().state_age_s == pytest.approx(0.05)
+    assert fleet.state().age_s[Node.REPLICA] == pytest.approx(0.05)
 
 
 def test_each_gateway_reads_the_whole_slow_down(make_cluster, make_workload):

@@ -15,7 +15,7 @@ from trimtab.env.simulator.faults import FaultConfig
 from trimtab.env.simulator.layout import SimulationArrays
 from trimtab.env.simulator.setup import FleetConfig
 from trimtab.env.simulator.snapshot import COPY_RULES, Copy, Snapshot, rule_of
-from trimtab.env.state import Node
+from trimtab.env.state.feature import Node
 
 GPU_NAMES = ("H100-80G", "A100-80G", "L40S-48G")
 TROUBLE = FleetConfig(

@@ -7,7 +7,7 @@ from trimtab.env.knobs import Knobs
 from trimtab.env.simulated_fleet import SimulatedFleet
 from trimtab.env.simulator.faults import FaultConfig
 from trimtab.env.simulator.setup import FleetConfig
-from trimtab.env.state import Node
+from trimtab.env.state.feature import Node
 
 SCRAPED = (
     "scraped_at_s",
@@ -75,7 +75,9 @@ def test_age_of_the_state_is_time_since_the_scrape(make_busy_fleet):
     fleet.advance(3.25)
     state = fleet.state()
     np.testing.assert_allclose(state.feature(Node.REPLICA, "state_age_s"), 0.25)
-    np.testing.assert_array_equal(state.state_age_s, state.feature(Node.REPLICA, "state_age_s"))
+    np.testing.assert_array_equal(
+        state.age_s[Node.REPLICA], state.feature(Node.REPLICA, "state_age_s")
+    )
 
 
 @pytest.mark.parametrize("drop_frac", [0.0, 0.5, 0.9])
@@ -84,7 +86,7 @@ def test_lost_scrapes_leave_older_states(make_busy_fleet, drop_frac):
     ages = []
     for _ in range(250):
         fleet.advance(0.1)
-        ages.append(fleet.state().state_age_s)
+        ages.append(fleet.state().age_s[Node.REPLICA])
     # Just before a scrape, one of age 0.1 s; each lost one in a row adds an interval.
     mean_age_s = np.mean(ages[50:])
     assert mean_age_s == pytest.approx(0.1 / (1.0 - drop_frac), rel=0.25)

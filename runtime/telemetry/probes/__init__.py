@@ -1,0 +1,1 @@
+"""What a server can be asked about itself: its GPUs, its engines, its host."""
