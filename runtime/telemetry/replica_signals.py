@@ -42,7 +42,7 @@ _REQUESTS = (
     _signal("waiting_deferred_requests", "requests", _COUNT,
             _pages('vllm:num_requests_waiting_by_reason{reason="deferred"}')),
     _signal("preemptions", "preemptions", _EVENTS_FOLD,
-            _pages("vllm:num_preemptions_total", "sglang:num_retractions_total"), kind=_COUNTER),
+            _pages("vllm:num_preemptions_total", "sglang:num_retracted_requests_total"), kind=_COUNTER),
     _signal("iterations", "iterations", _EVENTS_FOLD,
             _pages("vllm:iteration_tokens_total_count", "", "llamacpp:n_decode_total"),
             kind=_COUNTER),
