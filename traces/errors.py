@@ -5,6 +5,7 @@
     |-- ConfigError     a cluster, knob or column-map file has a wrong key or value
     |-- BundleError     a policy bundle cannot be read or does not fit this code
     |-- SimulationError the simulator was asked for something it cannot do
+    |-- FrameError      a telemetry frame is refused (runtime/telemetry/frames.py)
     `-- MissingExtraError  an optional package is not installed
 
 Wrong arguments to a function are plain `ValueError`. A message says what is wrong, the value,
