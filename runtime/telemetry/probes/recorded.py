@@ -64,7 +64,7 @@ def load_recording(path: Path) -> Recording:
     Raises: ProbeUnavailableError if there is none, or it is broken.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if str(arrays["format"]) != _FORMAT:
                 msg = f"format {str(arrays['format'])!r}, expected {_FORMAT!r}"
                 raise ValueError(msg)
