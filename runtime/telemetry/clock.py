@@ -9,7 +9,8 @@ Its slope, the drift, is bounded by each pair of an upper and a lower point, and
 slope carry every point's bound to the present, where the tightest ones count. The estimate is the
 middle, the error bound half the width: no average is taken that a burst of slow answers can bend.
 
-Two promises of the hardware are all that is assumed: a largest drift, and how fast drift changes.
+Two promises of the hardware are all that is assumed: a largest drift, and how fast drift changes;
+they are best kept by a clock that no time daemon slews (`CLOCK_MONOTONIC_RAW`), on both sides.
 Exchanges that cannot all be true under them mean that the clock was stepped or that the probe
 lies: what was known of it is thrown away and the contradiction counted. A step smaller than the
 error bound cannot be seen, nor a steady lie (the same as an offset), nor one within a round trip.
@@ -23,6 +24,7 @@ measurements", INFOCOM 2002 (the lines that pass between upper and lower points)
 """
 
 import math
+from collections import deque
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -39,9 +41,9 @@ MAX_WANDER_PER_S: Final = 0.1e-6
 
 _LARGEST_S: Final = 1e12
 """Moments beyond are no moments: float64 could not tell them a millisecond apart."""
-_NUM_REMEMBERED: Final = 16
+_NUM_REMEMBERED: Final = 8
 """Exchanges of a probe that are kept to bound its drift."""
-_REMEMBER_EVERY_S: Final = 2.0
+_REMEMBER_EVERY_S: Final = 4.0
 """One of them, the narrowest, for each span of this length."""
 _FORGIVENESS: Final = 0.9
 _UNRELIABLE_ABOVE: Final = 2.0
@@ -90,11 +92,9 @@ class ClockEstimator:
         """On the network, by the latest exchange; the probe's own time is taken off."""
         self.num_contradictions = np.zeros(num_probes, np.int64)
         """Exchanges that contradict themselves or those before."""
-        self._history = np.empty((num_probes, len(_Points._fields), _NUM_REMEMBERED))
-        self._slot = np.zeros(num_probes, np.int64)
-        self._slot_opened_at_s = np.full(num_probes, -np.inf)
-        for probe in range(num_probes):
-            self.forget(probe)
+        self._history: list[deque[_Points]] = [
+            deque(maxlen=_NUM_REMEMBERED) for _ in range(num_probes)
+        ]
 
     def exchange(
         self,
@@ -141,9 +141,7 @@ class ClockEstimator:
         self._at_s[probe] = -np.inf
         self._base_s[probe] = self._low_s[probe] = self._high_s[probe] = np.nan
         self._drift_low[probe], self._drift_high[probe] = -self._max_drift, self._max_drift
-        # points that bound nothing, so long ago that they stay finite in a slope
-        self._history[probe] = np.array([-1e15, np.inf, -1e15, -np.inf])[:, None]
-        self._slot_opened_at_s[probe] = -np.inf
+        self._history[probe].clear()
 
     @property
     def is_known(self) -> NDArray[np.bool_]:
@@ -174,11 +172,13 @@ class ClockEstimator:
     def error_bound_s(self, at_s: ArrayLike) -> FloatArray:
         """Return the largest error of `offset_s`, before and after the latest exchange alike."""
         age_s = np.abs(at_s - self._at_s)
-        with np.errstate(invalid="ignore"):
-            width_s = 0.5 * (self._high_s - self._low_s) + self._growth_s(
-                self.drift_bound, age_s, self._max_drift + np.abs(self.drift)
+        with np.errstate(invalid="ignore"):  # unknown ones: NaN
+            growth_s = np.minimum(
+                self.drift_bound * age_s + 0.5 * self._max_wander_per_s * age_s**2,
+                (self._max_drift + np.abs(self.drift)) * age_s,
             )
-        return np.where(self.is_known, width_s, np.inf)
+            bound_s = 0.5 * (self._high_s - self._low_s) + growth_s
+        return np.where(self.is_known, bound_s, np.inf)
 
     def to_hub_time(self, probes: ArrayLike, remote_s: ArrayLike) -> FloatArray:
         """Return moments of the probes' clocks in ours; NaN for probes that are not known.
@@ -191,12 +191,6 @@ class ClockEstimator:
         with np.errstate(invalid="ignore"):
             ahead_s = (np.asarray(remote_s) - self._base_s[i]) - at_s
             return np.asarray(at_s + (ahead_s - middle_s) / (1 + drift))
-
-    def _growth_s(self, rate: FloatArray, span_s: FloatArray, most: FloatArray) -> FloatArray:
-        """Bound an integral over a span: `rate` at its one end, wandering away up to `most`."""
-        return np.minimum(
-            rate * span_s + 0.5 * self._max_wander_per_s * span_s * span_s, most * span_s
-        )
 
     def _narrow(self, probe: int, new: _Points) -> bool:
         """Narrow a probe's bounds by an exchange; leave them and return False if none are left."""
@@ -227,17 +221,19 @@ class ClockEstimator:
         wandered since the earlier one.
         """
         wander_per_s = self._max_wander_per_s
-        known_at_s = float(self._at_s[probe])
-        wander = wander_per_s * (at_s - known_at_s) if known_at_s > -math.inf else 0.0
-        sent_s, high_s, received_s, low_s = self._history[probe]
-        rising = _slope(new.high_s - low_s, new.sent_s - received_s)
-        falling = _slope(high_s - new.low_s, new.received_s - sent_s)
-        drift_high = float((rising + wander_per_s * (at_s - received_s)).min())
-        drift_low = float((-falling - wander_per_s * (at_s - sent_s)).max())
-        return (
-            max(drift_low, float(self._drift_low[probe]) - wander, -self._max_drift),
-            min(drift_high, float(self._drift_high[probe]) + wander, self._max_drift),
-        )
+        lowest, highest = -self._max_drift, self._max_drift
+        if self._history[probe]:
+            wander = wander_per_s * (at_s - float(self._at_s[probe]))
+            lowest = max(lowest, float(self._drift_low[probe]) - wander)
+            highest = min(highest, float(self._drift_high[probe]) + wander)
+        for sent_s, high_s, received_s, low_s in self._history[probe]:
+            if (span_s := new.sent_s - received_s) > 0:
+                steepest = (new.high_s - low_s) / span_s + wander_per_s * (at_s - received_s)
+                highest = min(highest, steepest)
+            if (span_s := new.received_s - sent_s) > 0:
+                flattest = (new.low_s - high_s) / span_s - wander_per_s * (at_s - sent_s)
+                lowest = max(lowest, flattest)
+        return lowest, highest
 
     def _rise_s(self, drift_high: float, span_s: float) -> float:
         """Bound from above what an offset gained in a span at whose end the drift is known."""
@@ -245,23 +241,15 @@ class ClockEstimator:
         return min(gained_s, self._max_drift * span_s)
 
     def _remember(self, probe: int, new: _Points) -> None:
-        """Keep an exchange: in a slot of its own when one is due, else if it is narrower."""
-        slot = int(self._slot[probe])
-        if new.received_s - self._slot_opened_at_s[probe] >= _REMEMBER_EVERY_S:
-            slot = (slot + 1) % _NUM_REMEMBERED
-            self._slot[probe] = slot
-            self._slot_opened_at_s[probe] = new.received_s
+        """Keep an exchange: beside the others when one is due, else if it beats the latest."""
+        history = self._history[probe]
+        if history and new.received_s - history[-1].received_s < _REMEMBER_EVERY_S:
+            latest = history[-1]
+            if new.high_s - new.low_s < latest.high_s - latest.low_s:
+                history[-1] = new
         else:
-            _, high_s, _, low_s = self._history[probe, :, slot]
-            if new.high_s - new.low_s >= high_s - low_s:
-                return
-        self._history[probe, :, slot] = new
+            history.append(new)
 
     def _distrust(self, probe: int) -> None:
         self._suspicion[probe] += 1
         self.num_contradictions[probe] += 1
-
-
-def _slope(rise_s: FloatArray, run_s: FloatArray) -> FloatArray:
-    """Return rise over run; infinite, which bounds nothing, where the run is none."""
-    return np.divide(rise_s, run_s, out=np.full_like(run_s, np.inf), where=run_s > 0)

@@ -196,6 +196,32 @@ def test_a_stepped_clock_is_found_reset_and_counted_once(step_s: float) -> None:
     assert error_s <= estimator.error_bound_s(20.0)[0] < 1 * MS
 
 
+def test_a_clock_that_is_slewed_is_found_within_seconds() -> None:
+    """300 ppm at once is no crystal's wander: it is seen when it exceeds the bound."""
+    estimator, clock = ClockEstimator(1), RemoteClock(0.1, 20 * PPM)
+    for second in range(20):
+        assert exchange(estimator, clock, second)
+    clock = RemoteClock(clock.offset_at(20.0), 320 * PPM, start_s=20.0)
+    for second in range(20, 30):
+        exchange(estimator, clock, second)
+    assert 1 <= estimator.num_contradictions[0] <= 2
+    error_s = abs(estimator.offset_s(30.0)[0] - clock.offset_at(30.0))
+    assert error_s <= estimator.error_bound_s(30.0)[0] < 1 * MS
+
+
+def test_bounds_stay_narrow_and_true_for_an_hour() -> None:
+    rng = np.random.default_rng(3)
+    estimator = ClockEstimator(1)
+    clock = RemoteClock(-1.7e9, 60 * PPM, 1.7e9, wave_drift=15 * PPM, wave_period_s=1000.0)
+    for second in range(0, 3600, 2):
+        at_s = 1.7e9 + second
+        assert exchange(estimator, clock, at_s, out_s=loopback(rng), back_s=loopback(rng))
+        error_s = abs(estimator.offset_s(at_s + 1.0)[0] - clock.offset_at(at_s + 1.0))
+        assert error_s <= estimator.error_bound_s(at_s + 1.0)[0]
+        if second >= 30:
+            assert estimator.error_bound_s(at_s + 1.0)[0] < 0.2 * MS
+
+
 def test_a_clock_faster_than_any_hardware_is_a_contradiction() -> None:
     estimator, clock = ClockEstimator(1), RemoteClock(0.0, 2000 * PPM)
     assert exchange(estimator, clock, 0.0)
