@@ -146,22 +146,22 @@ class ClockEstimator:
     @property
     def is_known(self) -> NDArray[np.bool_]:
         """Whether the probe has answered since it was last forgotten."""
-        return np.isfinite(self._at_s)
+        return np.asarray(np.isfinite(self._at_s))
 
     @property
     def is_unreliable(self) -> NDArray[np.bool_]:
         """Whether the probe contradicts itself again and again: its moments mean nothing."""
-        return self._suspicion > _UNRELIABLE_ABOVE
+        return np.asarray(self._suspicion > _UNRELIABLE_ABOVE)
 
     @property
     def drift(self) -> FloatArray:
         """Seconds that each clock gains on ours in a second."""
-        return 0.5 * (self._drift_low + self._drift_high)
+        return np.asarray(0.5 * (self._drift_low + self._drift_high))
 
     @property
     def drift_bound(self) -> FloatArray:
         """Largest error of `drift` at the latest exchange."""
-        return 0.5 * (self._drift_high - self._drift_low)
+        return np.asarray(0.5 * (self._drift_high - self._drift_low))
 
     def offset_s(self, at_s: ArrayLike) -> FloatArray:
         """Return each probe's clock less ours at a moment of ours, or one for each probe."""

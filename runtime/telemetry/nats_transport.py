@@ -88,6 +88,8 @@ class NatsTransport:
         if self.is_connected:
             try:
                 await _subscribe(self._client, pattern, inbox)
+                # the library writes the first one's PING ahead of the subscription that is pending
+                await self._client.flush()
                 await self._client.flush()
             except (nats.errors.Error, OSError) as error:
                 _LOG.warning("subscription to %s waits for a new connection: %s", pattern, error)
