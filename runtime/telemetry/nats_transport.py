@@ -38,7 +38,7 @@ class NatsTransport:
     def __init__(self, url: str, client: "Client") -> None:
         self.counts = Counts()
         self.num_reconnects = 0
-        """Connections that were lost and replaced."""
+        """Connections that were lost and replaced; the server ends one that reads too slowly."""
         self._url = url
         self._client = client
         self._subscriptions: list[tuple[str, Inbox]] = []
