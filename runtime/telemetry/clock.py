@@ -34,9 +34,9 @@ FloatArray = NDArray[np.float64]
 
 # 1: the frequency tolerance that the Linux kernel's clock discipline allows (MAXFREQ, 500 ppm)
 MAX_DRIFT: Final = 500e-6
-# 1/s: rates of PC clocks stay within 0.1 ppm over 1,000 s in rooms with steady temperature
-# (Ridoux, Veitch, Broomhead, "The case for feed-forward clock synchronization", 2012); a warming
-# server moves faster, so that much is allowed in every second
+# 1/s: rates of PC clocks stay within about 0.1 ppm over 1,000 s in rooms with steady temperature
+# (Veitch, Ridoux, Korada, "Robust synchronization of absolute and difference clocks over
+# networks", IEEE/ACM ToN 17, 2009); a warming server moves faster, so that much each second
 MAX_WANDER_PER_S: Final = 0.1e-6
 
 _LARGEST_S: Final = 1e12
