@@ -22,6 +22,7 @@ from ...roofline import ACTIVATION_BYTES, ALL_REDUCES_PER_LAYER
 from ...state.feature import FloatArray, Node
 from ...state.graph import graph_of
 from ...state.registry import FEATURES_BY_NODE, column
+from ...state.service_features import INPUT_BINS_TOKENS
 from ...topology import WeightSource, storage_path, topology_of
 
 PRECISIONS = (Precision.FP16, Precision.BF16, Precision.FP8, Precision.INT8)
@@ -30,14 +31,15 @@ _SOURCES = sorted(WeightSource, key=lambda source: source.code)
 
 
 def _source_tag() -> str:
-    """Return a hash of the readers and the registry, so that numba's cache is never stale.
+    """Return a hash of the readers and of their columns, so that numba's cache is never stale.
 
-    numba looks only at the file of the function that it compiled, not at the columns that this
-    file took from another.
+    numba looks only at the file of the function that it compiled, not at the constants and
+    functions that this file took from others.
     """
-    room = Path(__file__).parent
-    files = [*sorted(room.glob("*.py")), *sorted((room.parents[1] / "state").glob("*.py"))]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+    columns = {str(node): [f.name for f in known] for node, known in FEATURES_BY_NODE.items()}
+    text = repr((columns, INPUT_BINS_TOKENS)).encode()
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join([text, *(f.read_bytes() for f in files)])).hexdigest()[:12]
 
 
 # Of a replica; rates and bytes as `..layout` has them.
@@ -100,9 +102,10 @@ LINK_PART_DTYPE = np.dtype([("node", np.int64), ("is_outward", np.int64)])
 class Facts:
     """What never changes of a cluster: records for the readers, and features that stand fast.
 
-    Shapes (R replicas, G GPUs, S servers, H hosts edges): `replicas` FACTS_DTYPE [R]; `gpus` GPU_DTYPE [G];
-    `hosts` HOST_DTYPE [H]; `servers` SERVER_DTYPE [S]; `link_parts` LINK_PART_DTYPE [links of the topology]; `fixed[node]`
-    [nodes, features], NaN where a feature is not fixed.
+    Shapes (R replicas, G GPUs, S servers, H hosts edges): `replicas` FACTS_DTYPE [R]; `gpus`
+    GPU_DTYPE [G]; `hosts` HOST_DTYPE [H]; `servers` SERVER_DTYPE [S]; `link_parts`
+    LINK_PART_DTYPE [links of the topology]; `fixed[node]` [nodes, features], NaN where a feature
+    is not fixed.
     """
 
     def __init__(self, cluster: ClusterSpec) -> None:
@@ -132,9 +135,9 @@ class Facts:
         self.servers = np.zeros(len(cluster.servers), dtype=SERVER_DTYPE)
         self.servers["zone"] = graph.server_zone
         nodes = {link.name: i for i, link in enumerate(graph.links)}
-        for record, server in zip(self.servers, cluster.servers, strict=True):
-            record["network"] = nodes[f"{server.name}/network"]
-            record["disk"] = topology_of(cluster).link_index(f"{server.name}/disk")
+        for i, server in enumerate(cluster.servers):
+            self.servers["network"][i] = nodes[f"{server.name}/network"]
+            self.servers["disk"][i] = topology_of(cluster).link_index(f"{server.name}/disk")
         self.fixed = _fixed_values(cluster)
 
 
@@ -184,9 +187,7 @@ def _fill_work(record: np.ndarray, replica: ReplicaSpec, model: ModelProfile) ->
     record["expert_message_bytes"] = hidden_bytes * away_frac
 
 
-def _fill_memory(
-    record: np.ndarray, cluster: ClusterSpec, replica: ReplicaSpec, gpu: Gpu
-) -> None:
+def _fill_memory(record: np.ndarray, cluster: ClusterSpec, replica: ReplicaSpec, gpu: Gpu) -> None:
     model = cluster.model_of(replica)
     all_bytes = replica.num_gpus * gpu.hbm_bytes
     token_bytes = model.kv_bytes_per_token(
@@ -212,7 +213,7 @@ def _load_s(cluster: ClusterSpec, replica: int, source: WeightSource) -> float:
 def _table(node: Node, num_nodes: int, columns: dict[str, object]) -> FloatArray:
     values = np.full((num_nodes, len(FEATURES_BY_NODE[node])), np.nan)
     for name, numbers in columns.items():
-        values[:, column(node, name)] = numbers  # type: ignore[call-overload]
+        values[:, column(node, name)] = numbers
     return values
 
 

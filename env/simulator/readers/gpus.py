@@ -141,7 +141,8 @@ def _add(sums, row, f, window, last):
         peak = f.peak_flops[p]
         share = matmul_flops / peak if f.precision == p else 0.0
         share += attention_flops / peak if f.attention_precision == p else 0.0
-        row[_OF_PEAKS[p]] = min(1.0, row[_OF_PEAKS[p]] + share)
+        if np.isfinite(peak):
+            row[_OF_PEAKS[p]] = min(1.0, row[_OF_PEAKS[p]] + share)
     row[_PREFILL] += f.compute_frac * min(1.0, added[PREFILL_S] / span_s)
 
 

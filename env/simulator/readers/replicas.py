@@ -74,8 +74,8 @@ def fill_replicas(handle, facts, window, works, rows):
     for r in range(facts.size):
         replica, row = replicas_of(sim)[r], rows[r]
         state = replica.state
-        row[_IS_STARTING] = 1.0 if state == STARTING or state == WAKING else 0.0
-        row[_IS_OFF] = 1.0 if state == STOPPED or state == ASLEEP else 0.0
+        row[_IS_STARTING] = 1.0 if state in (STARTING, WAKING) else 0.0
+        row[_IS_OFF] = 1.0 if state in (STOPPED, ASLEEP) else 0.0
         row[_TAKES_PREFILL] = 0.0 if replica.role == ROLE_DECODE else 1.0
         row[_TAKES_DECODE] = 0.0 if replica.role == ROLE_PREFILL else 1.0
         row[_KV_PAGES] = replica.total_pages

@@ -67,8 +67,7 @@ def fill_open(handle, first, end, tables, waits_on):
     counts = np.zeros((NUM_PRIORITIES, num_replicas, 3))
     for i in range(first, end):
         request = requests_of(sim)[i]
-        status = request.status
-        if status == FINISHED or status == SHED or status == FAILED or status == PENDING:
+        if request.status in (FINISHED, SHED, FAILED, PENDING):
             continue
         count = counts[_tenant_of(request), request.replica]
         count[_OPEN] += 1.0

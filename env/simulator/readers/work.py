@@ -91,6 +91,8 @@ def _add_iterations(c, facts, added, work, kind):
     """Add the time of iterations of one kind, and what they read."""
     count, chunk, positions = kind
     seqs = added[DECODED_TOKENS] / added[ITERATIONS]
+    if chunk <= 0.0:
+        seqs = max(1.0, seqs)  # nothing but decode: at least one sequence
     context = added[READ_TOKENS] / added[ITERATIONS]
     # Each of the micro-batches of a pipeline reads the weights of its stage.
     tokens = (chunk + seqs) / c.micro_batches
