@@ -30,7 +30,9 @@ from trimtab.env.state.registry import FEATURES, FEATURES_BY_NODE
 from trimtab.env.vector_env import observe_fleets
 
 LEAST = Knobs.of(outstanding_requests_weight=1.0)
-SHEDDING = Knobs.of(outstanding_requests_weight=1.0, shed_enabled=1.0)
+SHEDDING = Knobs.of(
+    outstanding_requests_weight=1.0, shed_enabled=1.0, shed_interactive=0.3, shed_batch=0.3
+)
 LLAMA, MIXTRAL = "llama-3-8b", "mixtral-8x7b"
 TROUBLE = FaultConfig(
     crashes_per_hour=200.0,
