@@ -202,6 +202,12 @@ REPLICA_DTYPE = np.dtype(
         ("alone_prefill_w", np.float64),
         # Most pages that running requests held at once.
         ("peak_pages", np.int64),
+        # Still more totals: sums over prefilled tokens of the tokens up to each, over iterations
+        # of the KV tokens read, and tokens that prefills ended with.
+        ("num_prefill_iterations", np.int64),
+        ("prefill_positions", np.int64),
+        ("read_tokens", np.int64),
+        ("first_tokens", np.int64),
     ]
 )
 
