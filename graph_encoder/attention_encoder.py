@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ..env.state.feature import Node
+from .backend import Backend
 from .graph_batch import GraphBatch
 from .readout import Pool, Pools, Readout
-from .relation_attention import Attend, RelationAttention
+from .relation_attention import PYG, RelationAttention
 from .schema import FLEET_SCHEMA, EdgeType, GraphSchema
 
 FLEET_POOLS: Pools = {
@@ -88,11 +89,11 @@ class AttentionEncoder(nn.Module):
 
     def forward(self, graphs: GraphBatch) -> EncodedGraphs:
         """Return vectors of nodes and fleets, computed by PyG."""
-        return self.run(graphs, RelationAttention.forward)
+        return self.run(graphs, PYG)
 
-    def run(self, graphs: GraphBatch, attend: Attend) -> EncodedGraphs:
-        """Return vectors of nodes and fleets, computed by a given way to attend."""
-        hidden = self.hidden_by_layer(graphs, attend)[-1]
+    def run(self, graphs: GraphBatch, backend: Backend) -> EncodedGraphs:
+        """Return vectors of nodes and fleets, computed by a backend."""
+        hidden = self.hidden_by_layer(graphs, backend)[-1]
         nodes, masks = {}, {}
         for node in self.readout.pools:
             mask = graphs.mask[node]
@@ -103,16 +104,14 @@ class AttentionEncoder(nn.Module):
         pooled = torch.cat([self.readout(nodes, masks), fleet], dim=1)
         return EncodedGraphs(nodes=nodes, masks=masks, pooled=pooled)
 
-    def hidden_by_layer(
-        self, graphs: GraphBatch, attend: Attend = RelationAttention.forward
-    ) -> list[Hidden]:
+    def hidden_by_layer(self, graphs: GraphBatch, backend: Backend = PYG) -> list[Hidden]:
         """Return the vectors before the first layer and after each; the last reads pooled kinds."""
         hidden: Hidden = {
             node: torch.tanh(embed(graphs.x[node])) for node, embed in self.embed.items()
         }
         by_layer = [hidden]
         for layer in self.layers:
-            hidden = layer(hidden, graphs, attend)
+            hidden = layer(hidden, graphs, backend)
             by_layer.append(hidden)
         return by_layer
 
@@ -141,7 +140,7 @@ class AttentionLayer(nn.Module):
         assert isinstance(relation, RelationAttention), f"{edge_type} is {relation}"
         return relation
 
-    def forward(self, hidden: Hidden, graphs: GraphBatch, attend: Attend) -> Hidden:
+    def forward(self, hidden: Hidden, graphs: GraphBatch, backend: Backend) -> Hidden:
         """Return new vectors of the targets."""
         taken: dict[str, Tensor] = {}
         for edge_type in self.edge_types:
@@ -149,12 +148,17 @@ class AttentionLayer(nn.Module):
             neighbours = graphs.neighbours[edge_type]
             if not neighbours.num_edges:
                 continue
-            relation = self.relation(edge_type)
-            attributes = graphs.attributes[edge_type]
-            part = attend(relation, hidden[source], hidden[target], neighbours, attributes)
-            taken[target] = taken[target] + part if target in taken else part
+            taken[target] = backend.attend(
+                self.relation(edge_type),
+                (hidden[source], hidden[target]),
+                neighbours,
+                graphs.attributes[edge_type],
+                taken.get(target),
+            )
         return {
-            node: norm(hidden[node] + torch.relu(taken[node]) if node in taken else hidden[node])
+            node: backend.settle(norm, hidden[node], taken[node])
+            if node in taken
+            else norm(hidden[node])
             for node, norm in self.norm.items()
         }
 

@@ -10,10 +10,14 @@ Does not know: attributes, which change while the edges stay, or weights.
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..env.state.feature import COUNT
+
+IndexArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -98,6 +102,16 @@ class Neighbours:
     def starts(self) -> Tensor:
         """Return where each target's edges begin in `order`, and where all end, [targets + 1]."""
         return torch.cat([self.degrees.new_zeros(1), self.degrees.cumsum(0)])
+
+    @cached_property
+    def is_single(self) -> bool:
+        """Whether no target has two neighbours."""
+        return self.num_targets == 0 or int(self.degrees.max()) <= 1
+
+    @cached_property
+    def arrays(self) -> tuple[IndexArray, IndexArray, IndexArray]:
+        """Return `order`, `sources` and `starts` as the compiled kernels want them."""
+        return self.order.numpy(), self.sources.numpy(), self.starts.numpy()
 
     @cached_property
     def tables(self) -> tuple[NeighbourTable, ...]:

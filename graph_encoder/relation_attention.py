@@ -9,14 +9,13 @@ Does not know: the other edge types; the dense and the compiled path read the we
 Source: Brody, Alon, Yahav 2022, "How attentive are graph attention networks?".
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import softmax
 
+from .backend import Backend, settle
 from .neighbours import Neighbours
 
 NEGATIVE_SLOPE = 0.2
@@ -82,5 +81,16 @@ class RelationAttention(MessagePassing):
         return weights
 
 
-Attend = Callable[[RelationAttention, Tensor, Tensor, Neighbours, Tensor], Tensor]
-"""A way to compute a relation: `RelationAttention.forward` is one."""
+def _attend(
+    relation: RelationAttention,
+    nodes: tuple[Tensor, Tensor],
+    neighbours: Neighbours,
+    attributes: Tensor,
+    taken: Tensor | None,
+) -> Tensor:
+    part: Tensor = relation(*nodes, neighbours, attributes)
+    return part if taken is None else taken + part
+
+
+PYG = Backend("pyg", _attend, settle)
+"""PyG's passes over all edges; runs wherever torch does."""
