@@ -127,7 +127,10 @@ class AttentionLayer(nn.Module):
         self.relations = nn.ModuleDict(
             {
                 _key(edge_type): RelationAttention(
-                    hidden_size, num_heads, len(schema.attributes[edge_type])
+                    hidden_size,
+                    num_heads,
+                    len(schema.attributes[edge_type]),
+                    is_single=edge_type in schema.single,
                 )
                 for edge_type in self.edge_types
             }

@@ -25,6 +25,8 @@ def _attend(
     attributes: Tensor,
     taken: Tensor | None,
 ) -> Tensor:
+    if relation.is_single:
+        neighbours.check_single()
     source, target = nodes
     sent = relation.send(source)
     if relation.carry is None:

@@ -18,6 +18,8 @@ def _attend(
     attributes: Tensor,
     taken: Tensor | None,
 ) -> Tensor:
+    if relation.is_single:
+        neighbours.check_single()
     source, target = nodes
     sent: Tensor = relation.send(source)  # [S, H]
     if taken is None:

@@ -108,6 +108,20 @@ class Neighbours:
         """Whether no target has two neighbours."""
         return self.num_targets == 0 or int(self.degrees.max()) <= 1
 
+    def check_single(self) -> None:
+        """Check that no target has two neighbours.
+
+        Raises:
+            ValueError: one has, over an edge type that its schema says is single.
+        """
+        if not self.is_single:
+            target = int(self.degrees.argmax())
+            msg = (
+                f"target {target} has {int(self.degrees[target])} neighbours over an edge type "
+                "whose targets have at most 1; correct the edges, or the schema"
+            )
+            raise ValueError(msg)
+
     @cached_property
     def arrays(self) -> tuple[IndexArray, IndexArray, IndexArray]:
         """Return `order`, `sources` and `starts` as the compiled kernels want them."""

@@ -26,17 +26,22 @@ class RelationAttention(MessagePassing):
     """One edge type's weights, and the way of PyG to use them.
 
     Shapes (S sources, T targets, E edges, H hidden, A attributes): `source` [S, H] and `target`
-    [T, H] -> [T, H], 0 where a target has no neighbour.
+    [T, H] -> [T, H], 0 where a target has no neighbour. Where `is_single`, no target has two, so
+    there is nothing to score.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, num_attributes: int) -> None:
+    def __init__(
+        self, hidden_size: int, num_heads: int, num_attributes: int, *, is_single: bool = False
+    ) -> None:
         super().__init__(aggr="add", node_dim=0)
         self.num_heads = num_heads
+        self.is_single = is_single
         self.send = nn.Linear(hidden_size, hidden_size)
         self.carry = nn.Linear(num_attributes, hidden_size, bias=False) if num_attributes else None
-        self.receive = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.attention = nn.Parameter(torch.empty(num_heads, hidden_size // num_heads))
-        nn.init.xavier_uniform_(self.attention)
+        if not is_single:
+            self.receive = nn.Linear(hidden_size, hidden_size, bias=False)
+            self.attention = nn.Parameter(torch.empty(num_heads, hidden_size // num_heads))
+            nn.init.xavier_uniform_(self.attention)
 
     def forward(
         self, source: Tensor, target: Tensor, neighbours: Neighbours, attributes: Tensor
@@ -62,7 +67,7 @@ class RelationAttention(MessagePassing):
 
     def by_head(self, x: Tensor) -> Tensor:
         """Split the last dimension, [..., H] -> [..., heads, H / heads]."""
-        return x.view(*x.shape[:-1], *self.attention.shape)
+        return x.view(*x.shape[:-1], self.num_heads, -1)
 
     def scores(self, sent: Tensor, received: Tensor) -> Tensor:
         """Return how much a target wants what it is sent, [..., H] -> [..., heads]."""
@@ -74,6 +79,9 @@ class RelationAttention(MessagePassing):
         return sent if self.carry is None else sent + self.carry(attributes)
 
     def _weights(self, sent: Tensor, target: Tensor, neighbours: Neighbours) -> Tensor:
+        if self.is_single:
+            neighbours.check_single()
+            return sent.new_ones(neighbours.num_edges, self.num_heads)
         received = self.receive(target).index_select(0, neighbours.targets)
         weights: Tensor = softmax(
             self.scores(sent, received), neighbours.targets, num_nodes=neighbours.num_targets

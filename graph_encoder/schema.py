@@ -6,7 +6,7 @@ read both ways; backwards its relation is called `rev_*`, and `serves` for `wait
 Does not know: values (`fleet_graph.py`, `observation_graph.py`), or the network.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..env.state.edges import EDGE_TYPES, Edge
@@ -20,6 +20,9 @@ AGE_COLUMNS = ("log_age", "is_age_known")
 
 _BACKWARDS = {Edge.WAITS_ON: "serves"}
 
+_HAVE_ONE_TARGET = {Edge.IN_SERVER, Edge.IN_ZONE, Edge.NVLINK, Edge.PCIE}
+"""Edge kinds of which a source has one at most: one server, one zone, one fabric, one root."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphSchema:
@@ -31,6 +34,8 @@ class GraphSchema:
     """Attributes of each edge type; every edge type is a key."""
     fleet_columns: tuple[str, ...]
     """Inputs of the graph as a whole."""
+    single: frozenset[EdgeType]
+    """Edge types over which no target has two neighbours, so that there is nothing to weigh."""
 
     def __post_init__(self) -> None:
         for source, relation, target in self.attributes:
@@ -63,6 +68,11 @@ def backward_type(edge: Edge) -> EdgeType:
     return str(kind.target), _BACKWARDS.get(edge, f"rev_{edge}"), str(kind.source)
 
 
+def single_types(edge_types: Iterable[EdgeType]) -> frozenset[EdgeType]:
+    """Return those of the edge types over which a target can only have one neighbour."""
+    return frozenset(map(backward_type, _HAVE_ONE_TARGET)).intersection(edge_types)
+
+
 def known_columns(names: tuple[str, ...]) -> tuple[str, ...]:
     """Return the columns of values, then of the flags that say which of them are known."""
     return (*names, *(f"is_known({name})" for name in names))
@@ -85,7 +95,12 @@ def _fleet_schema() -> GraphSchema:
         counts = (count_column(edge_type) for edge_type in attributes if edge_type[2] == node)
         columns[str(node)] = (*values, *AGE_COLUMNS, *counts)
     fleet_columns = columns.pop(str(Node.FLEET))
-    return GraphSchema(columns=columns, attributes=attributes, fleet_columns=fleet_columns)
+    return GraphSchema(
+        columns=columns,
+        attributes=attributes,
+        fleet_columns=fleet_columns,
+        single=single_types(attributes),
+    )
 
 
 FLEET_SCHEMA = _fleet_schema()
