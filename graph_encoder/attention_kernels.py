@@ -13,11 +13,10 @@ Does not know: modules, or which edge type it is.
 
 import numpy as np
 
-from .kernel_compiler import ZERO, compiled, index
+from .kernel_compiler import ONE, ZERO, compiled, index
 from .relation_attention import NEGATIVE_SLOPE
 
 SLOPE = np.float32(NEGATIVE_SLOPE)
-ONE = np.float32(1.0)
 
 
 @compiled

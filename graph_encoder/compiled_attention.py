@@ -66,7 +66,7 @@ class _TakeAll(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         gradient = gradient.contiguous()
         grad_sent, grad_carried = (gradient.new_zeros(shape) for shape in ctx.shapes)
-        order, sources, _ = ctx.neighbours.arrays
+        _, sources, _ = ctx.neighbours.arrays
         targets = ctx.neighbours.targets.numpy()
         kernels.give_all(
             gradient.numpy(), targets, sources, grad_sent.numpy(), grad_carried.numpy()

@@ -17,9 +17,10 @@ from torch import Tensor
 from ..env.state.cluster_state import ClusterState
 from ..env.state.edges import EDGE_TYPES, Edge, Edges
 from ..env.state.feature import FloatArray, Node
-from ..env.state.registry import FEATURES_BY_NODE, scaled, scaled_edges
+from ..env.state.registry import FEATURES_BY_NODE
 from .graph_batch import GraphBatch
 from .neighbours import Neighbours
+from .row_scaling import FloatRows, RowScaling
 from .schema import AGE_COLUMNS, FLEET_SCHEMA, EdgeType, backward_type, forward_type
 
 AGE_LIMIT_S = 60.0
@@ -27,8 +28,14 @@ AGE_LIMIT_S = 60.0
 AGE_UNIT_S = 0.1
 """Ages are resolved down to about this: the period of the hub."""
 
-FloatRows = NDArray[np.float32]
-BoolRows = NDArray[np.bool_]
+_SCALINGS = {
+    node: RowScaling([feature.scale for feature in features])
+    for node, features in FEATURES_BY_NODE.items()
+}
+_EDGE_SCALINGS = {
+    edge: RowScaling([feature.scale for feature in kind.features])
+    for edge, kind in EDGE_TYPES.items()
+}
 
 
 class GraphBuilder:
@@ -90,7 +97,7 @@ class GraphBuilder:
         rows = np.empty(
             (len(state.values[node]), num_values + num_ages + len(counts)), dtype=np.float32
         )
-        fill_values(rows[:, :num_values], node, state.values[node], state.is_valid[node])
+        _SCALINGS[node].fill(rows, state.values[node], state.is_valid[node])
         fill_ages(rows[:, num_values : num_values + num_ages], state.age_s[node], self.age_limit_s)
         x = torch.from_numpy(rows)
         for i, count in enumerate(counts):
@@ -127,18 +134,6 @@ class _KeptEdges:
         )
 
 
-def fill_values(out: FloatRows, node: Node, values: FloatArray, is_valid: BoolRows) -> None:
-    """Write scaled values, then flags; a value that is absent or not finite is 0 with flag 0.
-
-    Shapes (N nodes, F features of the kind): `values`, `is_valid` [N, F] -> `out` [N, 2 F].
-    """
-    is_known = is_valid & np.isfinite(values)
-    near = scaled(node, np.where(is_known, values, 0.0))
-    num_features = values.shape[1]
-    out[:, :num_features] = np.where(is_known, near, 0.0)
-    out[:, num_features:] = is_known
-
-
 def fill_ages(out: FloatRows, age_s: FloatArray, age_limit_s: float) -> None:
     """Write logarithms of ages, 1 at the limit, then flags; an unknown age is 0 with flag 0.
 
@@ -152,9 +147,9 @@ def fill_ages(out: FloatRows, age_s: FloatArray, age_limit_s: float) -> None:
 
 def edge_rows(edge: Edge, values: FloatArray) -> FloatRows:
     """Return scaled attributes, then flags, [edges, 2 x attributes]; unknown is 0 with flag 0."""
-    is_known = np.isfinite(values)
-    near = scaled_edges(edge, np.where(is_known, values, 0.0))
-    return np.concatenate([np.where(is_known, near, 0.0), is_known], axis=1, dtype=np.float32)
+    rows = np.empty((len(values), 2 * values.shape[1]), dtype=np.float32)
+    _EDGE_SCALINGS[edge].fill(rows, values, np.ones(values.shape, dtype=bool))
+    return rows
 
 
 def _no_edges(edge: Edge) -> Edges:

@@ -20,3 +20,4 @@ index = np.uintp
 """Type of all indices: signed ones are checked for being negative at every access."""
 
 ZERO = np.float32(0.0)
+ONE = np.float32(1.0)

@@ -1,4 +1,4 @@
-"""The policy's encoder: shapes, permuted nodes, padding, reach of its messages, and the flat form."""
+"""The policy's encoder: shapes, permuted nodes, padding, reach of messages, the flat form."""
 
 from collections.abc import Callable, Iterator
 
