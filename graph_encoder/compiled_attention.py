@@ -107,9 +107,7 @@ class _Attend(torch.autograd.Function):
         grad_scores = np.empty_like(ctx.weights)
         kernels.grade(gradient.numpy(), *given[:2], ctx.weights, *places, grad_scores)
         grads = tuple(torch.zeros_like(tensor) for tensor in ctx.saved_tensors)
-        kernels.give(
-            gradient.numpy(), *given, ctx.weights, grad_scores, *places, *_arrays(*grads)
-        )
+        kernels.give(gradient.numpy(), *given, ctx.weights, grad_scores, *places, *_arrays(*grads))
         return gradient, *grads, None
 
 

@@ -31,9 +31,7 @@ def settle(hidden, taken, gain, bias, epsilon, settled):
 
 
 @compiled
-def unsettle(
-    gradient, hidden, taken, gain, epsilon, grad_hidden, grad_taken, grad_gain, grad_bias
-):
+def unsettle(gradient, hidden, taken, gain, epsilon, grad_hidden, grad_taken, grad_gain, grad_bias):
     """Write the gradients of `settle`."""
     size = index(hidden.shape[1])
     normal = np.empty(size, dtype=np.float32)

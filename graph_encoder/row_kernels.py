@@ -7,8 +7,6 @@ a scale, `added` among it, [F]; `columns` [L].
 Does not know: what the features are.
 """
 
-import numpy as np
-
 from .kernel_compiler import ONE, ZERO, compiled, index
 
 

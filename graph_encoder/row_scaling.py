@@ -57,8 +57,6 @@ class RowScaling:
         logs = np.empty((len(values), len(self._log_columns)), dtype=np.float32)
         span, line = (self._low, self._high), (self._shift, self._factor)
         kernels.scale_values(values, is_valid, *span, *line, rows)
-        kernels.collect_logs(
-            values, self._log_columns, *span, self._added, LOG_FLOOR, rows, logs
-        )
+        kernels.collect_logs(values, self._log_columns, *span, self._added, LOG_FLOOR, rows, logs)
         np.log(logs, out=logs)
         kernels.place_logs(logs, self._log_columns, self._shift, self._factor, rows)

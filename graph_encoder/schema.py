@@ -18,6 +18,8 @@ EdgeType = tuple[str, str, str]
 AGE_COLUMNS = ("log_age", "is_age_known")
 """Columns that say how old a node's values are."""
 
+_KNOWN = "is_known"
+_NUMBER = "number"
 _BACKWARDS = {Edge.WAITS_ON: "serves"}
 
 _HAVE_ONE_TARGET = {Edge.IN_SERVER, Edge.IN_ZONE, Edge.NVLINK, Edge.PCIE}
@@ -75,13 +77,25 @@ def single_types(edge_types: Iterable[EdgeType]) -> frozenset[EdgeType]:
 
 def known_columns(names: tuple[str, ...]) -> tuple[str, ...]:
     """Return the columns of values, then of the flags that say which of them are known."""
-    return (*names, *(f"is_known({name})" for name in names))
+    return (*names, *(f"{_KNOWN}({name})" for name in names))
+
+
+def signal_of(column: str) -> str:
+    """Return the feature that a column or its flag belongs to; `age` for both columns of age."""
+    if column in AGE_COLUMNS:
+        return "age"
+    return column.removeprefix(f"{_KNOWN}(").removesuffix(")") if _KNOWN in column else column
 
 
 def count_column(edge_type: EdgeType) -> str:
     """Return the name of the column with a target's number of neighbours over an edge type."""
     source, relation, _ = edge_type
-    return f"num_{source}s({relation})"
+    return f"{_NUMBER}({source} {relation})"
+
+
+def is_count_column(column: str) -> bool:
+    """Whether a column is a number of neighbours."""
+    return column.startswith(f"{_NUMBER}(")
 
 
 def _fleet_schema() -> GraphSchema:
