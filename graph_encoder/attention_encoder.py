@@ -87,6 +87,10 @@ class AttentionEncoder(nn.Module):
         )
         self.readout = Readout(hidden_size, pools)
 
+    def attention_layers(self) -> list["AttentionLayer"]:
+        """Return the rounds of attention, first to last."""
+        return [layer for layer in self.layers if isinstance(layer, AttentionLayer)]
+
     def forward(self, graphs: GraphBatch) -> EncodedGraphs:
         """Return vectors of nodes and fleets, computed by PyG."""
         return self.run(graphs, PYG)
@@ -110,7 +114,7 @@ class AttentionEncoder(nn.Module):
             node: torch.tanh(embed(graphs.x[node])) for node, embed in self.embed.items()
         }
         by_layer = [hidden]
-        for layer in self.layers:
+        for layer in self.attention_layers():
             hidden = layer(hidden, graphs, backend)
             by_layer.append(hidden)
         return by_layer
@@ -159,11 +163,15 @@ class AttentionLayer(nn.Module):
                 taken.get(target),
             )
         return {
-            node: backend.settle(norm, hidden[node], taken[node])
-            if node in taken
-            else norm(hidden[node])
-            for node, norm in self.norm.items()
+            node: self._settle(node, hidden[node], taken.get(node), backend) for node in self.norm
         }
+
+    def _settle(self, node: str, hidden: Tensor, taken: Tensor | None, backend: Backend) -> Tensor:
+        norm = self.norm[node]
+        assert isinstance(norm, nn.LayerNorm), f"norm of {node} is {norm}"
+        if taken is None:
+            taken = torch.zeros_like(hidden)
+        return backend.settle(norm, hidden, taken)
 
 
 def _key(edge_type: EdgeType) -> str:

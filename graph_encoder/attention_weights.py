@@ -59,7 +59,10 @@ def attention_weights(
                 graph.neighbours[edge_type],
                 graph.attributes[edge_type],
             )
-            for number, (layer, hidden) in enumerate(zip(encoder.layers, by_layer, strict=False))
+            # the last vectors are those after the last layer
+            for number, (layer, hidden) in enumerate(
+                zip(encoder.attention_layers(), by_layer[:-1], strict=True)
+            )
             for edge_type in layer.edge_types
         }
 

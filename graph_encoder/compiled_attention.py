@@ -37,15 +37,17 @@ def _attend(
         taken = sent.new_zeros(neighbours.num_targets, sent.shape[1])
     result: Tensor
     if neighbours.is_single:
-        result = _TakeAll.apply(taken, sent, carried, neighbours)
+        result = _TakeAll.apply(taken, sent, carried, neighbours)  # type: ignore[no-untyped-call]
     else:
         received = relation.receive(target)
-        result = _Attend.apply(taken, sent, carried, received, relation.attention, neighbours)
+        given = (taken, sent, carried, received, relation.attention, neighbours)
+        result = _Attend.apply(*given)  # type: ignore[no-untyped-call]
     return result
 
 
 def _settle(norm: nn.LayerNorm, hidden: Tensor, taken: Tensor) -> Tensor:
-    settled: Tensor = _Settle.apply(hidden, taken, norm.weight, norm.bias, norm.eps)
+    given = (hidden, taken, norm.weight, norm.bias, norm.eps)
+    settled: Tensor = _Settle.apply(*given)  # type: ignore[no-untyped-call]
     return settled
 
 

@@ -133,8 +133,11 @@ def _integrated_gradients(
 
 
 def _inputs(graph: GraphBatch) -> Inputs:
-    nodes = {(node,): rows for node, rows in graph.x.items()}
-    return {**nodes, (FLEET,): graph.fleet, **graph.attributes}
+    inputs: Inputs = {(node,): rows for node, rows in graph.x.items()}
+    inputs[FLEET,] = graph.fleet
+    for edge_type, rows in graph.attributes.items():
+        inputs[edge_type] = rows
+    return inputs
 
 
 def _with_inputs(graph: GraphBatch, inputs: Inputs) -> GraphBatch:

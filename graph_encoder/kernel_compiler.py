@@ -5,10 +5,12 @@ That lets them run on vector registers; NaN and infinity still count as they sho
 Does not know: what is compiled.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numba import njit
 
-compiled = njit(
+compiled: Callable[[Callable[..., None]], Callable[..., None]] = njit(
     cache=True,
     nogil=True,
     error_model="numpy",
