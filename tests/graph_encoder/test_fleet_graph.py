@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from trimtab.env.knobs import Knobs
+from trimtab.env.simulated_fleet import SimulatedFleet
 from trimtab.env.state.edges import EDGE_TYPES, Edge
 from trimtab.env.state.feature import Node
 from trimtab.env.state.registry import FEATURES_BY_NODE, column, scaled, scaled_edges
+from trimtab.graph_encoder.dense_encoder import DenseEncoder
 from trimtab.graph_encoder.fleet_graph import AGE_LIMIT_S, GraphBuilder
 from trimtab.graph_encoder.schema import FLEET_SCHEMA, backward_type, forward_type
 
@@ -172,3 +175,20 @@ def test_edge_to_a_node_that_is_not_there_is_refused(make_state):
 def test_age_limit_must_be_positive_and_finite(limit):
     with pytest.raises(ValueError, match=f"age_limit_s must be positive and finite, got {limit}"):
         GraphBuilder(age_limit_s=limit)
+
+
+def test_state_of_a_simulated_fleet_is_encoded(make_cluster, make_workload, make_encoder):
+    cluster = make_cluster(["H100-80G", "H100-80G", "L40S-48G"])
+    fleet = SimulatedFleet(cluster, make_workload([0.0, 0.1, 0.2], [500, 700, 900], [20, 30, 40]))
+    fleet.reset(seed=0)
+    fleet.apply(Knobs.of())
+    builder, encoder = GraphBuilder(), make_encoder()
+    before = encoder(builder.build(fleet.state()))
+    fleet.advance(0.3)
+    graph = builder.build(fleet.state())
+    after = encoder(graph)
+    assert before.nodes["replica"].shape == (1, 3, 32)
+    assert graph.neighbours["gpu", "hosts", "replica"].num_edges == 3
+    assert torch.isfinite(after.pooled).all()
+    assert not torch.allclose(after.pooled, before.pooled, atol=1e-2)
+    torch.testing.assert_close(DenseEncoder(encoder)(graph).pooled, after.pooled, atol=1e-5, rtol=0)
