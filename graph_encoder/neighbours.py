@@ -151,7 +151,7 @@ class Neighbours:
     def _table(self, is_member: Tensor) -> NeighbourTable:
         targets = is_member.nonzero().squeeze(1)
         degrees = self.degrees[targets].unsqueeze(1)  # [T, 1]
-        slots = torch.arange(int(degrees.max()))  # [K]
+        slots = torch.arange(int(degrees.max()), device=degrees.device)  # [K]
         is_padding = slots >= degrees
         places = (self.starts[targets].unsqueeze(1) + slots).masked_fill(is_padding, 0)
         edges = self.order[places].masked_fill(is_padding, 0)
