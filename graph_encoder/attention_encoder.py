@@ -110,7 +110,7 @@ class AttentionEncoder(nn.Module):
         return EncodedGraphs(nodes=nodes, masks=masks, pooled=pooled)
 
     def hidden_by_layer(self, graphs: GraphBatch, backend: Backend = PYG) -> list[Hidden]:
-        """Return the vectors before the first layer and after each; the last of pooled kinds only."""
+        """Return the vectors before the first layer and after each, at last of pooled kinds."""
         hidden: Hidden = {
             node: torch.tanh(embed(graphs.x[node])) for node, embed in self.embed.items()
         }
