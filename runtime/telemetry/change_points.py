@@ -51,6 +51,8 @@ STATE_DTYPE = np.dtype(
         ("down", np.float64),
         ("num_up", np.int64),  # samples since the sum was last 0
         ("num_down", np.int64),
+        ("total_up", np.float64),  # of those samples, less the level
+        ("total_down", np.float64),
         ("num_following", np.int64),  # samples since a jump, it included; 0: none is pending
         ("following", np.float64, (_NUM_FOLLOWING,)),
         ("num_quiet", np.int64),  # samples for which no alarm is raised
@@ -68,7 +70,7 @@ class DetectorConfig:
     """Of one signal, if its noise is Gaussian: 23 days at 10 Hz. What learning costs comes off."""
     warm_up_samples: int = 300
     """Samples from which a signal's level and spread are learnt first; no alarm until then."""
-    memory_samples: int = 3000
+    memory_samples: int = 1000
     """How far back level and spread are learnt from: slower drifts than this are followed."""
     least_step: float = 0.0
     """Changes below this, in the signal's own unit, are not worth an event."""
@@ -163,24 +165,23 @@ def cusum_threshold(reference: float, samples_between_false_alarms: float) -> fl
 
 
 @inlined
-def _shrunk_correlation(state):
+def _shrunk_correlation(state, spread):
     """Correlation of one sample with the next, as far as it is known."""
-    if state.variance <= 0:
-        return 0.0
-    known = state.covariance / state.variance * (1 - 2.0 / (state.num_seen + 2))
+    known = state.covariance / (spread * spread) * (1 - 2.0 / (state.num_seen + 2))
     return min(max(known, 0.0), 0.98)
 
 
 @inlined
 def _learn(state, value, gain, spread):
     """Let a sample move level, spread and correlation, an outlier by no more than a large step."""
-    step = value - state.level
+    step, last = value - state.level, state.last
     if spread > 0:
-        step = min(max(step, -_LEARN_CLIP * spread), _LEARN_CLIP * spread)
+        most = _LEARN_CLIP * spread
+        step, last = min(max(step, -most), most), min(max(last, -most), most)
     state.level += gain * step
     kept = (1 - gain) * step
     state.variance += gain * (step * kept - state.variance)
-    state.covariance += gain * (kept * state.last - state.covariance)
+    state.covariance += gain * (kept * last - state.covariance)
     state.last = value - state.level
 
 
@@ -189,23 +190,26 @@ def _settle(state, value, size):
     """Go over to a new level, which the next samples will make precise."""
     state.level += size
     state.last = value - state.level
-    state.up, state.down, state.num_up, state.num_down = 0.0, 0.0, 0, 0
+    state.up, state.num_up, state.total_up = 0.0, 0, 0.0
+    state.down, state.num_down, state.total_down = 0.0, 0, 0.0
     state.num_following = 0
     state.num_quiet = _RELEARN_SAMPLES
 
 
 @inlined
-def _sum_up(state, residual, reference, threshold):
-    """Add a residual to both sums; return the shift of the one above the threshold, else 0."""
-    step = min(max(residual, -_SUM_CLIP), _SUM_CLIP)
-    state.up = max(0.0, state.up + step - reference)
-    state.down = max(0.0, state.down - step - reference)
+def _sum_up(state, value, residual, reference, threshold):
+    """Add a residual to both sums; return the mean step since one began that is above, else 0."""
+    clipped = min(max(residual, -_SUM_CLIP), _SUM_CLIP)
+    state.up = max(0.0, state.up + clipped - reference)
+    state.down = max(0.0, state.down - clipped - reference)
     state.num_up = state.num_up + 1 if state.up > 0 else 0
     state.num_down = state.num_down + 1 if state.down > 0 else 0
+    state.total_up = state.total_up + value - state.level if state.up > 0 else 0.0
+    state.total_down = state.total_down + value - state.level if state.down > 0 else 0.0
     if state.up > threshold:
-        return state.up / state.num_up + reference
+        return state.total_up / state.num_up
     if state.down > threshold:
-        return -state.down / state.num_down - reference
+        return state.total_down / state.num_down
     return 0.0
 
 
@@ -217,15 +221,15 @@ def _size_of_change(state, value, thresholds, step_sigmas, spread, memory):
         state.level += (value - state.level) / (_RELEARN_SAMPLES - state.num_quiet + 4)
         state.last = value - state.level
         return 0.0
-    correlation = _shrunk_correlation(state)
+    correlation = _shrunk_correlation(state, spread)
     scale = spread * np.sqrt(1 - correlation * correlation)
     residual = (value - state.level - correlation * state.last) / scale
     shift = step_sigmas * np.sqrt((1 - correlation) / (1 + correlation))
     reference = max(0.5 * shift, _LEAST_REFERENCE)
     threshold = thresholds[min(int(100 * reference), thresholds.size) - 1]
-    summed = _sum_up(state, residual, reference, threshold)
-    if summed != 0.0:
-        return summed * scale / (1 - correlation)
+    size = _sum_up(state, value, residual, reference, threshold)
+    if size != 0.0:
+        return size
     is_jump = abs(residual) > _JUMP and correlation > _JUMP_CORRELATION
     if state.num_following > 0 or is_jump:
         state.following[state.num_following] = value
