@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from .knobs import TUNABLE_KNOBS
 from .state.cluster_state import ClusterState
+from .state.edges import Edge
 from .state.feature import Feature, FloatArray, Node
 from .state.registry import FEATURES_BY_NODE, Scaling, column
 
@@ -161,6 +162,17 @@ def observe_many(
     return observation
 
 
+def _serving_gpus(
+    state: ClusterState,
+) -> tuple[NDArray[np.int64], tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return the GPUs that serve replicas, once for each, and the replica and server of each."""
+    if Edge.HOSTS in state.edges:
+        hosts = state.edges[Edge.HOSTS]
+        return hosts.source, (hosts.target, state.gpu_server[hosts.source])
+    gpus = np.flatnonzero(state.gpu_replica >= 0)
+    return gpus, (state.gpu_replica[gpus], state.gpu_server[gpus])
+
+
 def observe(
     state: ClusterState, last_action: NDArray[np.float32], layout: ObservationLayout
 ) -> Observation:
@@ -174,6 +186,7 @@ def observe(
         for node, array in state.values.items()
         if node in OBSERVED
     }
-    parents = (state.gpu_replica, state.gpu_server)
+    gpus, parents = _serving_gpus(state)
+    values[Node.GPU] = values[Node.GPU][:, gpus]
     batch = observe_many(values, parents, last_action[None], layout)
     return {key: rows[0] for key, rows in batch.items()}

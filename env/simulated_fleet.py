@@ -28,7 +28,7 @@ from .simulator.orders import (
     order_start,
     pages_to_move,
 )
-from .simulator.setup import FleetConfig, allocate, server_indices
+from .simulator.setup import FleetConfig, allocate
 from .simulator.side_by_side import drain_many, over_parts, run_many
 from .simulator.snapshot import Bank, Snapshot, Sync, stack_records
 from .simulator.state_reader import StateBatch, StateReader, Window, read_many
@@ -66,8 +66,7 @@ class SimulatedFleet:
         self._cluster = cluster
         self._workload = workload
         self._config = config or FleetConfig()
-        self._servers = server_indices(cluster)
-        self._reader = StateReader(cluster, self._servers)
+        self._reader = StateReader(cluster)
         self._bank: Bank | None = None
         self._sync: Sync | None = None
         self._made: Production | None = None
@@ -271,7 +270,8 @@ class SimulatedFleet:
     def _end_window(self, start_s: float, first: int, energy_j: float) -> WindowOutcome:
         num_settled = self._reader.window.num_settled
         totals, tenants, num_settled = window_totals(self._sim, start_s, first, num_settled)
-        self._reader.end_window(self.arrays, start_s, tenants, num_settled)
+        counts = (tenants, num_settled)
+        self._reader.end_window(self.arrays, self._sim, (start_s, first), counts)
         return WindowOutcome(
             start_s=start_s,
             end_s=self.now_s,
@@ -316,7 +316,7 @@ class SimulatedFleet:
 
     def state(self) -> ClusterState:
         """Return what a scheduler can see at this moment."""
-        return self._reader.read(self.arrays)
+        return self._reader.read(self.arrays, self._sim)
 
     def credit_by_window(self, window_s: float, num_windows: int) -> np.ndarray:
         """Return the weight of met requests by the window in which they arrived."""

@@ -1,6 +1,8 @@
 """Command `trimtab schema`: the JSON Schema, an example or the documentation of a kind of file.
 
-Does not know: what the files mean.
+The feature registry of the state is listed by the same command.
+
+Does not know: what the files or the features mean.
 """
 
 import json
@@ -10,12 +12,17 @@ import typer
 
 from ..env.file_kinds import FILE_KINDS, example_path, file_kind, schema_of
 from .file_docs import markdown_page, markdown_section
+from .state_docs import state_page, state_records
+
+# Not a kind of file: the features of a fleet's state.
+STATE = "state"
 
 
 def schema(
     *,
     kind: Annotated[
-        str | None, typer.Argument(metavar="KIND", help=f"One of: {', '.join(FILE_KINDS)}.")
+        str | None,
+        typer.Argument(metavar="KIND", help=f"One of: {', '.join((*FILE_KINDS, STATE))}."),
     ] = None,
     example: Annotated[
         bool, typer.Option("--example", help="Print a complete, commented example instead.")
@@ -24,7 +31,7 @@ def schema(
         bool, typer.Option("--markdown", help="Print the documentation instead; without KIND, all.")
     ] = False,
 ) -> None:
-    """Print the JSON Schema of a kind of YAML file; without KIND, which kinds there are."""
+    """Print the JSON Schema of a kind of YAML file, or the state's features; else the kinds."""
     if example and markdown:
         msg = "--example and --markdown cannot both be printed; leave one out"
         raise ValueError(msg)
@@ -33,6 +40,13 @@ def schema(
             msg = f"--example needs a kind of file; name one of {', '.join(FILE_KINDS)}"
             raise ValueError(msg)
         typer.echo(markdown_page() if markdown else _kinds(), nl=not markdown)
+        return
+    if kind == STATE:
+        if example:
+            msg = "--example needs a kind of file, 'state' is none; use --markdown"
+            raise ValueError(msg)
+        records = json.dumps(state_records(), indent=2)
+        typer.echo(state_page() if markdown else records, nl=not markdown)
         return
     file_kind(kind)
     if example:

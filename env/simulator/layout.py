@@ -120,6 +120,12 @@ REPLICA_DTYPE = np.dtype(
         ("generated_tokens", np.int64),
         ("hit_tokens", np.int64),
         ("prompt_tokens", np.int64),
+        # What iterations were made of: tokens of the prefilled prompts up to and with each
+        # prefilled token, decoded tokens, and KV tokens read to decode them.
+        ("num_prefill_iterations", np.int64),
+        ("prefill_positions", np.int64),
+        ("decoded_tokens", np.int64),
+        ("read_tokens", np.int64),
         ("num_preemptions", np.int64),
         ("num_crashes", np.int64),
         ("kind", np.int64),  # row of `linear_s`: replicas of equal coefficients share one

@@ -169,6 +169,8 @@ def _advance_prefill(sim, r, tokens):
         request = requests[replica.prefill_head]
         left = request.prefill_target_tokens - request.prefill_done_tokens
         part = min(left, tokens)
+        done = np.int64(request.prefill_done_tokens)
+        replica.prefill_positions += part * done + part * (part + 1) // 2
         request.prefill_done_tokens += part
         tokens -= part
         if part == left:
@@ -206,6 +208,7 @@ def _apply(sim, r, iterations, chunk, first_s, slope_s):
         replica.throttled_first_s += iterations * replica.throttled_slope_s
     if chunk > 0:
         replica.prefill_s += span_s
+        replica.num_prefill_iterations += iterations
     spend(sim, r, seqs, chunk, span_s)
     replica.has_preempted = 0
     replica.copied_s += replica.copy_s
@@ -213,6 +216,9 @@ def _apply(sim, r, iterations, chunk, first_s, slope_s):
     replica.num_iterations += iterations
     replica.num_steps += 1
     replica.decode_iteration += iterations
+    replica.decoded_tokens += seqs * iterations
+    replica.read_tokens += iterations * replica.context_tokens
+    replica.read_tokens += seqs * (iterations * (iterations + 1) // 2)
     replica.context_tokens += seqs * iterations
     replica.generated_tokens += seqs * iterations
     if replica.num_growing > 0:

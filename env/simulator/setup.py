@@ -114,12 +114,6 @@ class FleetConfig:
                 raise ValueError(msg)
 
 
-def server_indices(cluster: ClusterSpec) -> np.ndarray:
-    """Return the index of each replica's server, int64 [R]."""
-    index = {server.name: i for i, server in enumerate(cluster.servers)}
-    return np.array([index[replica.server] for replica in cluster.replicas], dtype=np.int64)
-
-
 def replica_coefficients(cluster: ClusterSpec) -> np.ndarray:
     """Return the nominal coefficients of each replica, LATENCY_DTYPE [R]."""
     table = np.zeros(len(cluster.replicas), dtype=LATENCY_DTYPE)

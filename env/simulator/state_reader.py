@@ -1,6 +1,10 @@
 """Reads a `ClusterState` out of the simulator's arrays: only what a scheduler could see.
 
-Does not know: how the arrays change, or how a state is scaled for a policy.
+A full state is read by `StateReader.read`; training, which reads states of many fleets in every
+window, takes only what its policy observes (`read_many`).
+
+Does not know: how the arrays change, how single features are read (`readers/`), or how a state is
+scaled for a policy.
 """
 
 from collections.abc import Sequence
@@ -10,17 +14,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cluster import ClusterSpec
-from ..hardware import Precision
 from ..state.cluster_state import ClusterState
+from ..state.edges import Edge, Edges
 from ..state.feature import FloatArray, Node
+from ..state.graph import edges_of, graph_of
 from ..state.registry import FEATURES_BY_NODE, column
 from .fleet_view import fleet_view
 from .layout import NUM_PRIORITIES, SimulationArrays
-from .snapshot import stack_records
+from .readers.facts import facts_of
+from .readers.gpus import fill_moment, fill_window
+from .readers.observed import fill_observed_gpus, fill_observed_replicas
+from .readers.pages import fill_pages
+from .readers.places import fill_host_memory, fill_places
+from .readers.replicas import fill_fleet_memory, fill_replicas, fill_works
+from .readers.requests import fill_arrivals, fill_ended, fill_first_tokens, fill_open
+from .readers.totals import (
+    BUSY_S,
+    ENERGY_J,
+    NUM_MEANS,
+    NUM_TOTALS,
+    end_totals,
+    update_means,
+)
+from .readers.traffic import NUM_TRAFFIC, fill_kv_rates, fill_links, fill_networks, fill_traffic
+from .readers.work import NUM_WORKS
 from .window import ARRIVED, INPUT_TOKENS, LATE, REFUSED, WITH_TOKEN
 
 # Weight of the newest window in the moving average of the arrival rate.
 RATE_GAIN = 0.1
+
+_STATE_AGE = column(Node.REPLICA, "state_age_s")
+_TENANT_COLUMNS = [
+    column(Node.TENANT, name)
+    for name in ("arrival_rate_rps", "mean_input_tokens", "shed_frac", "late_frac")
+]
+_FLEET_COLUMNS = [column(Node.FLEET, name) for name in ("load_frac", "arrival_log_change")]
+# Nodes that are heard of when a window ends; all others at every moment.
+_WINDOW_NODES = (Node.GPU, Node.SERVER, Node.LINK, Node.ZONE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -29,12 +59,26 @@ class Window:
 
     tenants: FloatArray
     """[NUM_PRIORITIES, 4]: rate, mean prompt, share refused, share late."""
-    busy_frac: FloatArray
-    """[R]."""
-    power_w: FloatArray
-    """[R]."""
+    used: FloatArray
+    """[R, 2]: share of time in iterations, power in W."""
     totals: FloatArray
-    """[R, 2]: busy time and energy since the start."""
+    """[R, NUM_TOTALS]: since the start."""
+    added: FloatArray
+    """[R, NUM_TOTALS]: in the window."""
+    added_before: FloatArray
+    """The same of the window before."""
+    means: FloatArray
+    """[R, NUM_MEANS]: moving averages over the windows before; NaN while there were none."""
+    start_s: float = 0.0
+    end_s: float = 0.0
+    span_before_s: float = 0.0
+    """Length of the window before; 0 while there was none."""
+    first_arrival: int = 0
+    """First request that arrived in it."""
+    end_arrival: int = 0
+    """One past the last."""
+    num_settled_before: int = 0
+    """Requests at the head of the table that had all ended when it began."""
     mean_rate_rps: float = 0.0
     load: float = 0.0
     """Prompt tokens that arrived over those that the fleet can compute."""
@@ -43,56 +87,65 @@ class Window:
     num_settled: int = 0
     """Requests at the head of the table that had all ended."""
 
+    @property
+    def span_s(self) -> float:
+        """Length; 0 before the first window has ended."""
+        return self.end_s - self.start_s
+
 
 class StateReader:
     """Turns the arrays into a state, keeping the totals of the last window to difference with."""
 
-    def __init__(self, cluster: ClusterSpec, server_of_replica: np.ndarray) -> None:
-        self.replica_of_gpu = np.array(
-            [i for i, replica in enumerate(cluster.replicas) for _ in replica.gpu_indices],
-            dtype=np.int64,
-        )
-        self.server_of_gpu = server_of_replica[self.replica_of_gpu]
-        gpus = [cluster.gpu_of(cluster.replicas[i]) for i in self.replica_of_gpu]
-        self._gpus_per_replica = np.array([len(r.gpu_indices) for r in cluster.replicas])
-        self._gpu_static = np.array(
-            [[g.peak_flops[Precision.BF16], g.hbm_bytes, g.hbm_bytes_per_s] for g in gpus]
-        )
-        self._tdp_w = np.array([g.tdp_w for g in gpus])
-        self._host_w = np.array([g.host_w for g in gpus])
-        self._server_static = self._read_servers(cluster)
+    def __init__(self, cluster: ClusterSpec) -> None:
+        graph = graph_of(cluster)
+        self.facts = facts_of(cluster)
+        self.gpu_replica, self.gpu_server = graph.gpu_replica, graph.gpu_server
+        self.host_gpu, self.host_replica = graph.host_gpu, graph.host_replica
+        self.serving_server = np.ascontiguousarray(graph.gpu_server[: graph.num_hosting])
+        self.is_sharing = graph.host_gpu.size > graph.num_hosting
+        self._edges = edges_of(cluster)
         num_replicas = len(cluster.replicas)
+        nothing = np.zeros((num_replicas, NUM_TOTALS))
         self.window = Window(
             tenants=np.zeros((NUM_PRIORITIES, 4)),
-            busy_frac=np.zeros(num_replicas),
-            power_w=np.zeros(num_replicas),
-            totals=np.zeros((num_replicas, 2)),
+            used=np.zeros((num_replicas, 2)),
+            totals=nothing,
+            added=nothing,
+            added_before=nothing,
+            means=np.full((num_replicas, NUM_MEANS), np.nan),
         )
         self._at_start = self.window
 
-    def _read_servers(self, cluster: ClusterSpec) -> FloatArray:
-        nvlink = np.zeros(len(cluster.servers))
-        index = {server.name: i for i, server in enumerate(cluster.servers)}
-        for replica in cluster.replicas:
-            nvlink[index[replica.server]] = cluster.gpu_of(replica).nvlink_bytes_per_s or 0.0
-        network = np.array([server.network_bytes_per_s for server in cluster.servers])
-        return np.stack([network, nvlink], axis=1)
-
     def begin(self, arrays: SimulationArrays) -> None:
         """Forget the last window: the run begins."""
-        self.window = replace(self._at_start, power_w=arrays.replicas["idle_w"].copy())
+        used = self._at_start.used.copy()
+        used[:, 1] = arrays.replicas["idle_w"]
+        self.window = replace(self._at_start, used=used)
 
     def end_window(
-        self, arrays: SimulationArrays, start_s: float, tenants: FloatArray, num_settled: int
+        self,
+        arrays: SimulationArrays,
+        handle: np.ndarray,
+        start: tuple[float, int],
+        counts: tuple[FloatArray, int],
     ) -> None:
-        """Take the differences of a window that began at a moment, and its counts.
+        """Take the differences of a window, and its counts.
 
-        Shapes: `tenants` and `num_settled` as `window_totals` returns them.
+        Shapes: `start` is the moment at which it began and the first request to arrive in it;
+        `counts` the tenants' counts and the number settled, as `window_totals` returns them.
         """
-        last = self.window
-        span_s = float(arrays.fleet[0]["now_s"]) - start_s
-        replicas = arrays.replicas
-        totals = np.stack([replicas["busy_s"], replicas["energy_j"]], axis=1)
+        (start_s, first), (tenants, num_settled), last = start, counts, self.window
+        now_s = float(arrays.fleet[0]["now_s"])
+        span_s = now_s - start_s
+        totals, added = np.empty_like(last.totals), np.empty_like(last.totals)
+        end_totals(handle, last.totals, totals, added)
+        means = last.means
+        if last.span_s > 0:
+            means = np.empty_like(means)
+            update_means(last.means, last.added, last.span_s, means)
+        used = added[:, [BUSY_S, ENERGY_J]] / span_s
+        # An iteration that ends in this window may have begun before it.
+        np.minimum(used[:, 0], 1.0, out=used[:, 0])
         num_arrived, input_tokens = tenants[:, ARRIVED], tenants[:, INPUT_TOKENS]
         rate_rps, is_first = float(num_arrived.sum()) / span_s, not last.mean_rate_rps > 0
         gain = 1.0 if is_first else RATE_GAIN
@@ -108,125 +161,166 @@ class StateReader:
                 ],
                 axis=1,
             ),
-            # An iteration that ends in this window may have begun before it.
-            busy_frac=np.minimum((totals[:, 0] - last.totals[:, 0]) / span_s, 1.0),
-            power_w=(totals[:, 1] - last.totals[:, 1]) / span_s,
+            used=used,
             totals=totals,
+            added=added,
+            added_before=last.added,
+            means=means,
+            start_s=start_s,
+            end_s=now_s,
+            span_before_s=last.span_s,
+            first_arrival=first,
+            end_arrival=int(arrays.fleet[0]["next_arrival"]),
+            num_settled_before=last.num_settled,
             mean_rate_rps=last.mean_rate_rps + gain * (rate_rps - last.mean_rate_rps),
             load=tokens_per_s / float((1.0 / fleet_view(arrays)["prefill_token_s"]).sum()),
             rate_change=0.0 if is_first else change,
             num_settled=num_settled,
         )
 
-    def read(self, arrays: SimulationArrays) -> ClusterState:
-        """Return the state of this moment."""
-        return read_many([self], [arrays]).state(0)
+    def read(self, arrays: SimulationArrays, handle: np.ndarray) -> ClusterState:
+        """Return the state of this moment, with every feature that the simulator models."""
+        values = {node: table.copy() for node, table in self.facts.fixed.items()}
+        now_s = float(arrays.fleet[0]["now_s"])
+        self.fill_observed(arrays, values)
+        traffic, rates = self._fill_traffic(handle, values)
+        self._fill_engines(handle, values, (traffic, rates))
+        waits_on = self._fill_requests(arrays, handle, values)
+        places = (values[n] for n in (Node.REPLICA, Node.GPU, Node.SERVER, Node.ZONE))
+        facts = self.facts
+        fill_places(facts.replicas, facts.gpus, facts.servers, tuple(places))
+        fill_host_memory(handle, facts.replicas, values[Node.SERVER], values[Node.ZONE])
+        age_s = {node: np.zeros(len(table)) for node, table in values.items()}
+        for node in _WINDOW_NODES:
+            age_s[node] += now_s - self.window.end_s
+        age_s[Node.REPLICA] = values[Node.REPLICA][:, _STATE_AGE].copy()
+        edges = dict(self._edges)
+        still = edges[Edge.WAITS_ON]
+        edges[Edge.WAITS_ON] = Edges(source=still.source, target=still.target, values=waits_on)
+        return ClusterState(
+            now_s=now_s,
+            values=values,
+            is_valid={node: np.isfinite(table) for node, table in values.items()},
+            age_s=age_s,
+            gpu_replica=self.gpu_replica,
+            gpu_server=self.gpu_server,
+            edges=edges,
+        )
 
-    def server_values(self, power_frac: FloatArray) -> FloatArray:
-        """Return the features of servers, given their GPUs' share of power.
+    def fill_observed(self, arrays: SimulationArrays, values: dict[Node, FloatArray]) -> None:
+        """Fill what the short-term policy sees.
 
-        Shapes: [n, GPUs] to [n, servers, 3].
+        Shapes: `values[node]` [nodes, features], written; GPUs as in the graph.
         """
-        num, num_servers = len(power_frac), len(self._server_static)
-        index = (np.arange(num)[:, None] * num_servers + self.server_of_gpu).ravel()
-        summed = np.bincount(index, power_frac.ravel(), minlength=num * num_servers)
-        counts = np.maximum(np.bincount(self.server_of_gpu, minlength=num_servers), 1)
-        mean = summed.reshape(num, num_servers) / counts
-        values = np.empty((num, num_servers, 3))
-        values[:, :, :2], values[:, :, 2] = self._server_static, mean
-        return values
+        window, facts = self.window, self.facts
+        now_s = arrays.fleet["now_s"][0]
+        fleet, view = values[Node.FLEET], fleet_view(arrays)
+        fill_observed_replicas(view, arrays.nominal, now_s, values[Node.REPLICA], fleet)
+        fill_observed_gpus(
+            facts.replicas,
+            facts.hosts,
+            self.serving_server,
+            window.used,
+            values[Node.GPU],
+            values[Node.SERVER],
+        )
+        values[Node.TENANT][:, _TENANT_COLUMNS] = window.tenants
+        fleet[0, _FLEET_COLUMNS] = window.load, window.rate_change
 
-    def gpu_values(self, busy_frac: FloatArray, power_frac: FloatArray) -> FloatArray:
-        """Return the features of GPUs. Shapes: both [n, GPUs] to [n, GPUs, 5]."""
-        values = np.empty((*power_frac.shape, 5))
-        values[:, :, [0, 3, 4]] = self._gpu_static
-        values[:, :, 1], values[:, :, 2] = busy_frac, power_frac
-        return values
+    def _fill_traffic(
+        self, handle: np.ndarray, values: dict[Node, FloatArray]
+    ) -> tuple[FloatArray, FloatArray]:
+        """Fill what moves at this moment; return it by replica and by link."""
+        parts = self.facts.link_parts
+        rates, traffic = np.empty(parts.size), np.empty((len(self.facts.replicas), NUM_TRAFFIC))
+        fill_traffic(handle, parts, rates, traffic, values[Node.LINK])
+        fill_kv_rates(traffic, values[Node.REPLICA])
+        return traffic, rates
 
-    def power_frac(self, power_w: FloatArray) -> FloatArray:
-        """Return the GPUs' share of their power limit. Shapes: [n, R] to [n, GPUs]."""
-        own_w = (power_w / self._gpus_per_replica)[:, self.replica_of_gpu] - self._host_w
-        return np.asarray(np.maximum(own_w, 0.0) / self._tdp_w)
+    def _fill_engines(
+        self,
+        handle: np.ndarray,
+        values: dict[Node, FloatArray],
+        moving: tuple[FloatArray, FloatArray],
+    ) -> None:
+        """Fill what engines, their GPUs and the links between these did and hold."""
+        facts, window, (traffic, rates) = self.facts, self.window, moving
+        replicas, links, fleet = (values[n] for n in (Node.REPLICA, Node.LINK, Node.FLEET))
+        works = np.zeros((2, len(replicas), NUM_WORKS))
+        fill_works(handle, facts.replicas, window.added, works[0])
+        own = (window.span_s, window.added, window.means)
+        fill_replicas(handle, facts.replicas, own, works[0], replicas)
+        fill_pages(handle, replicas)
+        fill_fleet_memory(window.added, replicas, fleet)
+        fill_moment(handle, facts.replicas, facts.gpus, facts.hosts, replicas, values[Node.GPU])
+        sums = np.zeros((len(links), 2))
+        if window.span_s > 0:
+            fill_works(handle, facts.replicas, window.added_before, works[1])
+            fill_window(
+                handle,
+                facts.replicas,
+                (facts.gpus, facts.hosts),
+                (window.span_s, window.added, works[0], window.means, traffic),
+                (window.span_before_s, window.added_before, works[1]),
+                values[Node.GPU],
+                sums,
+            )
+        fill_links(handle, facts.link_parts, rates, sums, links)
+        fill_networks(handle, facts.servers, rates, sums, values[Node.SERVER], fleet)
+
+    def _fill_requests(
+        self, arrays: SimulationArrays, handle: np.ndarray, values: dict[Node, FloatArray]
+    ) -> FloatArray:
+        """Fill what requests say; return the attributes of the `WAITS_ON` edges."""
+        window = self.window
+        tables = tuple(values[node] for node in (Node.REPLICA, Node.TENANT, Node.FLEET))
+        waits_on = np.zeros((self._edges[Edge.WAITS_ON].source.size, 2))
+        next_arrival = int(arrays.fleet["next_arrival"][0])
+        fill_open(handle, window.num_settled, next_arrival, tables, waits_on)
+        if window.span_s > 0:
+            fill_arrivals(handle, window.first_arrival, window.end_arrival, values[Node.TENANT])
+            rows = (window.num_settled_before, window.end_arrival)
+            span = (window.start_s, window.end_s)
+            fill_first_tokens(handle, rows, span, tables)
+            fill_ended(handle, rows, span, tables)
+        return waits_on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateBatch:
-    """States of n fleets of one cluster; `values[node]` is [n, nodes, features]."""
+    """What the short-term policy sees of n fleets of one cluster; all else is NaN.
 
-    now_s: FloatArray
+    Shapes: `values[node]` [n, nodes, features]; a GPU stands there once for each replica that it
+    serves, `gpu_replica` and `gpu_server` are of those.
+    """
+
     values: dict[Node, FloatArray]
     gpu_replica: NDArray[np.int64]
     gpu_server: NDArray[np.int64]
 
-    def state(self, index: int) -> ClusterState:
-        """Return the state of one fleet."""
-        values = {node: array[index] for node, array in self.values.items()}
-        return ClusterState(
-            now_s=float(self.now_s[index]),
-            values=values,
-            is_valid={node: np.isfinite(array) for node, array in values.items()},
-            age_s={node: np.zeros(len(array)) for node, array in values.items()}
-            | {Node.REPLICA: values[Node.REPLICA][:, column(Node.REPLICA, "state_age_s")]},
-            gpu_replica=self.gpu_replica,
-            gpu_server=self.gpu_server,
-        )
-
-
-def _replica_values(arrays: Sequence[SimulationArrays], now_s: FloatArray) -> FloatArray:
-    """Return the features of replicas, [n, R, features]."""
-    v = stack_records([fleet_view(one) for one in arrays])  # [n, R]
-    context_s = np.stack([one.nominal["decode_context_s"] for one in arrays])
-    columns = {
-        "is_available": v["is_available"],
-        "pending_prefill_s": v["pending_tokens"] * v["prefill_token_s"],
-        "decode_iteration_s": v["decode_base_s"] + v["outstanding_tokens"] * context_s,
-        "state_age_s": now_s[:, None] - v["scraped_at_s"],
-    }
-    names = [feature.name for feature in FEATURES_BY_NODE[Node.REPLICA]]
-    values = np.empty((*v.shape, len(names)))
-    for i, name in enumerate(names):
-        known = name in columns or name in (v.dtype.names or ())
-        values[:, :, i] = (columns[name] if name in columns else v[name]) if known else np.nan
-    return values
-
-
-_FILLED = {
-    Node.GPU: ("peak_bf16_flops", "sm_activity_frac", "power_frac", "hbm_bytes", "hbm_bytes_per_s"),
-    Node.SERVER: ("network_bytes_per_s", "nvlink_bytes_per_s", "power_frac"),
-    Node.TENANT: ("arrival_rate_rps", "mean_input_tokens", "shed_frac", "late_frac"),
-    Node.FLEET: ("load_frac", "arrival_log_change", "available_frac"),
-}
-
-
-def _spread(node: Node, narrow: FloatArray) -> FloatArray:
-    """Return the features that are filled in their columns of all of the kind, the rest NaN."""
-    wide = np.full((*narrow.shape[:2], len(FEATURES_BY_NODE[node])), np.nan)
-    for i, name in enumerate(_FILLED[node]):
-        wide[:, :, column(node, name)] = narrow[:, :, i]
-    return wide
-
 
 def read_many(readers: Sequence[StateReader], arrays: Sequence[SimulationArrays]) -> StateBatch:
-    """Return the states of fleets of one cluster at this moment."""
-    reader, windows = readers[0], [one.window for one in readers]
-    now_s = np.array([one.fleet[0]["now_s"] for one in arrays])
-    power_frac = reader.power_frac(np.stack([window.power_w for window in windows]))
-    busy_frac = np.stack([window.busy_frac for window in windows])[:, reader.replica_of_gpu]
-    fleet = [
-        [[window.load, window.rate_change, fleet_view(one)["is_available"].mean()]]
-        for window, one in zip(windows, arrays, strict=True)
-    ]
+    """Return what a policy sees of fleets of one cluster at this moment."""
+    reader, num = readers[0], len(readers)
+    sizes = {
+        Node.REPLICA: len(reader.facts.replicas),
+        Node.GPU: reader.serving_server.size,
+        Node.SERVER: len(reader.facts.servers),
+        Node.TENANT: NUM_PRIORITIES,
+        Node.FLEET: 1,
+    }
+    values = {
+        node: np.full((num, size, len(FEATURES_BY_NODE[node])), np.nan)
+        for node, size in sizes.items()
+    }
+    for node in (Node.GPU, Node.SERVER):
+        values[node][:] = reader.facts.fixed[node][: sizes[node]]
+    for i, (own, one) in enumerate(zip(readers, arrays, strict=True)):
+        own.fill_observed(one, {node: table[i] for node, table in values.items()})
+    if reader.is_sharing:
+        values[Node.GPU] = values[Node.GPU][:, reader.host_gpu]
     return StateBatch(
-        now_s=now_s,
-        values={
-            Node.REPLICA: _replica_values(arrays, now_s),
-            Node.GPU: _spread(Node.GPU, reader.gpu_values(busy_frac, power_frac)),
-            Node.SERVER: _spread(Node.SERVER, reader.server_values(power_frac)),
-            Node.LINK: np.empty((len(now_s), 0, len(FEATURES_BY_NODE[Node.LINK]))),
-            Node.ZONE: np.empty((len(now_s), 0, len(FEATURES_BY_NODE[Node.ZONE]))),
-            Node.TENANT: _spread(Node.TENANT, np.stack([window.tenants for window in windows])),
-            Node.FLEET: _spread(Node.FLEET, np.array(fleet)),
-        },
-        gpu_replica=reader.replica_of_gpu,
-        gpu_server=reader.server_of_gpu,
+        values=values,
+        gpu_replica=reader.host_replica,
+        gpu_server=reader.gpu_server[reader.host_gpu],
     )

@@ -84,7 +84,7 @@ _ACTIVITY = (
              live=_gpm("INTEGER_UTIL + FP16_UTIL + FP32_UTIL + ANY_TENSOR_UTIL"), simulator=None),
     _feature(Node.GPU, "tensor_activity_frac", "share of peak", SHARE, "mean of the window",
              live=_gpm("ANY_TENSOR_UTIL", "PIPE_TENSOR_ACTIVE"),
-             simulator="time in which matrix products compute, of the window"),
+             simulator="time in which matrix products multiply at the rate they reach, of the window"),
     _feature(Node.GPU, "tensor_activity_max_frac", "share of peak", SHARE, "most in the window",
              live=_gpm("ANY_TENSOR_UTIL", "PIPE_TENSOR_ACTIVE"), simulator=None),
     _feature(Node.GPU, "tensor_activity_trend_per_s", "1/s", TREND, "change since the last window",
@@ -98,11 +98,12 @@ _ACTIVITY = (
              live=_gpm("SM_UTIL", "SM_ACTIVE"), simulator="difference of two windows"),
     _feature(Node.GPU, "sm_idle_surge_frac", "share of the window", SHARE,
              "idle share above its moving average, 0 if below: work went missing",
-             live=_gpm("SM_UTIL", "SM_ACTIVE"), simulator="of time in iterations"),
+             live=_gpm("SM_UTIL", "SM_ACTIVE"),
+             simulator="time in iterations below its moving average"),
     _feature(Node.GPU, "non_matmul_frac", "share of busy time", SHARE,
              "busy with anything but matrix products: activation, normalisation, overhead",
              live=_gpm("1 - ANY_TENSOR_UTIL / SM_UTIL"),
-             simulator="overhead of iterations, over the time in iterations"),
+             simulator="latency model: overhead and element-wise part of the mean iteration"),
     _feature(Node.GPU, "prefill_frac", _SHARE_OF_WINDOW, SHARE, "time in iterations with prefill",
              live={}, simulator="time in iterations with prefill, of the window"),
 )  # fmt: skip
@@ -111,7 +112,7 @@ _POWER = (
     _feature(Node.GPU, "sm_clock_frac", "share of most", SHARE, "",
              live={Live.NVML: "nvmlDeviceGetClockInfo over nvmlDeviceGetMaxClockInfo (SM)",
                    Live.DCGM: "DCGM_FI_DEV_SM_CLOCK"},
-             simulator="clock that the power cap leaves"),
+             simulator="clock that the power cap leaves, mean of the window"),
     _feature(Node.GPU, "memory_clock_frac", "share of most", SHARE, "",
              live={Live.NVML: "nvmlDeviceGetClockInfo over nvmlDeviceGetMaxClockInfo (MEM)",
                    Live.DCGM: "DCGM_FI_DEV_MEM_CLOCK"}, simulator=None),
@@ -126,7 +127,7 @@ _POWER = (
     _feature(Node.GPU, "power_throttle_frac", _SHARE_OF_WINDOW, SHARE, "clock lowered by the cap",
              live={Live.NVML: "clock event reason SwPowerCap",
                    Live.DCGM: "DCGM_FI_DEV_POWER_VIOLATION"},
-             simulator="1 where the cap is below what the phase draws"),
+             simulator="time in phases that would draw more than the power cap"),
     _feature(Node.GPU, "thermal_throttle_frac", _SHARE_OF_WINDOW, SHARE, "clock lowered by heat",
              live={Live.NVML: "clock event reasons SwThermal, HwThermal",
                    Live.DCGM: "DCGM_FI_DEV_THERMAL_VIOLATION"}, simulator=None),
@@ -141,7 +142,7 @@ _POWER = (
              "energy of the window over its tokens, prompt and output",
              live={Live.NVML: "nvmlDeviceGetTotalEnergyConsumption", Live.VLLM:
                    "vllm:prompt_tokens + vllm:generation_tokens"},
-             simulator="energy over tokens"),
+             simulator="energy over tokens of the replicas on it"),
 )  # fmt: skip
 
 _REPLICA = (

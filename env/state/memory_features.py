@@ -1,11 +1,5 @@
 """Features of the memory dimension: HBM, KV pages, prefix cache, weights.
 
-Fragmentation index, `kv_fragmentation_frac`: of the token slots in the KV pages that running
-requests hold, the share that holds no token. Pages are of one size, so memory is lost inside the
-last page of each sequence, never between pages; short sequences on large pages waste most.
-Contiguity score, `kv_contiguity_frac`: of the pages that a new request could get, the share that
-is free at once; the rest must first be taken from the prefix cache.
-
 Does not know: other dimensions; `registry.py` puts them together.
 Source: NVML field ids as in nvidia-ml-py; metric names of vLLM 0.32, SGLang and llama.cpp.
 """
@@ -23,6 +17,27 @@ from .feature import (
     Scale,
     feature_maker,
 )
+
+INDICES = {
+    "kv_fragmentation_frac": (
+        "Fragmentation index: of the token slots in the KV pages that running requests hold, the "
+        "share that holds no token. Pages are of one size, so memory is lost inside the last page "
+        "of each sequence, never between pages; short sequences on large pages waste most. A "
+        "prompt in prefill counts in full. One sequence of 17 tokens on pages of 16 holds 2 pages "
+        "and wastes 15 of 32 slots: 0.47."
+    ),
+    "kv_contiguity_frac": (
+        "Contiguity score: of the KV pages that a new request could get, the share that is free at "
+        "once; the rest must first be taken from the prefix cache. 1 with an empty cache; 0.25 "
+        "with 10 pages free and 30 that only the cache holds."
+    ),
+    "page_table_entries": (
+        "Page-table map: a running sequence has one entry for each page of its context. The map is "
+        "summed up by its length, the mean and spread of entries a sequence, the longest, and the "
+        "share of entries that point at pages of the prefix cache, which several may share."
+    ),
+}
+"""Definitions of the indices, by feature."""
 
 _HBM_BYTES = Scale(low=1e9, high=1e12, normaliser="log10", offset=10.9, scale=0.3)
 _HBM_RATE = Scale(low=1e10, high=1e14, normaliser="log10", offset=12.3, scale=0.3)
@@ -56,7 +71,7 @@ _GPU = (
              simulator="KV pages x page bytes"),
     _feature(Node.GPU, "kv_used_frac", "share", SHARE, "of the memory, that holds KV in use",
              live={Live.VLLM: "vllm:kv_cache_usage_perc x KV pool"},
-             simulator="KV pages in use x page bytes"),
+             simulator="pages in use at the last scrape x page bytes"),
     _feature(Node.GPU, "hbm_bandwidth_frac", "share of peak", SHARE, "mean of the window",
              live=_DRAM, simulator="bytes of weights and KV that the window's iterations read"),
     _feature(Node.GPU, "hbm_bandwidth_max_frac", "share of peak", SHARE, "most in the window",
@@ -99,25 +114,26 @@ _REPLICA = (
     _feature(Node.REPLICA, "pages_per_sequence", "pages", _PAGES_OF_ONE,
              "allocated blocks of a running sequence, mean",
              live={Live.VLLM: "kv_cache_usage_perc x num_gpu_blocks over num_requests_running"},
-             simulator="page tables of running requests, mean length"),
+             simulator="page tables of running requests at this moment, mean length"),
     _feature(Node.REPLICA, "pages_per_sequence_cv", "ratio", Scale(low=0, high=10),
              "allocated blocks of running sequences, standard deviation over mean",
-             live=_KV_EVENTS, simulator="page tables of running requests, spread"),
+             live=_KV_EVENTS, simulator="page tables of running requests at this moment, spread"),
     _feature(Node.REPLICA, "largest_sequence_frac", "share", SHARE,
              "of the pages, that the longest running sequence holds",
-             live=_KV_EVENTS, simulator="page tables of running requests, longest"),
+             live=_KV_EVENTS, simulator="page tables of running requests at this moment, longest"),
     _feature(Node.REPLICA, "page_table_entries", "entries", _PAGES,
              "page-table map: entries of all running sequences, a shared page counted by each",
-             live={}, simulator="page tables of running requests"),
+             live={}, simulator="page tables of running requests at this moment"),
     _feature(Node.REPLICA, "shared_page_frac", "share", SHARE,
              "page-table map: entries that point at prefix-cache pages",
-             live={}, simulator="pinned blocks over page-table entries"),
+             live={}, simulator="pages of pinned blocks over page-table entries at this moment"),
     _feature(Node.REPLICA, "kv_fragmentation_frac", "share", SHARE,
              "fragmentation index: token slots in pages of running requests that hold no token",
-             live={}, simulator="pages x page tokens less context tokens"),
+             live={},
+             simulator="empty slots in last pages over slots of held pages, at this moment"),
     _feature(Node.REPLICA, "kv_contiguity_frac", "share", SHARE,
              "contiguity score: of the pages that can be had, those that need no eviction",
-             live=_KV_EVENTS, simulator="free pages over free and evictable pages"),
+             live=_KV_EVENTS, simulator="free pages over free and evictable pages at this moment"),
     _feature(Node.REPLICA, "cache_hit_frac", "share", SHARE, "prompt tokens found in the cache",
              live=_HIT_TOKENS, simulator="hit tokens over prompt tokens of the window"),
     _feature(Node.REPLICA, "cache_hit_trend", "share", Scale(low=-1, high=1, scale=0.5),
@@ -141,11 +157,13 @@ _PLACES = (
              live={Live.HOST: "/proc/meminfo"}, simulator=None),
     _feature(Node.SERVER, "host_kv_frac", "share", SHARE, "host memory for KV that is in use",
              live={Live.VLLM: "external KV connector"},
-             simulator="host pages in use over host pages"),
+             simulator="host pages in use over host pages, at this moment"),
     _feature(Node.SERVER, "disk_read_frac", "share of bandwidth", SHARE, "reading from disk",
-             live={Live.HOST: "/proc/diskstats"}, simulator="weights being loaded from disk"),
+             live={Live.HOST: "/proc/diskstats"},
+             simulator="weights being loaded from disk at this moment"),
     _feature(Node.FLEET, "kv_usage_frac", "share", SHARE, "mean over replicas that are up",
-             live={Live.VLLM: "vllm:kv_cache_usage_perc"}, simulator="mean over replicas"),
+             live={Live.VLLM: "vllm:kv_cache_usage_perc"},
+             simulator="mean over replicas that are up, at the last scrapes"),
     _feature(Node.FLEET, "cache_hit_frac", "share", SHARE, "prompt tokens found in any cache",
              live=_HIT_TOKENS, simulator="hit tokens over prompt tokens of the window"),
 )  # fmt: skip
