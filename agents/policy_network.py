@@ -17,8 +17,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 from ..env.knobs import TUNABLE_KNOBS
-from ..graph_encoder.encoder import NUM_POOLED_PARTS
-from ..graph_encoder.extractor import GraphExtractor, split_features
+from ..graph_encoder.extractor import NUM_POOLED_PARTS, GraphExtractor, split_features
 
 KNOB_LOG_STD = -0.9
 """Initial log standard deviation of the knob residuals. Source: research/prototype.md, 8.4."""

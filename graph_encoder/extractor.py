@@ -1,17 +1,45 @@
 """The encoder in the form that Stable-Baselines3 wants: observations to one flat vector.
 
+It runs on compiled kernels, in training as in serving. CPU time of forward and backward over 512
+graphs of 16 replicas, 16 GPUs, 4 servers and 2 tenants, hidden size 32, one thread, minimum -
+median of 15 paired runs, building of the graphs included: PPO_FIGURES.
+
 Does not know: the policy; `split_features` gives its heads the parts back.
 """
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor
 
-from .encoder import NUM_POOLED_PARTS, EncodedFleet, HeteroEncoder
-from .graph import NODE_TYPES, to_hetero
+from ..env.state.feature import Node
+from .attention_encoder import AttentionEncoder
+from .compiled_attention import KERNELS
+from .observation_graph import OBSERVATION_SCHEMA, observation_graphs
+from .readout import Pool, Pools
+
+POLICY_POOLS: Pools = {
+    str(Node.REPLICA): (Pool.MEAN, Pool.MAXIMUM),
+    str(Node.TENANT): (Pool.MEAN,),
+}
+"""What the heads read of the fleet, beside its own part."""
+
+NUM_POOLED_PARTS = sum(map(len, POLICY_POOLS.values())) + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EncodedFleet:
+    """The parts of the flat features.
+
+    Shapes (B batch, N padded replicas, H hidden, P = 4 H): `replicas` [B, N, H], 0 at padding;
+    `replica_mask` [B, N]; `pooled` [B, P].
+    """
+
+    replicas: Tensor
+    replica_mask: Tensor
+    pooled: Tensor
 
 
 class GraphExtractor(BaseFeaturesExtractor):
@@ -19,14 +47,16 @@ class GraphExtractor(BaseFeaturesExtractor):
 
     Shapes (B batch, N padded replicas, H hidden, P = 4 H): tensors of `observation_space` ->
     [B, N * (H + 1) + P], that is `num_replicas` x `replica_size`, then `pooled_size`.
+
+    Raises:
+        ValueError: the hidden size is below 1.
     """
 
     def __init__(self, observation_space: spaces.Dict, hidden_size: int = 32) -> None:
         if hidden_size < 1:
             msg = f"hidden_size must be at least 1, got {hidden_size}"
             raise ValueError(msg)
-        shapes = {key: _shape(box) for key, box in observation_space.spaces.items()}
-        num_replicas = shapes["replica_mask"][0]
+        num_replicas = spaces.flatdim(observation_space["replica_mask"])
         replica_size = hidden_size + 1
         pooled_size = NUM_POOLED_PARTS * hidden_size
         super().__init__(observation_space, num_replicas * replica_size + pooled_size)
@@ -34,21 +64,16 @@ class GraphExtractor(BaseFeaturesExtractor):
         self.num_replicas = num_replicas
         self.replica_size = replica_size
         self.pooled_size = pooled_size
-        input_sizes = {node: shapes[node][0] // shapes[f"{node}_mask"][0] for node in NODE_TYPES}
-        # the last action: one bias for each replica, the residuals with the fleet vector
-        input_sizes["replica"] += 1
-        num_residuals = shapes["action"][0] - num_replicas
-        self.encoder = HeteroEncoder(
-            input_sizes,
-            shapes["fleet"][0] + num_residuals,
-            hidden_size=hidden_size,
+        self.encoder = AttentionEncoder(
+            OBSERVATION_SCHEMA, pools=POLICY_POOLS, hidden_size=hidden_size
         )
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
         """Return the flat features."""
-        encoded = self.encoder(to_hetero(observations))
-        mask = encoded.replica_mask.unsqueeze(2).to(encoded.replicas.dtype)
-        per_replica = torch.cat([encoded.replicas, mask], dim=2)  # [B, N, H + 1]
+        encoded = self.encoder.run(observation_graphs(observations), KERNELS)
+        replicas, mask = encoded.nodes[Node.REPLICA], encoded.masks[Node.REPLICA]
+        assert mask is not None, "observations are padded"
+        per_replica = torch.cat([replicas, mask.unsqueeze(2)], dim=2)  # [B, N, H + 1]
         return torch.cat([per_replica.flatten(1), encoded.pooled], dim=1)
 
 
@@ -61,9 +86,3 @@ def split_features(features: Tensor, hidden_size: int) -> EncodedFleet:
         replica_mask=per_replica[:, :, -1] > 0.5,
         pooled=features[:, -pooled_size:],
     )
-
-
-def _shape(space: spaces.Space[Any]) -> tuple[int, ...]:
-    shape = space.shape
-    assert shape is not None, f"{space} has no shape"
-    return shape

@@ -31,16 +31,17 @@ def one_thread() -> Iterator[None]:
 
 
 def make_observation(layout: ObservationLayout = LAYOUT, seed: int = 0) -> Observation:
-    """A fleet of 12 replicas on 12 GPUs of 3 servers with 2 tenants, the same in any layout."""
+    """A fleet of 12 replicas on 14 GPUs of 3 servers with 2 tenants, the same in any layout."""
     rng = np.random.default_rng(seed)
     space = observation_space(layout)
     observation = {key: np.zeros(box.shape, np.float32) for key, box in space.spaces.items()}
-    for node, count in (("replica", NUM_REPLICAS), ("gpu", 12), ("server", 3), ("tenant", 2)):
+    for node, count in (("replica", NUM_REPLICAS), ("gpu", 14), ("server", 3), ("tenant", 2)):
         rows = observation[node].reshape(observation[f"{node}_mask"].size, -1)
         rows[:count] = rng.normal(size=(count, rows.shape[1]))
         observation[f"{node}_mask"][:count] = 1.0
-    observation["gpu_replica"][:12] = rng.permutation(NUM_REPLICAS)
-    observation["gpu_server"][:12] = np.arange(12) // 4
+    # two replicas have two GPUs
+    observation["gpu_replica"][:14] = np.append(rng.permutation(NUM_REPLICAS), [0, 1])
+    observation["gpu_server"][:14] = np.arange(14) // 5
     observation["fleet"][:] = rng.normal(size=observation["fleet"].shape)
     observation["action"][: NUM_KNOBS + NUM_REPLICAS] = rng.uniform(-1, 1, NUM_KNOBS + NUM_REPLICAS)
     return observation
