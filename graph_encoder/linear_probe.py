@@ -83,8 +83,8 @@ def _standardised(vectors: NDArray[np.floating], train: NDArray[np.int64]) -> Fl
     mean = vectors[train].mean(axis=0, dtype=np.float64)
     spread = vectors[train].std(axis=0, dtype=np.float64)
     varies = spread > _CONSTANT
-    near = (vectors[:, varies] - mean[varies]) / spread[varies]
-    return np.clip(near, -_CLIP, _CLIP)
+    near: FloatArray = (vectors[:, varies] - mean[varies]) / spread[varies]
+    return near.clip(-_CLIP, _CLIP)
 
 
 def _best_strength(
