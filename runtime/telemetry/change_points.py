@@ -46,10 +46,10 @@ class ChangeConfig:
 
     step_sigmas: float = 3.0
     """Step that is looked for; greater ones are found sooner."""
-    nominal_false_alarms_per_day: float = 1e-3
-    """Of a signal whose noise is known: a thousandth of what is wanted of one that is learned."""
+    nominal_false_alarms_per_day: float = 0.01
+    """Of a signal whose noise is known: a hundredth of what is wanted of one that is learned."""
     samples_per_s: float = 10.0
-    most_nats_a_sample: float = 9.0
+    most_nats_a_sample: float = 6.0
     """Evidence that one sample can add."""
     memory_samples: float = 100.0
     """Over which the mean is learned: drifts that take longer are followed."""
