@@ -9,7 +9,7 @@ Does not know: how frames travel (`service.py`), what features mean (`derivation
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import numpy as np
@@ -59,8 +59,8 @@ class AggregatorConfig:
     """A tick of so many feeds the sketches."""
     least_change: float = 0.1
     """In scaled units (10 % of a share, 3 C, 49 % of a count): lesser changes are not reported."""
-    limits: Limits = Limits()
-    change: ChangeConfig = ChangeConfig()
+    limits: Limits = field(default_factory=Limits)
+    change: ChangeConfig = field(default_factory=ChangeConfig)
 
     def __post_init__(self) -> None:
         for name in ("key_every_ticks", "sketch_span_ticks", "sketch_every_ticks"):
@@ -111,9 +111,7 @@ class Aggregator:
             layout.cell_server, self._config.least_change, self._config.change,
             max_changes=MAX_CHANGES,
         )  # fmt: skip
-        self._encoder = DeltaEncoder(
-            scales, dead_bands(scales, steps=self._config.dead_band_steps)
-        )
+        self._encoder = DeltaEncoder(scales, dead_bands(scales, steps=self._config.dead_band_steps))
         self._sketches = RackSketches(
             layout,
             every_ticks=self._config.sketch_every_ticks,
@@ -177,9 +175,7 @@ class Aggregator:
         self._count_faults(summary)
         self._rounds.refresh(now_s)
         faults = np.array([self._gate.num_time_faults(i) for i in range(len(self._probes))])
-        self._is_distrusted = self._trust.update(
-            summary, faults, self._rounds.clock.is_unreliable
-        )
+        self._is_distrusted = self._trust.update(summary, faults, self._rounds.clock.is_unreliable)
         is_new = (summary.num_samples > 0) & ~self._is_distrusted
         self._trusted_at_s[is_new] = summary.window.last_at_s[is_new]
         self._derive(summary.window)
