@@ -126,7 +126,7 @@ _FrameT = TypeVar("_FrameT", bound=Frame)
 
 
 class _Header(Struct):
-    """The part of a frame by which one of another schema is told from a broken one."""
+    """What is read first, since the fields of another schema may be others."""
 
     schema: int
 
@@ -152,28 +152,13 @@ class FrameDecoder(Generic[_FrameT]):
             detail = f"a body of {len(body)} bytes, at most {self._max_bytes} are read"
             raise FrameError(Reason.TOO_LARGE, detail)
         try:
-            frame = self._decoder.decode(body)
+            schema = _header_decoder.decode(body).schema
+            if schema == SCHEMA_VERSION:
+                return self._decoder.decode(body)
         except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
-            raise _fault(body, error) from None
-        if frame.schema != SCHEMA_VERSION:
-            raise _wrong_schema(frame.schema)
-        return frame
-
-
-def _fault(body: bytes, error: Exception) -> FrameError:
-    """Tell a frame of another schema, whose fields may be others, from one that is broken."""
-    try:
-        schema = _header_decoder.decode(body).schema
-    except (ValueError, RecursionError):
-        return FrameError(Reason.MALFORMED, str(error))
-    if schema != SCHEMA_VERSION:
-        return _wrong_schema(schema)
-    return FrameError(Reason.MALFORMED, str(error))
-
-
-def _wrong_schema(schema: int) -> FrameError:
-    detail = f"schema {schema}, this code reads {SCHEMA_VERSION}; run one version on both sides"
-    return FrameError(Reason.WRONG_SCHEMA, detail)
+            raise FrameError(Reason.MALFORMED, str(error)) from None
+        detail = f"schema {schema}, this code reads {SCHEMA_VERSION}; run one version on both sides"
+        raise FrameError(Reason.WRONG_SCHEMA, detail)
 
 
 decode: FrameDecoder[Message] = FrameDecoder(Message)

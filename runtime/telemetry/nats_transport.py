@@ -108,12 +108,14 @@ class NatsTransport:
         The library's own reconnecting is off: it gives up on some errors that a server sends (a
         slow consumer among them), and keeps unsent frames that are stale by then.
         """
+        import nats.errors
+
         while True:
             await asyncio.sleep(_RETRY_S)
             if self._client.is_closed:
                 try:
                     await self._reconnect()
-                except ConnectionError as error:
+                except (nats.errors.Error, OSError) as error:
                     _LOG.info("%s", error)
 
     async def _reconnect(self) -> None:
@@ -149,8 +151,8 @@ async def _open(url: str, timeout_s: float) -> "Client":
     except (nats.errors.Error, OSError, TimeoutError) as error:
         await _close(client)
         msg = (
-            f"no NATS server answers at {url} ({type(error).__name__}: {error}); "
-            f"start one there, or use NatsServer on one machine"
+            f"no NATS server answers at {url} within {timeout_s:g} s "
+            f"({client.last_error or error}); start one there, or use NatsServer on one machine"
         )
         raise ConnectionError(msg) from error
     return client
