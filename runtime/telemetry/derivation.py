@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from ...env.state.feature import SHARE, FloatArray, Node
 from ...env.state.registry import FEATURES_BY_NODE
-from .gpu_features import GpuFeatures
-from .hosting import Hosting
-from .link_features import LinkFeatures
-from .rack_constants import RackConstants
+from .features.gpu_features import GpuFeatures
+from .features.hosting import Hosting
+from .features.link_features import LinkFeatures
+from .features.rack_constants import RackConstants
+from .features.readings import ScopeStatistics
+from .features.replica_features import ReplicaFeatures
+from .features.server_features import ServerFeatures
 from .raw_window import RawWindow
-from .readings import ScopeStatistics
-from .replica_features import ReplicaFeatures
-from .server_features import ServerFeatures
 from .signals import Scope, signal_index
 
 BoolArray = NDArray[np.bool_]

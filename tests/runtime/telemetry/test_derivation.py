@@ -11,14 +11,14 @@ from trimtab.env.model_profile import model
 from trimtab.env.state.feature import FloatArray, Live, Node
 from trimtab.env.state.registry import FEATURES_BY_NODE, column
 from trimtab.runtime.telemetry.derivation import NODES, NOT_DERIVED, Derivation
-from trimtab.runtime.telemetry.nominal_times import nominal_times
-from trimtab.runtime.telemetry.rack_constants import rack_constants
-from trimtab.runtime.telemetry.raw_window import RawArray, RawWindow
-from trimtab.runtime.telemetry.server_facts import (
+from trimtab.runtime.telemetry.features.nominal_times import nominal_times
+from trimtab.runtime.telemetry.features.rack_constants import rack_constants
+from trimtab.runtime.telemetry.features.server_facts import (
     ServerFacts,
     facts_of_cluster,
     facts_of_driver,
 )
+from trimtab.runtime.telemetry.raw_window import RawArray, RawWindow
 from trimtab.runtime.telemetry.signals import SIGNALS_BY_SCOPE, Kind, Scope, signal_index
 
 H100 = GPUS["H100-80G"]

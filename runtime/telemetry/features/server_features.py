@@ -5,12 +5,12 @@ Does not know: round trips and clocks: the aggregator, which measures them, fill
 
 import numpy as np
 
-from ...env.state.feature import FloatArray, Node
-from ...env.state.registry import column
+from ....env.state.feature import FloatArray, Node
+from ....env.state.registry import column
+from ..signals import Scope
 from .rack_constants import RackConstants
 from .readings import Readings, ReadingTable, ScopeStatistics, last, rate
 from .recent import recent_ratio
-from .signals import Scope
 
 SERVER_READINGS: Readings = {
     "load_per_core": (last("load_1min"),),

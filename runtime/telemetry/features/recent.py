@@ -9,7 +9,7 @@ Does not know: which signals are counters, or what the rates mean.
 
 import numpy as np
 
-from ...env.state.feature import FloatArray
+from ....env.state.feature import FloatArray
 
 SPAN_S = 2.0
 """Time constant: the window of the short-term tier."""

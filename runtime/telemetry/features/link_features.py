@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...env.state.feature import FloatArray, Node
-from ...env.state.registry import FEATURES_BY_NODE, column
-from ...env.topology import (
+from ....env.state.feature import FloatArray, Node
+from ....env.state.registry import FEATURES_BY_NODE, column
+from ....env.topology import (
     LOCAL_LATENCY_S,
     NETWORK_ACHIEVED_FRAC,
     NVLINK_ACHIEVED_FRAC,

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...env.cluster import ReplicaSpec
-from ...env.hardware import Gpu, Precision
-from ...env.model_profile import model
-from ...env.state.feature import FloatArray
+from ....env.cluster import ReplicaSpec
+from ....env.hardware import Gpu, Precision
+from ....env.model_profile import model
+from ....env.state.feature import FloatArray
 from .nominal_times import nominal_times
 from .server_facts import ServerFacts
 

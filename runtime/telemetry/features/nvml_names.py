@@ -1,10 +1,10 @@
 """Which GPU of the catalogue a driver means by a product name.
 
-Does not know: what the GPU can do (`env/hardware.py`), or how the name is read (`probes/`).
+Does not know: what the GPU can do (`env/hardware.py`), or how the name is read (`..probes`).
 Source: NVML product names as `nvidia-smi -L` prints them.
 """
 
-from ...env.hardware import GPUS, Gpu
+from ....env.hardware import GPUS, Gpu
 
 CATALOGUE_NAMES: dict[str, str] = {
     "NVIDIA A100-SXM4-40GB": "A100-40G",

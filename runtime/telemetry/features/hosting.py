@@ -5,8 +5,8 @@ Does not know: how the features of either were derived.
 
 import numpy as np
 
-from ...env.state.feature import FloatArray, Node
-from ...env.state.registry import column
+from ....env.state.feature import FloatArray, Node
+from ....env.state.registry import column
 from .rack_constants import ReplicaConstants
 from .readings import ScopeStatistics, last, rate
 

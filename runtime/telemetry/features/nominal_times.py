@@ -9,14 +9,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from ...env.cluster import ReplicaSpec
-from ...env.dispatch import full_chunk_token_s
-from ...env.hardware import Gpu
-from ...env.latency import base_time_s
-from ...env.model_profile import model
-from ...env.roofline import latency_coefficients
-from ...env.simulator.cluster_setup import share_coefficients
-from ...env.state.feature import FloatArray
+from ....env.cluster import ReplicaSpec
+from ....env.dispatch import full_chunk_token_s
+from ....env.hardware import Gpu
+from ....env.latency import base_time_s
+from ....env.model_profile import model
+from ....env.roofline import latency_coefficients
+from ....env.simulator.cluster_setup import share_coefficients
+from ....env.state.feature import FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -8,12 +8,12 @@ Does not know: the GPUs of the replica (`hosting.py`), or what only the gateway 
 
 import numpy as np
 
-from ...env.state.feature import FloatArray, Node
-from ...env.state.registry import column
+from ....env.state.feature import FloatArray, Node
+from ....env.state.registry import column
+from ..signals import Scope
 from .rack_constants import ReplicaConstants
 from .readings import Readings, ReadingTable, ScopeStatistics, last, rate
 from .recent import MovingAverage, recent_ratio
-from .signals import Scope
 
 _SAME_LAST = (
     "running_requests", "waiting_requests", "waiting_capacity_requests",

@@ -8,8 +8,8 @@ Does not know: anything that is measured.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...env.cluster import ClusterSpec, ReplicaSpec
-from ...env.hardware import Gpu
+from ....env.cluster import ClusterSpec, ReplicaSpec
+from ....env.hardware import Gpu
 from .nvml_names import catalogue_gpu
 
 

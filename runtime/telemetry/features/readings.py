@@ -12,11 +12,11 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from ...env.state.feature import FloatArray, Node
-from ...env.state.registry import FEATURES_BY_NODE, column
-from .raw_window import RawWindow
+from ....env.state.feature import FloatArray, Node
+from ....env.state.registry import FEATURES_BY_NODE, column
+from ..raw_window import RawWindow
+from ..signals import SIGNALS_BY_SCOPE, Kind, Scope, signal_index
 from .recent import RecentCounters
-from .signals import SIGNALS_BY_SCOPE, Kind, Scope, signal_index
 
 
 class Statistic(StrEnum):

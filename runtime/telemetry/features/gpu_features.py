@@ -6,12 +6,12 @@ Does not know: what depends on the replica that a GPU serves, but for its number
 
 import numpy as np
 
-from ...env.state.feature import FloatArray, Node
-from ...env.state.registry import column
+from ....env.state.feature import FloatArray, Node
+from ....env.state.registry import column
+from ..signals import Scope
 from .rack_constants import PRECISIONS, GpuConstants
 from .readings import Readings, ReadingTable, ScopeStatistics, last, mean, most, rate
 from .recent import MovingAverage
-from .signals import Scope
 
 # Below this share of the window the SMs are as good as idle: what they do is no share of anything.
 _LEAST_BUSY_FRAC = 0.01
