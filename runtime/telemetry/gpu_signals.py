@@ -129,7 +129,8 @@ _MEMORY_AND_HEALTH = (
     _signal("xid_errors", "errors since the probe's start", _EVENTS_FOLD,
             {Live.NVML: "event XidCriticalError", Live.DCGM: "DCGM_FI_DEV_XID_ERRORS"}),
     _signal("recovery_action", "NVML_GPU_RECOVERY_ACTION_*: 0 none", 16.0,
-            {Live.NVML: "field GET_GPU_RECOVERY_ACTION"}),
+            {Live.NVML: "field GET_GPU_RECOVERY_ACTION; 2 (reboot) for a GPU that is lost, "
+                        "1 (reset) for one that says it must be reset"}),
 )  # fmt: skip
 
 GPU_SIGNALS: tuple[Signal, ...] = (
