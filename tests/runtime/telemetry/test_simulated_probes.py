@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from trimtab.runtime.telemetry.frames import (
-    SCHEMA_VERSION,
     FrameError,
     Hello,
     Ping,
@@ -135,7 +134,7 @@ def test_pages_are_read_once_a_period_and_say_how_old_they_are() -> None:
     pages = np.stack([values_of(sample, Scope.REPLICA)[0] for sample in samples])
     ages_s = pages[:, signal_index(Scope.REPLICA, "page_age_s")]
     tokens = pages[:, signal_index(Scope.REPLICA, "output_tokens")]
-    assert 0.0 <= ages_s.min()
+    assert ages_s.min() >= 0.0
     assert ages_s.max() < 1.0
     is_new = np.diff(tokens) > 0
     np.testing.assert_array_equal(is_new, np.diff(ages_s) < 0)
@@ -262,19 +261,6 @@ def test_what_is_no_ping_is_refused() -> None:
     pong = Pong(probe="server-0000", nonce=1, ping_sent_at_s=0, received_at_s=0, sent_at_s=0)
     with pytest.raises(ValueError, match="ping must be a ping, got a pong"):
         probes.pong(encode(pong), 0.0)
-
-
-def test_a_newer_schema_is_one_more() -> None:
-    assert SCHEMA_VERSION + 1 > SCHEMA_VERSION
-    probes = SimulatedProbes(SMALL, only(other_schema_frac=0.1), seed=5)
-    refused = []
-    for delivery in probes.advance(3.0):
-        try:
-            decode(delivery.body)
-        except FrameError as error:
-            refused.append(str(error))
-    assert refused
-    assert all(f"schema {SCHEMA_VERSION + 1}" in text for text in refused)
 
 
 @pytest.mark.parametrize(
