@@ -108,7 +108,8 @@ class SimulatedProbes:
         self.has_false_clock[liars[frozen : frozen + self.shape.faults.num_false_clocks]] = True
         self._senders = [Sender(layout, s, self.clocks) for s in range(num_servers)]
         self._servers = {sender.probe: s for s, sender in enumerate(self._senders)}
-        self._phases_s = machines.uniform(0.0, self.shape.period_s, num_servers)
+        self.phases_s = machines.uniform(0.0, self.shape.period_s, num_servers)
+        """[servers]: when in a period each one samples, in hub time."""
         self._starts_again_at: dict[int, int] = {}  # round by server that is down
         self._num_rounds = 0
         self._frozen: dict[Scope, NDArray[np.float32]] = {}
@@ -157,7 +158,7 @@ class SimulatedProbes:
         start_s = self._num_rounds * self.shape.period_s
         self._start_those_due()
         blocks = self._signals.step(start_s, self.shape.period_s)
-        at_s = start_s + self._phases_s
+        at_s = start_s + self.phases_s
         self.truth = Truth(sampled_at_s=at_s, blocks=blocks)
         sampled = sampled_round(self._told(blocks), at_s + self.clocks.offset_s(at_s))
         arrivals_s = (at_s + PACKING_S + self._network.delays_s(len(at_s))).tolist()
