@@ -84,9 +84,8 @@ class Derivation:
         held = self._held
         for node in held:
             np.copyto(held[node], values[node], where=is_fresh[:, None, None])
-        links = self._links.values(held[Node.GPU], held[Node.SERVER][:, 0])
         flat = {node: array.reshape(-1, array.shape[-1]).copy() for node, array in held.items()}
-        flat[Node.LINK] = links
+        flat[Node.LINK] = self._links.values(flat[Node.GPU], flat[Node.SERVER])
         return {node: _bounded(node, flat[node]) for node in NODES}
 
     def _derived(self, window: RawWindow, passed_s: FloatArray) -> dict[Node, FloatArray]:

@@ -19,6 +19,7 @@ from ....env.topology import (
     NVLINK_ACHIEVED_FRAC,
     PCIE_ACHIEVED_FRAC,
 )
+from .grouping import Grouping
 from .rack_constants import RackConstants
 from .server_facts import ServerFacts
 
@@ -67,60 +68,47 @@ class LinkFeatures:
         self._static = np.full((len(links), len(FEATURES_BY_NODE[Node.LINK])), np.nan)
         for row, link in zip(self._static, links, strict=True):
             _fill_static(row, link, constants)
-        self._servers = {kind: _servers(links, kind) for kind in KINDS}
-        self._rows = {
-            kind: np.array([i for i, one in enumerate(links) if one.kind == kind], dtype=np.int64)
-            for kind in KINDS
-        }
         num_gpus = constants.gpus.tdp_watts.shape[1]
-        self._uses = np.zeros((len(links), num_gpus))
-        for uses, link in zip(self._uses, links, strict=True):
-            uses[list(link.gpus)] = 1.0
+        self._rows = {kind: _rows(links, kind) for kind in KINDS}
+        self._groups = {kind: _grouping(links, kind, num_gpus) for kind in KINDS}
+        self._adapters = np.array([links[i].server for i in self._rows["network"]], dtype=np.int64)
 
     def values(self, gpus: FloatArray, servers: FloatArray) -> FloatArray:
         """Return the features.
 
-        Shapes: `gpus` [S, G, features of `Node.GPU`]; `servers` [S, features of `Node.SERVER`].
+        Shapes: `gpus` [S * G, features of `Node.GPU`]; `servers` [S, features of `Node.SERVER`].
         """
         values = self._static.copy()
-        for name, of_gpu, of_server in (
-            ("out_frac", "tx_frac", "network_tx_frac"),
-            ("in_frac", "rx_frac", "network_rx_frac"),
-        ):
+        nvlink, pcie = self._groups["nvlink"], self._groups["pcie"]
+        for name, way in (("out_frac", "tx_frac"), ("in_frac", "rx_frac")):
             into = _link_column(name)
-            values[self._rows["nvlink"], into] = self._over_gpus(gpus, "nvlink", f"nvlink_{of_gpu}")
+            of_nvlink = gpus[:, column(Node.GPU, f"nvlink_{way}")]
+            values[self._rows["nvlink"], into] = nvlink.means(of_nvlink)
             # Its GPUs share the root's lanes: their shares add up.
-            values[self._rows["pcie"], into] = self._over_gpus(
-                gpus, "pcie", f"pcie_{of_gpu}", is_sum=True
-            )
-            on = self._servers["network"]
-            values[self._rows["network"], into] = servers[on, column(Node.SERVER, of_server)]
-        on, into = self._servers["network"], _link_column("bytes_per_s")
-        values[self._rows["network"], into] = (
-            NETWORK_ACHIEVED_FRAC * servers[on, column(Node.SERVER, "network_bytes_per_s")]
-        )
+            of_pcie = gpus[:, column(Node.GPU, f"pcie_{way}")]
+            values[self._rows["pcie"], into] = pcie.sums(of_pcie)
+            of_adapter = servers[self._adapters, column(Node.SERVER, f"network_{way}")]
+            values[self._rows["network"], into] = of_adapter
+        peak = servers[self._adapters, column(Node.SERVER, "network_bytes_per_s")]
+        values[self._rows["network"], _link_column("bytes_per_s")] = NETWORK_ACHIEVED_FRAC * peak
         into = _link_column("health_frac")
-        for kind, source in (("nvlink", "nvlink_links_up_frac"), ("pcie", "pcie_link_frac")):
-            values[self._rows[kind], into] = self._over_gpus(gpus, kind, source)
+        links_up = gpus[:, column(Node.GPU, "nvlink_links_up_frac")]
+        values[self._rows["nvlink"], into] = nvlink.means(links_up)
+        trained = gpus[:, column(Node.GPU, "pcie_link_frac")]
+        values[self._rows["pcie"], into] = pcie.means(trained)
         return values
 
-    def _over_gpus(
-        self, gpus: FloatArray, kind: str, name: str, *, is_sum: bool = False
-    ) -> FloatArray:
-        """Return the mean, or the sum, of a feature over the GPUs of each link of a kind."""
-        uses = self._uses[self._rows[kind]]
-        values = gpus[self._servers[kind], :, column(Node.GPU, name)]  # [links of the kind, G]
-        known = np.isfinite(values) * uses
-        total = (np.where(np.isfinite(values), values, 0.0) * uses).sum(axis=1)
-        number = known.sum(axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            mean = total / number
-        result: FloatArray = np.where(number > 0, total, np.nan) if is_sum else mean
-        return result
+
+def _rows(links: tuple[RackLink, ...], kind: str) -> NDArray[np.int64]:
+    return np.array([i for i, link in enumerate(links) if link.kind == kind], dtype=np.int64)
 
 
-def _servers(links: tuple[RackLink, ...], kind: str) -> NDArray[np.int64]:
-    return np.array([link.server for link in links if link.kind == kind], dtype=np.int64)
+def _grouping(links: tuple[RackLink, ...], kind: str, num_gpus: int) -> Grouping:
+    """Return which GPUs of the rack use which link of a kind."""
+    of_kind = [link for link in links if link.kind == kind]
+    pairs = [(link.server * num_gpus + g, i) for i, link in enumerate(of_kind) for g in link.gpus]
+    members, groups = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    return Grouping(members, groups, len(of_kind))
 
 
 def _fill_static(row: FloatArray, link: RackLink, constants: RackConstants) -> None:
