@@ -37,9 +37,8 @@ class Grouping:
     def _totals(self, values: FloatArray) -> tuple[FloatArray, FloatArray]:
         own = values[self._members]
         is_known = np.isfinite(own)
-        own = np.where(is_known, own, 0.0)
-        totals: FloatArray = np.bincount(self._groups, own, self._num_groups)
-        numbers: FloatArray = np.bincount(
-            self._groups, is_known.astype(np.float64), self._num_groups
+        totals, numbers = (
+            np.bincount(self._groups, weights, self._num_groups).astype(np.float64)
+            for weights in (np.where(is_known, own, 0.0), is_known)
         )
         return totals, numbers
