@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.runtime.telemetry.signals import Scope
-from trimtab.runtime.telemetry.simulated.layout import FleetLayout
+from trimtab.runtime.telemetry.simulated.layout import SimulatedLayout
 from trimtab.runtime.telemetry.simulated.network import Delivery
 from trimtab.runtime.telemetry.simulated_probes import FleetShape, SimulatedProbes
 
@@ -31,7 +31,7 @@ class Schedule:
 
     def __init__(
         self,
-        layout: FleetLayout,
+        layout: SimulatedLayout,
         seconds: float,
         *,
         shape: FleetShape | None = None,

@@ -20,7 +20,7 @@ from .reasons import Counts, Reason
 from .signals import SIGNALS_BY_SCOPE
 from .simulated.clocks import ClockShape, SimulatedClocks
 from .simulated.faults import NO_FAULTS, Fate, Fates, FaultRates
-from .simulated.layout import FleetLayout
+from .simulated.layout import SimulatedLayout
 from .simulated.load import LoadShape, SimulatedLoad
 from .simulated.network import Delivery, NetworkShape, SimulatedNetwork
 from .simulated.senders import ANSWER_S, PACKING_S, Sender, sampled_round, spoilt
@@ -85,7 +85,7 @@ class Truth:
 class SimulatedProbes:
     """Probes of a fleet; `advance` returns what arrives, `answer` takes pings."""
 
-    def __init__(self, layout: FleetLayout, shape: FleetShape | None = None, seed: int = 0) -> None:
+    def __init__(self, layout: SimulatedLayout, shape: FleetShape | None = None, seed: int = 0) -> None:
         self.layout = layout
         self.shape = shape or FleetShape()
         self.injected = Counts(layout.server_name(s) for s in range(layout.num_servers))

@@ -11,7 +11,7 @@ from ..features.server_facts import ServerFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FleetLayout:
+class SimulatedLayout:
     """Servers of one kind, in racks."""
 
     num_servers: int = 512

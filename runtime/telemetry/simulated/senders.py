@@ -12,7 +12,7 @@ from .. import subjects
 from ..frames import Hello, Ping, Pong, Sample, encode
 from ..signals import Scope, signals_hash
 from .clocks import SimulatedClocks
-from .layout import FleetLayout
+from .layout import SimulatedLayout
 from .signals import Blocks
 
 # s between a sample and its frame: reading the machine, packing
@@ -50,7 +50,7 @@ def sampled_round(blocks: Blocks, shown_at_s: FloatArray) -> SampledRound:
 class Sender:
     """One probe."""
 
-    def __init__(self, layout: FleetLayout, server: int, clocks: SimulatedClocks) -> None:
+    def __init__(self, layout: SimulatedLayout, server: int, clocks: SimulatedClocks) -> None:
         self._server = server
         self._clocks = clocks
         self._gpus = layout.gpu_names(server)

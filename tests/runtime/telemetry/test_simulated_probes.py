@@ -25,12 +25,12 @@ from trimtab.runtime.telemetry.signals import (
 )
 from trimtab.runtime.telemetry.simulated.clocks import ClockShape
 from trimtab.runtime.telemetry.simulated.faults import NO_FAULTS, FaultRates
-from trimtab.runtime.telemetry.simulated.layout import FleetLayout
+from trimtab.runtime.telemetry.simulated.layout import SimulatedLayout
 from trimtab.runtime.telemetry.simulated.levels import LEVELS
 from trimtab.runtime.telemetry.simulated.load import LoadShape, SimulatedLoad
 from trimtab.runtime.telemetry.simulated_probes import FleetShape, SimulatedProbes
 
-SMALL = FleetLayout(num_servers=6, servers_per_rack=4)
+SMALL = SimulatedLayout(num_servers=6, servers_per_rack=4)
 FAULTLESS = FleetShape(faults=NO_FAULTS)
 ONE_KIND = {
     "lost_frac": Reason.LOST,
@@ -266,8 +266,8 @@ def test_what_is_no_ping_is_refused() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FleetLayout(num_servers=0), "num_servers must be at least 1, got 0"),
-        (lambda: FleetLayout(num_gpus=8, num_replicas=3), r"multiple of num_replicas \(3\), got 8"),
+        (lambda: SimulatedLayout(num_servers=0), "num_servers must be at least 1, got 0"),
+        (lambda: SimulatedLayout(num_gpus=8, num_replicas=3), r"multiple of num_replicas \(3\), got 8"),
         (lambda: FaultRates(lost_frac=-0.1), "lost_frac must be a share or a count, got -0.1"),
         (lambda: FaultRates(lost_frac=0.7, torn_frac=0.7), "add up to at most 1, got 1.4"),
         (lambda: FleetShape(period_s=0), "period_s must be above 0, got 0"),
