@@ -93,6 +93,7 @@ class Aggregator:
         self.layout = layout
         self._deriver = deriver
         self._epoch = epoch
+        self._registry_hash = registry_hash()
         probes = tuple(place.probe for place in layout.servers)
         self._probes = {probe: i for i, probe in enumerate(probes)}
         self.counts = Counts(probes)
@@ -263,7 +264,7 @@ class Aggregator:
         self._sequence += 1
         return RackFrame(
             rack=self.layout.rack,
-            registry_hash=registry_hash(),
+            registry_hash=self._registry_hash,
             layout_hash=self.layout.hash,
             epoch=self._epoch,
             sequence=self._sequence,

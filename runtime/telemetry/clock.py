@@ -34,9 +34,9 @@ FloatArray = NDArray[np.float64]
 
 # 1: the frequency tolerance that the Linux kernel's clock discipline allows (MAXFREQ, 500 ppm)
 MAX_DRIFT: Final = 500e-6
-# 1/s: rates of PC clocks stay within 0.1 ppm over 1,000 s in rooms with steady temperature
-# (Ridoux, Veitch, Broomhead, "The case for feed-forward clock synchronization", 2012); a warming
-# server moves faster, so that much is allowed in every second
+# 1/s: rates of PC clocks stay within about 0.1 ppm over 1,000 s in rooms with steady temperature
+# (Veitch, Ridoux, Korada, "Robust synchronization of absolute and difference clocks over
+# networks", IEEE/ACM ToN 17, 2009); a warming server moves faster, so that much each second
 MAX_WANDER_PER_S: Final = 0.1e-6
 
 _LARGEST_S: Final = 1e12
@@ -146,22 +146,22 @@ class ClockEstimator:
     @property
     def is_known(self) -> NDArray[np.bool_]:
         """Whether the probe has answered since it was last forgotten."""
-        return np.isfinite(self._at_s)
+        return np.asarray(np.isfinite(self._at_s))
 
     @property
     def is_unreliable(self) -> NDArray[np.bool_]:
         """Whether the probe contradicts itself again and again: its moments mean nothing."""
-        return self._suspicion > _UNRELIABLE_ABOVE
+        return np.asarray(self._suspicion > _UNRELIABLE_ABOVE)
 
     @property
     def drift(self) -> FloatArray:
         """Seconds that each clock gains on ours in a second."""
-        return 0.5 * (self._drift_low + self._drift_high)
+        return np.asarray(0.5 * (self._drift_low + self._drift_high))
 
     @property
     def drift_bound(self) -> FloatArray:
         """Largest error of `drift` at the latest exchange."""
-        return 0.5 * (self._drift_high - self._drift_low)
+        return np.asarray(0.5 * (self._drift_high - self._drift_low))
 
     def offset_s(self, at_s: ArrayLike) -> FloatArray:
         """Return each probe's clock less ours at a moment of ours, or one for each probe."""

@@ -40,6 +40,9 @@ SCHEMA_VERSION: Final = 1
 MAX_FRAME_BYTES: Final = 4 * 1024 * 1024
 """A rack of 4,096 GPUs with 200 float32 each fits; what is larger is refused unread."""
 
+_MAX_DETAIL: Final = 200
+"""Characters of what is said about a broken frame."""
+
 # A hostile frame may hold as many names as its size allows, so each field says how many it takes.
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 """Name of a probe, server, rack, GPU or replica."""
@@ -156,7 +159,8 @@ class FrameDecoder(Generic[_FrameT]):
             if schema == SCHEMA_VERSION:
                 return self._decoder.decode(body)
         except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
-            raise FrameError(Reason.MALFORMED, str(error)) from None
+            # the text may quote a name from the frame, of any length
+            raise FrameError(Reason.MALFORMED, str(error)[:_MAX_DETAIL]) from None
         detail = f"schema {schema}, this code reads {SCHEMA_VERSION}; run one version on both sides"
         raise FrameError(Reason.WRONG_SCHEMA, detail)
 

@@ -38,7 +38,7 @@ class NatsTransport:
     def __init__(self, url: str, client: "Client") -> None:
         self.counts = Counts()
         self.num_reconnects = 0
-        """Connections that were lost and replaced."""
+        """Connections that were lost and replaced; the server ends one that reads too slowly."""
         self._url = url
         self._client = client
         self._subscriptions: list[tuple[str, Inbox]] = []
@@ -88,6 +88,8 @@ class NatsTransport:
         if self.is_connected:
             try:
                 await _subscribe(self._client, pattern, inbox)
+                # the library writes the first one's PING ahead of the subscription that is pending
+                await self._client.flush()
                 await self._client.flush()
             except (nats.errors.Error, OSError) as error:
                 _LOG.warning("subscription to %s waits for a new connection: %s", pattern, error)

@@ -35,7 +35,8 @@ class CounterFold:
             columns = self._columns[scope]
             raw = values[:, columns]
             since_start = raw - self._start_of(scope, raw)
-            folded[scope][:, columns] = np.mod(since_start, self._fold[scope])
+            with np.errstate(invalid="ignore"):  # an infinite count is none
+                folded[scope][:, columns] = np.mod(since_start, self._fold[scope])
         return folded
 
     def _start_of(self, scope: Scope, raw: FloatArray) -> FloatArray:

@@ -24,18 +24,21 @@ _LOG = logging.getLogger(__name__)
 _AGE_COLUMN: Final = signal_index(Scope.REPLICA, "page_age_s")
 _MAX_PAGE_BYTES: Final = 8 * 1024 * 1024
 
-Fetch = Callable[[], str]
-"""Returns the text of a metrics page, or raises OSError or ValueError."""
+# Close waits so long for a request that is under way.
+_PATIENCE_S: Final = 1.0
+
+Page = str | Callable[[], str]
+"""An http address, or what returns the text of a page or raises OSError or ValueError."""
 
 
 class PageReader:
     """Fetches one engine's page over and over, and keeps the signals of the newest."""
 
     def __init__(
-        self, name: str, fetch: Fetch, *, period_s: float, clock: Callable[[], float]
+        self, name: str, page: Page, *, period_s: float, clock: Callable[[], float]
     ) -> None:
         self._name = name
-        self._fetch = fetch
+        self._fetch = HttpPage(page) if isinstance(page, str) else page
         self._period_s = period_s
         self._clock = clock
         self._page = EnginePage()
@@ -47,14 +50,14 @@ class PageReader:
         """Pages that did not come or could not be read."""
 
     def start(self) -> None:
-        """Begin to fetch."""
+        """Begin to fetch, in a thread."""
         self._thread.start()
 
     def close(self) -> None:
         """Stop fetching; a request that hangs is left behind."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join(timeout=self._period_s)
+            self._thread.join(timeout=_PATIENCE_S)
 
     def fetch_once(self) -> None:
         """Fetch the page and read it; what fails is counted, and logged when it is new."""
@@ -85,6 +88,8 @@ class PageReader:
             started_at_s = time.monotonic()
             self.fetch_once()
             self._stop.wait(max(0.0, self._period_s - (time.monotonic() - started_at_s)))
+        if isinstance(self._fetch, HttpPage):
+            self._fetch.close()
 
 
 class EnginePagesProbe:
@@ -92,23 +97,17 @@ class EnginePagesProbe:
 
     def __init__(
         self,
-        pages: Mapping[str, str | Fetch],
+        pages: Mapping[str, Page],
         *,
         period_s: float = 0.1,
         max_age_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Read the page of each named replica: an http address, or what returns its text."""
+        """Read the page of each named replica."""
         self._members = Members(replicas=tuple(pages))
         self._max_age_s = max_age_s
         self._readers = [
-            PageReader(
-                name,
-                HttpPage(page) if isinstance(page, str) else page,
-                period_s=period_s,
-                clock=clock,
-            )
-            for name, page in pages.items()
+            PageReader(name, page, period_s=period_s, clock=clock) for name, page in pages.items()
         ]
         for reader in self._readers:
             reader.start()
@@ -157,8 +156,12 @@ class HttpPage:
         try:
             return self._get()
         except BaseException:
-            self._connection.close()
+            self.close()
             raise
+
+    def close(self) -> None:
+        """Close the connection; the next call opens another."""
+        self._connection.close()
 
     def _get(self) -> str:
         self._connection.request("GET", self._path, headers={"Accept": "text/plain"})

@@ -25,18 +25,14 @@ class XidEvents:
         self._nvml = nvml
         self._rows: dict[int, int] = {}
         self._counts = np.full(len(handles), np.nan)
-        self._set = nvml.nvmlEventSetCreate()
+        try:
+            self._set = nvml.nvmlEventSetCreate()
+        except nvml.NVMLError as error:  # not on every system
+            self._set = None
+            _LOG.info("XID events are not counted: %s", error)
+            return
         for row, handle in enumerate(handles):
-            try:
-                kinds = nvml.nvmlDeviceGetSupportedEventTypes(handle)
-                if kinds & nvml.nvmlEventTypeXidCriticalError:
-                    nvml.nvmlDeviceRegisterEvents(
-                        handle, nvml.nvmlEventTypeXidCriticalError, self._set
-                    )
-                    self._rows[nvml.nvmlDeviceGetIndex(handle)] = row
-                    self._counts[row] = 0.0
-            except nvml.NVMLError as error:
-                _LOG.info("XID events of GPU %d are not counted: %s", row, error)
+            self._register(row, handle)
 
     def counts(self) -> FloatArray:
         """Return the errors so far, of each GPU; NaN where they cannot be counted.
@@ -49,7 +45,18 @@ class XidEvents:
 
     def close(self) -> None:
         """Give back the event set."""
-        self._nvml.nvmlEventSetFree(self._set)
+        if self._set is not None:
+            self._nvml.nvmlEventSetFree(self._set)
+
+    def _register(self, row: int, handle: Any) -> None:
+        nvml, kind = self._nvml, self._nvml.nvmlEventTypeXidCriticalError
+        try:
+            if nvml.nvmlDeviceGetSupportedEventTypes(handle) & kind:
+                nvml.nvmlDeviceRegisterEvents(handle, kind, self._set)
+                self._rows[nvml.nvmlDeviceGetIndex(handle)] = row
+                self._counts[row] = 0.0
+        except nvml.NVMLError as error:
+            _LOG.info("XID events of GPU %d are not counted: %s", row, error)
 
     def _poll(self) -> None:
         nvml = self._nvml

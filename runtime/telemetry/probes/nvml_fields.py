@@ -144,9 +144,9 @@ class FieldBatch:
             if field not in refused
             and field.choice <= min(found.get(field.signal, {field.choice: 0.0}))
         ]
-        if refused:
-            names = ", ".join(dict.fromkeys(field.name for field in refused))
-            _LOG.info("GPU %s does not have these fields, they stay absent: %s", self._gpu, names)
+        left = {field.name for field in kept}
+        if gone := [name for name in _names(refused) if name not in left]:
+            _LOG.info("%s does not have these fields: %s", self._gpu, ", ".join(gone))
         if not kept:
             msg = f"{self._gpu} has none of the fields"
             raise UnsupportedError(msg)
@@ -155,6 +155,11 @@ class FieldBatch:
 
     def _ids_of(self, fields: Sequence[Field]) -> list[tuple[int, int]]:
         return [(getattr(self._nvml, _constant(field)), field.scope) for field in fields]
+
+
+def _names(fields: Sequence[Field]) -> list[str]:
+    """Return the names without repetition: a field may be there once for each link."""
+    return list(dict.fromkeys(field.name for field in fields))
 
 
 def _constant(field: Field) -> str:

@@ -125,7 +125,7 @@ class GpmPair:
         if not refused:
             return
         names = ", ".join(self._metrics.pop(signal)[0] for signal in refused)
-        _LOG.info("GPU %s does not have these GPM metrics, they stay absent: %s", self._gpu, names)
+        _LOG.info("%s does not have these GPM metrics: %s", self._gpu, names)
         if not self._metrics:
             msg = f"{self._gpu} gives no GPM metric"
             raise UnsupportedError(msg)

@@ -13,6 +13,8 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from .. import subjects
 from ..frames import FrameDecoder, FrameError, Hello, Ping, Pong, Sample, encode
 from ..signals import Scope, signals_hash
@@ -212,8 +214,9 @@ class ProbeRunner:
 
 def as_blocks(readings: Readings) -> dict[str, bytes]:
     """Return readings as the blocks of a frame; a scope without rows has none."""
-    return {
-        str(scope): values.astype("<f4").tobytes()
-        for scope, values in readings.items()
-        if values.size
-    }
+    with np.errstate(over="ignore"):  # too large for 32 bits: infinite, which the reader refuses
+        return {
+            str(scope): values.astype("<f4").tobytes()
+            for scope, values in readings.items()
+            if values.size
+        }

@@ -167,6 +167,13 @@ def test_hostile_bytes_are_malformed(body: bytes) -> None:
     assert reason_of(body) is Reason.MALFORMED
 
 
+def test_what_is_said_of_a_frame_is_short_whatever_it_holds() -> None:
+    body = msgspec.msgpack.encode(fields_of(SAMPLE) | {"x" * 1_000_000: 1})
+    with pytest.raises(FrameError, match="unknown field") as refused:
+        decode(body)
+    assert len(str(refused.value)) < 300
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_are_refused_or_read(body: bytes) -> None:
     refuses_or_reads(body)

@@ -48,6 +48,45 @@ def test_subscriptions_outlive_the_server() -> None:
 
 
 @needs_nats
+def test_a_subscription_holds_for_other_connections_at_once() -> None:
+    from trimtab.runtime.telemetry.nats_transport import NatsTransport
+
+    async def main() -> None:
+        with NatsServer() as server:
+            here = await NatsTransport.connect(server.url)
+            there = await NatsTransport.connect(server.url)
+            for i in range(300):
+                inbox = await here.subscribe(f"a.{i}", 1)
+                await there.publish(f"a.{i}", b"x")
+                assert await inbox.wait(5)
+            await here.close()
+            await there.close()
+
+    asyncio.run(main())
+
+
+@needs_nats
+def test_closing_sends_what_is_unsent() -> None:
+    from trimtab.runtime.telemetry.nats_transport import NatsTransport
+
+    async def main() -> None:
+        with NatsServer() as server:
+            here = await NatsTransport.connect(server.url)
+            there = await NatsTransport.connect(server.url)
+            inbox = await here.subscribe("a", 100)
+            for _ in range(50):
+                await there.publish("a", bytes(100_000))
+            await there.close()
+            async with asyncio.timeout(5):
+                while len(inbox) < 50:
+                    await inbox.wait()
+                    await asyncio.sleep(0)
+            await here.close()
+
+    asyncio.run(main())
+
+
+@needs_nats
 def test_a_connection_that_the_server_ends_is_replaced() -> None:
     """A protocol error makes the library give up for good; a body beyond the limit is one."""
     from trimtab.runtime.telemetry.nats_transport import NatsTransport

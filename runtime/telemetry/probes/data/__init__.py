@@ -1,0 +1,1 @@
+"""A recording that probes play on machines without a GPU; its README says how it was made."""
