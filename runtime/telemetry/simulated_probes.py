@@ -85,7 +85,9 @@ class Truth:
 class SimulatedProbes:
     """Probes of a fleet; `advance` returns what arrives, `answer` takes pings."""
 
-    def __init__(self, layout: SimulatedLayout, shape: FleetShape | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, layout: SimulatedLayout, shape: FleetShape | None = None, seed: int = 0
+    ) -> None:
         self.layout = layout
         self.shape = shape or FleetShape()
         self.injected = Counts(layout.server_name(s) for s in range(layout.num_servers))
