@@ -7,8 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from racks import (
-    ACTIVITY, CELSIUS, SM, FakeProbe, exchange_clocks, greet, make_aggregator, make_layout,
-    make_probes, run_ticks,
+    ACTIVITY,
+    CELSIUS,
+    SM,
+    FakeProbe,
+    exchange_clocks,
+    greet,
+    make_aggregator,
+    make_layout,
+    make_probes,
+    run_ticks,
 )  # fmt: skip
 
 from trimtab.env.state.feature import Node
@@ -201,7 +209,7 @@ def test_a_probe_whose_counters_stand_still_is_masked_until_it_mends():
     assert state.is_valid[Node.GPU][:2, SM].all()
     assert not state.is_valid[Node.GPU][2:].any()
     liar.sequence = STILL_TICKS + 2
-    for t in range(PROBATION_TICKS + 2):
+    for _ in range(PROBATION_TICKS + 2):
         now_s += 0.1
         aggregator.ingest(liar.sample(now_s - 0.01), now_s)
         show(aggregator, hub, now_s)

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from trimtab.runtime.telemetry.change_points import (
-    ChangeConfig, ChangePoints, samples_between_false_alarms, threshold_nats,
+    ChangeConfig,
+    ChangePoints,
+    samples_between_false_alarms,
+    threshold_nats,
 )  # fmt: skip
 
 
