@@ -1,0 +1,1 @@
+"""Parts of the telemetry benchmark: frames made ahead, the path, what is measured of it."""

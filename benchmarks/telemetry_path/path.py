@@ -1,0 +1,95 @@
+"""Aggregators and hub of a simulated fleet, fed by hand: no transport, any clock.
+
+Does not know: where the time comes from.
+"""
+
+from collections.abc import Iterable
+
+from telemetry_path.measures import CpuMeter
+
+from trimtab.env.state.cluster_state import ClusterState
+from trimtab.runtime.telemetry.aggregator import Aggregator
+from trimtab.runtime.telemetry.derivation import Derivation
+from trimtab.runtime.telemetry.features.link_features import rack_links
+from trimtab.runtime.telemetry.features.rack_constants import rack_constants
+from trimtab.runtime.telemetry.fleet_layout import FleetLayout, fleet_of_racks
+from trimtab.runtime.telemetry.hub import Hub
+from trimtab.runtime.telemetry.rack_layout import RackLayout, ServerPlace
+from trimtab.runtime.telemetry.reasons import Reason
+from trimtab.runtime.telemetry.simulated.layout import SimulatedLayout
+from trimtab.runtime.telemetry.simulated.network import Delivery
+
+
+def fleet_layout(layout: SimulatedLayout) -> FleetLayout:
+    """Return where the rows of a simulated fleet stand."""
+    racks = []
+    for rack in range(layout.num_racks):
+        facts = [layout.facts(s) for s in layout.servers_of(rack)]
+        places = tuple(
+            ServerPlace(
+                server=one.name,
+                probe=one.name,
+                num_gpus=len(one.gpus),
+                num_replicas=len(one.replicas),
+                num_links=len(rack_links((one,))),
+            )
+            for one in facts
+        )
+        racks.append(RackLayout(rack=layout.rack_name(rack), servers=places))
+    return fleet_of_racks(racks)
+
+
+def aggregators(layout: SimulatedLayout, fleet: FleetLayout) -> dict[str, Aggregator]:
+    """Return an aggregator for each rack of a simulated fleet, by name."""
+    made = {}
+    for i, rack in enumerate(fleet.racks):
+        constants = rack_constants([layout.facts(s) for s in layout.servers_of(i)])
+        made[rack.rack] = Aggregator(rack, Derivation(constants), epoch=1, index=i)
+    return made
+
+
+class Path:
+    """From frames of probes to states of the fleet, in one process."""
+
+    def __init__(self, layout: SimulatedLayout) -> None:
+        fleet = fleet_layout(layout)
+        self.aggregators = aggregators(layout, fleet)
+        self.hub = Hub(fleet)
+        self.num_frames = 0
+        self.num_rack_bytes = 0
+        self.num_states = 0
+
+    def deliver(self, deliveries: Iterable[Delivery], received_at_s: float | None = None) -> None:
+        """Give frames to their aggregators; without a moment, at that of their arrival."""
+        ingest = {rack: one.ingest for rack, one in self.aggregators.items()}
+        for arrives_at_s, _, _, rack, body in deliveries:
+            ingest[rack](body, arrives_at_s if received_at_s is None else received_at_s)
+            self.num_frames += 1
+
+    def pings(self, now_s: float) -> list[tuple[str, bytes]]:
+        """Return the questions for probes' clocks that are due."""
+        return [ping for one in self.aggregators.values() for ping in one.pings(now_s)]
+
+    def tick(self, now_s: float, cpu: CpuMeter) -> ClusterState:
+        """Let every aggregator sum up, and return the state of the fleet."""
+        with cpu.part("tick"):
+            frames = [body for one in self.aggregators.values() for body in one.tick(now_s)]
+        with cpu.part("hub"):
+            for body in frames:
+                self.hub.ingest(body, now_s)
+            for rack in self.hub.wanted_keys(now_s):
+                self.aggregators[rack].request_key()
+            state = self.hub.state(now_s)
+        self.num_rack_bytes += sum(map(len, frames))
+        self.num_states += 1
+        return state
+
+    def counted(self) -> dict[Reason, int]:
+        """Return what aggregators and hub did not use, those above 0."""
+        holders = [one.counts for one in self.aggregators.values()]
+        total = {reason: sum(counts[reason] for counts in holders) for reason in Reason}
+        return {
+            reason: number + self.hub.counts[reason]
+            for reason, number in total.items()
+            if number + self.hub.counts[reason]
+        }

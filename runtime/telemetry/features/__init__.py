@@ -1,0 +1,1 @@
+"""Features of a rack's nodes, by kind of node, from raw signals and constants."""

@@ -1,0 +1,1 @@
+"""A simulated fleet of probes: load, signals, clocks and faults."""
