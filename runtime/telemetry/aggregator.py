@@ -112,9 +112,7 @@ class Aggregator:
             layout.cell_server, self._config.least_change, self._config.change,
             max_changes=MAX_CHANGES,
         )  # fmt: skip
-        self._encoder = DeltaEncoder(
-            scales, dead_bands(scales, steps=self._config.dead_band_steps)
-        )
+        self._encoder = DeltaEncoder(scales, dead_bands(scales, steps=self._config.dead_band_steps))
         self._sketches = RackSketches(
             layout,
             every_ticks=self._config.sketch_every_ticks,
@@ -178,9 +176,7 @@ class Aggregator:
         self._count_faults(summary)
         self._rounds.refresh(now_s)
         faults = np.array([self._gate.num_time_faults(i) for i in range(len(self._probes))])
-        self._is_distrusted = self._trust.update(
-            summary, faults, self._rounds.clock.is_unreliable
-        )
+        self._is_distrusted = self._trust.update(summary, faults, self._rounds.clock.is_unreliable)
         is_new = (summary.num_samples > 0) & ~self._is_distrusted
         self._trusted_at_s[is_new] = summary.window.last_at_s[is_new]
         self._derive(summary.window)

@@ -100,9 +100,7 @@ def rows_by_name(
     places = {name: i for i, name in enumerate(servers)}
     everything = []
     for rack in racks:
-        of_rack = {
-            node: np.full(len(rack.row_server[node]), NONE, np.int64) for node in RACK_NODES
-        }
+        of_rack = {node: np.full(len(rack.row_server[node]), NONE, np.int64) for node in RACK_NODES}
         first_link = 0
         for s, place in enumerate(rack.servers):
             if place.server not in places:

@@ -46,7 +46,9 @@ class FleetValues:
             if array.shape != (number,):
                 msg = f"{node} feature {name!r} must have shape ({number},), got {array.shape}"
                 raise ValueError(msg)
-        if not at_s >= np.nan_to_num(self._put_at_s[node][columns], nan=-np.inf).max(initial=-np.inf):
+        if not at_s >= np.nan_to_num(self._put_at_s[node][columns], nan=-np.inf).max(
+            initial=-np.inf
+        ):
             return False
         table, is_valid, is_put = self._tables(node)
         for place, array in zip(columns, arrays, strict=True):

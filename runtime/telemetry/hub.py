@@ -127,5 +127,3 @@ class Hub:
         if frame.at_s > received_at_s + FUTURE_S:
             return Reason.FROM_FUTURE
         return rack.order_fault(frame)
-
-

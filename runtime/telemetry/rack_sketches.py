@@ -24,9 +24,7 @@ class RackSketches:
         self._every_ticks = every_ticks
         self._span_ticks = span_ticks
         self._index = index
-        self._sketches = {
-            node: FeatureSketches(len(FEATURES_BY_NODE[node])) for node in RACK_NODES
-        }
+        self._sketches = {node: FeatureSketches(len(FEATURES_BY_NODE[node])) for node in RACK_NODES}
 
     def tick(self, values: FloatArray, tick: int) -> list[tuple[int, bytes]]:
         """Take the rack's cells, raw; return the sketches that are due, by feature of the rack."""

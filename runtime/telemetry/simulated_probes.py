@@ -85,7 +85,9 @@ class Truth:
 class SimulatedProbes:
     """Probes of a fleet; `advance` returns what arrives, `answer` takes pings."""
 
-    def __init__(self, layout: SimulatedLayout, shape: FleetShape | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, layout: SimulatedLayout, shape: FleetShape | None = None, seed: int = 0
+    ) -> None:
         self.layout = layout
         self.shape = shape or FleetShape()
         self.injected = Counts(layout.server_name(s) for s in range(layout.num_servers))
@@ -122,6 +124,12 @@ class SimulatedProbes:
             self._send_round()
             self._num_rounds += 1
         return self._network.arrived(until_s)
+
+    @property
+    def liars(self) -> list[str]:
+        """Names of the probes that lie, in their values or about their clocks."""
+        lies = self.is_frozen | self.has_false_clock
+        return [self._senders[s].probe for s in np.flatnonzero(lies)]
 
     def calm(self) -> None:
         """Let nothing go wrong with frames from now on; liars go on lying."""

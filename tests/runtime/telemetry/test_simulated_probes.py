@@ -267,7 +267,10 @@ def test_what_is_no_ping_is_refused() -> None:
     ("make", "message"),
     [
         (lambda: SimulatedLayout(num_servers=0), "num_servers must be at least 1, got 0"),
-        (lambda: SimulatedLayout(num_gpus=8, num_replicas=3), r"multiple of num_replicas \(3\), got 8"),
+        (
+            lambda: SimulatedLayout(num_gpus=8, num_replicas=3),
+            r"multiple of num_replicas \(3\), got 8",
+        ),
         (lambda: FaultRates(lost_frac=-0.1), "lost_frac must be a share or a count, got -0.1"),
         (lambda: FaultRates(lost_frac=0.7, torn_frac=0.7), "add up to at most 1, got 1.4"),
         (lambda: FleetShape(period_s=0), "period_s must be above 0, got 0"),
