@@ -73,9 +73,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         / 1e3,
     }
     tick_s = arguments.tick_ms / 1e3
+    warm_up()
     if arguments.transport in ("in-process", "both"):
         pin(cores[-1])
-        warm_up()
         gc.freeze()  # the frames made ahead are no garbage, however long one looks
         figures |= run_in_process(schedule, tick_s=tick_s, is_real_time=True).figures()
     if arguments.transport in ("nats", "both"):
