@@ -65,6 +65,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         "num_servers": layout.num_servers,
         "num_gpus": layout.num_servers * layout.num_gpus,
         "num_racks": layout.num_racks,
+        "load_average": os.getloadavg()[0],
         "num_raw_signals": layout.num_servers * per_server,
         "generation_ms_per_tick": 1e3
         * schedule.cpu_s

@@ -38,6 +38,7 @@ class Observer:
         self._began_s: float | None = None
         self._ended_s = 0.0
         self._num_states = 0
+        self._widest_bound_s = 0.0
         self.cpu = CpuMeter()
         """Anew when the warm-up ends."""
 
@@ -51,6 +52,10 @@ class Observer:
         else:
             self._num_states += 1
         rounds = self._ages.add(now_s, state.age_s[Node.SERVER] + now_s - state.now_s)
+        bounds_s = np.concatenate(
+            [one.clocks.error_bound_s for one in self._path.aggregators.values()]
+        )
+        self._widest_bound_s = max(self._widest_bound_s, float(bounds_s[self._is_honest].max()))
         if self._num_states % _KEEP_EVERY == 0:
             self._kept.append((state, rounds[: len(self._schedule.recorded)]))
         self._ended_s = now_s
@@ -73,6 +78,8 @@ class Observer:
             "age_p50_ms": 1e3 * p50_s,
             "age_p99_ms": 1e3 * p99_s,
             "age_max_ms": 1e3 * most_s,
+            "age_error_max_ms": 1e3 * self._ages.most_error_s,
+            "age_error_bound_ms": 1e3 * self._widest_bound_s,
             "raw_bytes_per_s": raw_per_s,
             "aggregated_bytes_per_s": rack_bytes / span_s,
             "bytes_ratio": raw_per_s / (rack_bytes / span_s),
