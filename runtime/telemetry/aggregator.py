@@ -9,14 +9,14 @@ Does not know: how frames travel (`service.py`), what features mean (`derivation
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...env.state.feature import FloatArray, Node
-from ...env.state.registry import FEATURES_BY_NODE, column, registry_hash
+from ...env.state.registry import column, registry_hash
 from .cell_scales import STEP, CellScales
 from .change_points import ChangeConfig, ChangePoints
 from .clock_rounds import ClockRounds
@@ -42,7 +42,10 @@ class Deriver(Protocol):
     """Makes features of raw signals."""
 
     def derive(self, window: RawWindow) -> Mapping[Node, tuple[FloatArray, BoolArray]]:
-        """Return values and validity by node kind, [rows of the rack, features]."""
+        """Return values and validity by node kind, [rows of the rack, features].
+
+        The arrays are the caller's: the aggregator writes what it measures itself into them.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +62,8 @@ class AggregatorConfig:
     """A tick of so many feeds the sketches."""
     least_change: float = 0.1
     """In scaled units (10 % of a share, 3 C, 49 % of a count): lesser changes are not reported."""
-    limits: Limits = Limits()
-    change: ChangeConfig = ChangeConfig()
+    limits: Limits = field(default_factory=Limits)
+    change: ChangeConfig = field(default_factory=ChangeConfig)
 
     def __post_init__(self) -> None:
         for name in ("key_every_ticks", "sketch_span_ticks", "sketch_every_ticks"):
@@ -106,10 +109,13 @@ class Aggregator:
         self._trusted_at_s = np.full(len(probes), np.nan)
         scales = CellScales(layout)
         self._scales = scales
-        self._values = np.full(layout.num_cells, np.nan)
+        self._raw = np.full(layout.num_cells, np.nan, np.float32)
         self._scaled = np.full(layout.num_cells, np.nan, np.float32)
+        least_change = np.where(scales.is_watched, self._config.least_change, np.inf)[
+            scales.feature_of
+        ]
         self._changes = ChangePoints(
-            layout.cell_server, self._config.least_change, self._config.change,
+            layout.cell_server, least_change, self._config.change,
             max_changes=MAX_CHANGES,
         )  # fmt: skip
         self._encoder = DeltaEncoder(scales, dead_bands(scales, steps=self._config.dead_band_steps))
@@ -180,7 +186,6 @@ class Aggregator:
         is_new = (summary.num_samples > 0) & ~self._is_distrusted
         self._trusted_at_s[is_new] = summary.window.last_at_s[is_new]
         self._derive(summary.window)
-        self._scales.scaled(self._values, self._scaled)
         frame = self._frame(now_s, is_new)
         self._num_ticks += 1
         return [encode(frame)]
@@ -235,26 +240,22 @@ class Aggregator:
     def _derive(self, window: RawWindow) -> None:
         """Fill the rack's cells; NaN where a value is absent, padding or its probe lies."""
         derived = self._deriver.derive(window)
+        layout = self.layout
         for node in RACK_NODES:
-            into = self._values[self.layout.cells[node]].reshape(-1, len(FEATURES_BY_NODE[node]))
             values, is_valid = derived[node]
-            into[:] = np.nan
-            np.copyto(into, values, where=is_valid)
             if node is Node.SERVER:
-                self._fill_round_trips(into)
-            into[~self.layout.is_real[node]] = np.nan
-            into[self._is_distrusted[self.layout.row_server[node]]] = np.nan
+                self._fill_round_trips(values, is_valid)
+            is_shown = layout.is_real[node] & ~self._is_distrusted[layout.row_server[node]]
+            self._scales.take(
+                node, (values, is_valid), is_shown, raw=self._raw, scaled=self._scaled
+            )
 
-    def _fill_round_trips(self, servers: FloatArray) -> None:
-        bound_s = self._rounds.error_bound_s
-        servers[:, self._round_trip_columns] = np.stack(
-            (
-                self._rounds.least_round_trip_s,
-                self._rounds.round_trip_spread_s,
-                np.where(np.isfinite(bound_s), bound_s, np.nan),
-            ),
-            axis=1,
-        )
+    def _fill_round_trips(self, values: FloatArray, is_valid: BoolArray) -> None:
+        rounds = self._rounds
+        measured = (rounds.least_round_trip_s, rounds.round_trip_spread_s, rounds.error_bound_s)
+        for place, array in zip(self._round_trip_columns, measured, strict=True):
+            values[:, place] = array
+            is_valid[:, place] = np.isfinite(array)
 
     def _frame(self, now_s: float, is_new: BoolArray) -> RackFrame:
         changes = self._changes.update(self._scaled, is_new)
@@ -284,6 +285,6 @@ class Aggregator:
             num_changes_left_out=changes.num_left_out,
             sketches=[
                 SketchEntry(feature=feature, body=body)
-                for feature, body in self._sketches.tick(self._values, self._num_ticks)
+                for feature, body in self._sketches.tick(self._raw, self._num_ticks)
             ],
         )

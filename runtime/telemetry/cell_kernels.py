@@ -37,14 +37,22 @@ def raw_value(scaled, row):
 
 
 @compiled
-def scale(values, feature_of, table, out):
-    """Scale every cell; NaN stays NaN."""
-    for i in range(values.shape[0]):
-        value = values[i]
-        if math.isnan(value):
-            out[i] = math.nan
-        else:
-            out[i] = scaled_value(value, table[feature_of[i]])
+def take(values, is_valid, is_shown, table, raw, scaled):
+    """Write values of a node kind into its cells, raw and scaled; NaN where absent or not shown.
+
+    `values`, `is_valid` [rows, features]; `is_shown` [rows]; `table` [features, 5]; `raw`, `scaled`
+    [rows * features].
+    """
+    num_rows, num_features = values.shape
+    for r in range(num_rows):
+        first = r * num_features
+        for k in range(num_features):
+            value = values[r, k]
+            if is_shown[r] and is_valid[r, k] and not math.isnan(value):
+                raw[first + k] = value
+                scaled[first + k] = scaled_value(value, table[k])
+            else:
+                raw[first + k] = scaled[first + k] = math.nan
 
 
 @compiled

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ...env.state.feature import NORMALISERS, Feature, FloatArray, Live, Scale
+from ...env.state.feature import NORMALISERS, TREND, Feature, FloatArray, Live, Node, Scale
 from ...env.state.registry import FEATURES_BY_NODE
 from . import cell_kernels
 from .rack_layout import RACK_NODES, RackLayout
@@ -39,30 +39,55 @@ class CellScales:
         self.features = tuple(f for node in RACK_NODES for f in FEATURES_BY_NODE[node])
         """The features that a rack has, node kind after node kind."""
         self.table = scale_table([feature.scale for feature in self.features])
+        self._cells = layout.cells
+        self._tables = {}
         parts, first = [], 0
         for node in RACK_NODES:
             number = len(FEATURES_BY_NODE[node])
             rows = len(layout.row_server[node])
+            self._tables[node] = self.table[first : first + number]
             parts.append(np.tile(np.arange(first, first + number), rows))
             first += number
         self.feature_of: NDArray[np.int32] = np.concatenate(parts).astype(np.int32)
         """[cells]: index of the cell's feature in `features`."""
         self._step = steps_of(self.features)
+        self.is_watched = np.array([not is_constant(f) and f.scale != TREND for f in self.features])
+        """[features]: whether a sudden change is worth telling of: not of a constant, nor of a
+        trend, which is itself a change."""
 
     @property
     def steps(self) -> FloatArray:
         """[features]: scaled units between two codes."""
         return self._step
 
-    def scaled(self, values: FloatArray, out: Float32Array) -> None:
-        """Write raw values in scaled units, NaN staying NaN, clipped to their range."""
-        cell_kernels.scale(values, self.feature_of, self.table, out)
+    def take(
+        self,
+        node: Node,
+        values: tuple[FloatArray, NDArray[np.bool_]],
+        is_shown: NDArray[np.bool_],
+        *,
+        raw: Float32Array,
+        scaled: Float32Array,
+    ) -> None:
+        """Write values of a node kind into the rack's cells; NaN where absent or not shown.
+
+        Shapes: `values` and their validity [rows, features]; `is_shown` [rows]; `raw` and `scaled`
+        [cells], the latter clipped to the features' ranges.
+        """
+        cells = self._cells[node]
+        table = self._tables[node]
+        cell_kernels.take(*values, is_shown, table, raw[cells], scaled[cells])
 
     def raw(self, cells: NDArray[np.int64], scaled: FloatArray) -> FloatArray:
         """Return scaled values of some cells in raw units."""
         out = np.empty(len(cells))
         cell_kernels.unscale(scaled, self.feature_of[cells], self.table, out)
         return out
+
+
+def is_constant(feature: Feature) -> bool:
+    """Say whether only files and catalogues know a feature."""
+    return bool(feature.live) and set(feature.live) <= {Live.CONFIG}
 
 
 def scale_table(scales: list[Scale]) -> FloatArray:
@@ -84,6 +109,5 @@ def steps_of(features: tuple[Feature, ...]) -> FloatArray:
     for feature in features:
         low, high = scaled_range(feature.scale)
         finest = (high - low) / MAX_CODE
-        is_constant = bool(feature.live) and set(feature.live) <= {Live.CONFIG}
-        steps.append(finest if is_constant else max(finest, STEP))
+        steps.append(finest if is_constant(feature) else max(finest, STEP))
     return np.array(steps)

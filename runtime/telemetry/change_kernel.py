@@ -30,9 +30,10 @@ def detect(values, is_new, owner, state, settings, floor, found, before):
     step, threshold, most_a_sample, memory, noise_memory, warm_up, settling, most_rho = settings
     half = 0.5
     num_found = 0
+    rho, surprise, is_evident = 0.0, 0.0, False
     for i in range(values.shape[0]):
         x = values[i]
-        if not is_new[owner[i]] or math.isnan(x):
+        if math.isnan(x) or not is_new[owner[i]] or math.isinf(floor[i]):
             continue
         seen, since = state[i, SEEN], state[i, SINCE]
         if since == 0.0:
@@ -40,13 +41,22 @@ def detect(values, is_new, owner, state, settings, floor, found, before):
             continue
         residual = x - state[i, MEAN]
         sigma = max(state[i, SPREAD] * _SIGMA_PER_SPREAD, floor[i])
-        z = residual / (sigma * math.sqrt(1.0 + 1.0 / since))
+        z = residual / sigma
+        if since < memory:
+            z /= math.sqrt(1.0 + 1.0 / since)
         last = state[i, LAST]
         is_warm = seen >= warm_up
         if is_warm and since >= settling:
             rho = min(max(state[i, PRODUCT], 0.0), most_rho)
+            surprise = z - rho * last
+            is_evident = abs(surprise) > half * step * (1.0 - rho)
+        if (
+            is_warm
+            and since >= settling
+            and (is_evident or state[i, UP] > 0.0 or state[i, DOWN] > 0.0)
+        ):
             innovation = math.sqrt(1.0 - rho * rho)
-            e = (z - rho * last) / innovation
+            e = surprise / innovation
             first = step / innovation
             later = step * (1.0 - rho) / innovation
             up = max(

@@ -18,7 +18,8 @@ tested for are worth knowing of; after a change the mean starts anew.
 
 What it cannot do: in noise with a correlation of about 0.5 to 0.9 ten samples do not hold the
 information to tell a step of 3 sigmas from noise at such a false-alarm rate, whatever the test. A
-drift of more than about a sigma in the length of its memory is reported as one change after another.
+drift of more than about a sigma in the length of its memory (10 s) counts as noise: steps on it
+are found late or not at all.
 
 Does not know: what the signals are, or who wants to hear of a change.
 Source: Page, "Continuous inspection schemes", Biometrika 1954; Lorden, "Procedures for reacting to

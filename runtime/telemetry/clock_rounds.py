@@ -109,12 +109,14 @@ class ClockRounds:
     @property
     def least_round_trip_s(self) -> FloatArray:
         """Least of the latest round trips; NaN before the first."""
-        return np.fmin.reduce(self._round_trips_s, axis=1)
+        least: FloatArray = np.fmin.reduce(self._round_trips_s, axis=1)
+        return least
 
     @property
     def round_trip_spread_s(self) -> FloatArray:
         """Greatest of the latest round trips less the least; NaN before the first."""
-        return np.fmax.reduce(self._round_trips_s, axis=1) - self.least_round_trip_s
+        most: FloatArray = np.fmax.reduce(self._round_trips_s, axis=1)
+        return most - self.least_round_trip_s
 
     def _ping(self, probe: int, now_s: float) -> bytes:
         waiting = self._open[probe]

@@ -110,7 +110,7 @@ class RackLayout:
     @property
     def num_cells(self) -> int:
         """Length of the flat vector of cells."""
-        return self.cells[RACK_NODES[-1]].stop
+        return int(self.cells[RACK_NODES[-1]].stop)
 
     @cached_property
     def cell_server(self) -> NDArray[np.int32]:

@@ -53,7 +53,7 @@ class _ScopeSamples:
         signals = SIGNALS_BY_SCOPE[scope]
         shape = (len(layout.servers), layout.num_entities[scope], len(signals))
         self.samples = np.full((shape[0], MAX_SAMPLES, *shape[1:]), np.nan, dtype="<f4")
-        self.bytes = memoryview(self.samples.reshape(-1).view(np.uint8))
+        self.bytes = memoryview(self.samples).cast("B")
         self.row_bytes = shape[1] * shape[2] * _VALUE_BYTES
         self.arrays: dict[str, RawArray] = {
             name: np.full(shape, np.nan, np.float32) for name in _STATISTICS
@@ -79,9 +79,9 @@ class RackSamples:
         self._num_samples = np.zeros(num_servers, np.int64)
         self._newest_at_s = np.full(num_servers, np.nan)
         self._last_at_s = np.full(num_servers, np.nan)
-        self._block_bytes = [
+        self._block_bytes: list[dict[str, int]] = [
             {
-                scope: number * len(SIGNALS_BY_SCOPE[scope]) * _VALUE_BYTES
+                str(scope): number * len(SIGNALS_BY_SCOPE[scope]) * _VALUE_BYTES
                 for scope, number in (
                     (Scope.SERVER, 1),
                     (Scope.GPU, place.num_gpus),
@@ -93,7 +93,7 @@ class RackSamples:
 
     def fits(self, server: int, blocks: Mapping[str, bytes]) -> bool:
         """Say whether blocks are of known scopes, and of the size that the layout promises."""
-        expected: Mapping[str, int] = self._block_bytes[server]
+        expected = self._block_bytes[server]
         return all(len(block) == expected.get(scope, -1) for scope, block in blocks.items())
 
     def put(self, server: int, at_s: float, blocks: Mapping[str, bytes]) -> bool:
@@ -135,10 +135,11 @@ class RackSamples:
         counters = np.zeros((len(num_samples), 3), np.int64)
         for one in self._scopes.values():
             one.swap(has_samples)
-            arrays = (one.arrays[name] for name in _STATISTICS)
+            arrays = one.arrays
             window_kernel.summarise(
-                one.samples, num_samples, one.low, one.high, one.is_counter, *arrays,
-                faults, counters,
+                one.samples, num_samples, one.low, one.high, one.is_counter,
+                arrays["previous"], arrays["last"], arrays["minimum"], arrays["maximum"],
+                arrays["mean"], faults, counters,
             )  # fmt: skip
         self._num_samples[:] = 0
         return Summary(

@@ -7,8 +7,8 @@ Does not know: how a sketch works (`sketches.py`), or frames.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ...env.state.feature import FloatArray
 from ...env.state.registry import FEATURES_BY_NODE
 from .rack_layout import RACK_NODES, RackLayout
 from .sketches import FeatureSketches
@@ -26,13 +26,13 @@ class RackSketches:
         self._index = index
         self._sketches = {node: FeatureSketches(len(FEATURES_BY_NODE[node])) for node in RACK_NODES}
 
-    def tick(self, values: FloatArray, tick: int) -> list[tuple[int, bytes]]:
+    def tick(self, values: NDArray[np.float32], tick: int) -> list[tuple[int, bytes]]:
         """Take the rack's cells, raw; return the sketches that are due, by feature of the rack."""
         due = []
         if tick % self._every_ticks == self._index % self._every_ticks:
             for node in RACK_NODES:
                 rows = values[self._layout.cells[node]].reshape(-1, len(FEATURES_BY_NODE[node]))
-                self._sketches[node].update(rows.astype(np.float32))
+                self._sketches[node].update(rows)
         first = 0
         for place, node in enumerate(RACK_NODES):
             ends_at = (place + 1) * self._span_ticks // len(RACK_NODES)
