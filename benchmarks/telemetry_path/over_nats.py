@@ -26,7 +26,7 @@ from trimtab.runtime.telemetry.transport import Inbox
 # s between two looks for frames that arrived
 POLL_S = 0.001
 # s from the word to the first frame: connections must stand by then
-HEAD_START_S = 0.5
+HEAD_START_S = 1.0
 # s that the hub waits for a rack's frame before it publishes without
 HUB_WAIT_S = 0.03
 _MAX_FRAMES = 4096
