@@ -3,9 +3,10 @@
 A simulated fleet sends what probes of real servers would: values that follow a load, clocks that
 are off by up to 500 ms and drift by up to 100 ppm, frames that are lost, doubled, reordered, torn
 and of another version, probes that lie. Its frames are made ahead, and making them is timed apart.
-All aggregators and the hub share one process on one core. In-process, the frames are handed over
-by hand; with NATS, the server and the probes run in processes of their own on another core, and
-all frames travel over it, those from aggregators to the hub too.
+All aggregators and the hub share one process on one core. In-process, frames are handed over by
+hand, once by the wall's clock and once (`alone_`) by one that stands still while other programs
+have the core, as on a core of its own. With NATS, the server and the probes run in processes of
+their own on another core, and all frames travel over it, those from aggregators to the hub too.
 
 Ages are from the true moment of sampling to that when a state shows the sample for the first time.
 Errors are in scaled units (`env/state/registry.py`: 1 is the whole of a share), against features
@@ -24,6 +25,7 @@ import os
 import sys
 import time
 
+from telemetry_path.clocks import CoreClock, FakeClock, WallClock
 from telemetry_path.in_process import run_in_process
 from telemetry_path.over_nats import play_over_nats, run_over_nats
 from telemetry_path.schedule import Schedule
@@ -32,6 +34,8 @@ from trimtab.runtime.telemetry.signals import num_values
 from trimtab.runtime.telemetry.simulated.layout import SimulatedLayout
 
 SEED = 4
+# Figures of the run by a core clock that are told beside those of the wall's.
+ALONE = ("states_per_s", "age_p50_ms", "age_p99_ms", "age_max_ms", "cpu_ms_per_tick", "error_max")
 
 
 def make_schedule(arguments: argparse.Namespace) -> Schedule:
@@ -46,7 +50,7 @@ def make_schedule(arguments: argparse.Namespace) -> Schedule:
 def warm_up() -> None:
     """Compile, and load what is compiled."""
     layout = SimulatedLayout(num_servers=2)
-    run_in_process(Schedule(layout, 0.7), tick_s=0.1, is_real_time=False)
+    run_in_process(Schedule(layout, 0.7), FakeClock, tick_s=0.1)
 
 
 def pin(core: int) -> None:
@@ -78,7 +82,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     if arguments.transport in ("in-process", "both"):
         pin(cores[-1])
         gc.freeze()  # the frames made ahead are no garbage, however long one looks
-        figures |= run_in_process(schedule, tick_s=tick_s, is_real_time=True).figures()
+        figures |= run_in_process(schedule, WallClock, tick_s=tick_s).figures()
+        alone = run_in_process(make_schedule(arguments), CoreClock, tick_s=tick_s).figures()
+        figures |= {f"alone_{name}": alone[name] for name in ALONE}
     if arguments.transport in ("nats", "both"):
         command = [sys.executable, __file__, *sys.argv[1:]]
         schedule = make_schedule(arguments)

@@ -39,13 +39,14 @@ def load(name):
 
 
 schedules, runs, observers = load("schedule"), load("in_process"), load("observer")
+clocks = load("clocks")
 
 
 @pytest.fixture(scope="module")
 def observer():
     layout = SimulatedLayout(num_servers=8, servers_per_rack=4)
     schedule = schedules.Schedule(layout, SECONDS, shape=FleetShape(faults=FAULTS), seed=3)
-    return runs.run_in_process(schedule, tick_s=0.1, is_real_time=False)
+    return runs.run_in_process(schedule, clocks.FakeClock, tick_s=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,6 @@ def test_aggregation_saves_bytes(figures) -> None:
 
 def test_a_run_within_its_warm_up_is_refused() -> None:
     schedule = schedules.Schedule(SimulatedLayout(num_servers=2), 1.0)
-    run = runs.run_in_process(schedule, tick_s=0.1, is_real_time=False)
+    run = runs.run_in_process(schedule, clocks.FakeClock, tick_s=0.1)
     with pytest.raises(ValueError, match=r"must last longer than its warm-up of 1.5 s"):
         run.figures()
