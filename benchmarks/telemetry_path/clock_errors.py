@@ -24,10 +24,12 @@ def clock_errors(
     return {
         "clock_known_frac": float(is_measured.sum() / (~probes.has_false_clock).sum()),
         "clock_offset_max_s": float(np.abs(true_s).max()),
-        "clock_error_max_s": float(errors_s.max()),
-        "clock_error_p99_s": float(np.quantile(errors_s, 0.99)),
-        "clock_bound_max_s": float(bounds_s[is_measured].max()),
+        "clock_error_max_s": float(errors_s.max(initial=0.0)),
+        "clock_error_p99_s": float(np.quantile(errors_s, 0.99) if errors_s.size else 0.0),
+        "clock_bound_max_s": float(bounds_s[is_measured].max(initial=0.0)),
         "clock_bound_broken": float((errors_s > bounds_s[is_measured]).sum()),
-        "clock_drift_error_max": float(np.abs(drifts - probes.clocks.drifts)[is_measured].max()),
+        "clock_drift_error_max": float(
+            np.abs(drifts - probes.clocks.drifts)[is_measured].max(initial=0.0)
+        ),
         "clock_num_probes": float(layout.num_servers),
     }

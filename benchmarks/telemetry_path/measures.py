@@ -43,6 +43,8 @@ class AgeMeter:
         self._is_measured = is_measured
         self._newest = np.full(len(self._phases_s), -1, dtype=np.int64)
         self._ages_s: list[NDArray[np.float64]] = []
+        self.most_error_s = 0.0
+        """Most by which a state's ages were off."""
 
     def round_shown(self, now_s: float, age_s: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return which round of samples a state shows of each server; -1 if none."""
@@ -53,8 +55,11 @@ class AgeMeter:
     def add(self, now_s: float, age_s: NDArray[np.float64]) -> NDArray[np.int64]:
         """Take the ages of a state's servers; return the rounds that it shows."""
         rounds = self.round_shown(now_s, age_s)
+        true_s = now_s - self._phases_s - rounds * self._period_s
+        error_s = np.abs(age_s - true_s)[self._is_measured & (rounds >= 0)]
+        self.most_error_s = max(self.most_error_s, float(error_s.max(initial=0.0)))
         is_new = self._is_measured & (rounds > self._newest)
-        self._ages_s.append((now_s - self._phases_s - rounds * self._period_s)[is_new])
+        self._ages_s.append(true_s[is_new])
         self._newest = np.maximum(self._newest, rounds)
         return rounds
 

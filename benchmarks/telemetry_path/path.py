@@ -6,7 +6,6 @@ Does not know: where the time comes from.
 from collections.abc import Iterable
 
 from telemetry_path.measures import CpuMeter
-
 from trimtab.env.state.cluster_state import ClusterState
 from trimtab.runtime.telemetry.aggregator import Aggregator
 from trimtab.runtime.telemetry.derivation import Derivation
@@ -84,12 +83,13 @@ class Path:
         self.num_states += 1
         return state
 
-    def counted(self) -> dict[Reason, int]:
-        """Return what aggregators and hub did not use, those above 0."""
-        holders = [one.counts for one in self.aggregators.values()]
-        total = {reason: sum(counts[reason] for counts in holders) for reason in Reason}
-        return {
-            reason: number + self.hub.counts[reason]
-            for reason, number in total.items()
-            if number + self.hub.counts[reason]
-        }
+    def counted(self, without: Iterable[str] = ()) -> dict[Reason, int]:
+        """Return what aggregators and hub did not use, by reason, those of some probes left out."""
+        total = {reason: self.hub.counts[reason] for reason in Reason}
+        for one in self.aggregators.values():
+            for reason in Reason:
+                total[reason] += one.counts[reason]
+            for probe in without:
+                for reason, number in one.counts.of_probe(probe).items():
+                    total[reason] -= number
+        return {reason: number for reason, number in total.items() if number}

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from telemetry_path.schedule import Schedule
 
+from telemetry_path.schedule import Schedule
 from trimtab.env.state.cluster_state import ClusterState
 from trimtab.env.state.feature import Node
 from trimtab.env.state.registry import FEATURES_BY_NODE, scaled

@@ -36,7 +36,13 @@ NOT_DERIVED: dict[tuple[Node, str], str] = {
 }
 """Features of these nodes that a probe, a page or a file could give, and why not from here."""
 
-_SHARES = {node: np.array([f.scale == SHARE for f in FEATURES_BY_NODE[node]]) for node in NODES}
+_BOUNDS = {
+    node: tuple(
+        np.array([bound if f.scale == SHARE else beyond for f in FEATURES_BY_NODE[node]])
+        for bound, beyond in ((0.0, -np.inf), (1.0, np.inf))
+    )
+    for node in NODES
+}
 
 
 class Derivation:
@@ -126,7 +132,7 @@ class Derivation:
 def _bounded(node: Node, values: FloatArray) -> tuple[FloatArray, BoolArray]:
     """Return values and validity; a share that was read a little beyond [0, 1] is cut off."""
     is_valid = np.isfinite(values)
-    values[~is_valid] = np.nan
-    shares = _SHARES[node]
-    values[:, shares] = np.clip(values[:, shares], 0.0, 1.0)
+    np.copyto(values, np.nan, where=~is_valid)
+    low, high = _BOUNDS[node]
+    np.clip(values, low, high, out=values)
     return values, is_valid

@@ -125,6 +125,12 @@ class SimulatedProbes:
             self._num_rounds += 1
         return self._network.arrived(until_s)
 
+    @property
+    def liars(self) -> list[str]:
+        """Names of the probes that lie, in their values or about their clocks."""
+        lies = self.is_frozen | self.has_false_clock
+        return [self._senders[s].probe for s in np.flatnonzero(lies)]
+
     def calm(self) -> None:
         """Let nothing go wrong with frames from now on; liars go on lying."""
         self._fates = Fates(self.layout.num_servers, self._faults_rng, NO_FAULTS)

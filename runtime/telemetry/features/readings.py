@@ -116,6 +116,12 @@ class _Pass:
     signals: NDArray[np.intp]
     divisors: FloatArray
 
+    def read(self, statistics: ScopeStatistics) -> FloatArray:
+        """Return the columns, [servers, entities, features of the pass]."""
+        taken = statistics.all_of(self.statistic).take(self.signals, axis=-1)
+        read: FloatArray = taken / self.divisors
+        return read
+
 
 class ReadingTable:
     """The readings of a node kind, as columns."""
@@ -135,10 +141,9 @@ class ReadingTable:
         shape = statistics.all_of(Statistic.LAST).shape[:2]
         values = np.full((*shape, self._num_features), np.nan)
         for one in self._first:
-            read = statistics.all_of(one.statistic)[..., one.signals]
-            values[..., one.features] = read / one.divisors
+            values[..., one.features] = one.read(statistics)
         for one in self._otherwise:
-            read = statistics.all_of(one.statistic)[..., one.signals] / one.divisors
+            read = one.read(statistics)
             so_far = values[..., one.features]
             values[..., one.features] = np.where(np.isnan(so_far), read, so_far)
         return values
