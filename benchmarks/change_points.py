@@ -5,7 +5,7 @@ and tails included) after a minute, up or down; found within 1 s counts. False a
 of the same noise without a step. Times are of 10 Hz samples. A drift moves a signal by a number of
 sigmas an hour. Noise is scaled to a standard deviation of 1.
 
-Run: python benchmarks/change_points.py [--json] [--signals 4000] [--minutes 60]
+Run: python benchmarks/change_points.py [--json] [--signals 2000] [--minutes 60]
 """
 
 import argparse
@@ -134,7 +134,7 @@ def count_false_alarms(kind: Kind, num_signals: int, minutes: float) -> dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
-    parser.add_argument("--signals", type=int, default=4000, help="signals of each kind of noise")
+    parser.add_argument("--signals", type=int, default=2000, help="signals of each kind of noise")
     parser.add_argument("--minutes", type=float, default=60.0, help="of noise without a step")
     args = parser.parse_args()
     print(f"threshold {ChangeConfig().threshold_nats:.2f} nats")

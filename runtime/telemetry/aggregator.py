@@ -52,8 +52,8 @@ class Deriver(Protocol):
 class AggregatorConfig:
     """How an aggregator works."""
 
-    dead_band_steps: float = 5.0
-    """A value is sent when it is more than so many steps of `cell_scales.STEP` away: 2 %."""
+    dead_band_steps: float = 2.5
+    """A value is sent when it is more than so many steps of `cell_scales.STEP` away: 1 %."""
     key_every_ticks: int = 50
     """Ticks from one key frame to the next."""
     sketch_span_ticks: int = 100

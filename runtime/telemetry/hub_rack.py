@@ -87,7 +87,7 @@ class HubRack:
     def apply(self, frame: RackFrame) -> Reason | None:
         """Take a frame's values, if they can be read; return what is wrong with it."""
         if frame.is_key:
-            self._needs_key = False
+            self._needs_key, self._asked_at_s = False, -np.inf
         if self._needs_key:
             return None  # its loss is counted; what it says is relative to what was lost
         if self._decoder.apply(frame.delta, is_key=frame.is_key) is not None:

@@ -53,7 +53,7 @@ class _ScopeSamples:
         signals = SIGNALS_BY_SCOPE[scope]
         shape = (len(layout.servers), layout.num_entities[scope], len(signals))
         self.samples = np.full((shape[0], MAX_SAMPLES, *shape[1:]), np.nan, dtype="<f4")
-        self.bytes = memoryview(self.samples).cast("B")
+        self.bytes = self.samples.data.cast("B")
         self.row_bytes = shape[1] * shape[2] * _VALUE_BYTES
         self.arrays: dict[str, RawArray] = {
             name: np.full(shape, np.nan, np.float32) for name in _STATISTICS

@@ -37,6 +37,11 @@ def rack(name: str) -> str:
     return f"trimtab.rack.{_token(name)}"
 
 
+def key_request(rack_name: str) -> str:
+    """The hub lost a frame of a rack and asks its aggregator for a key."""
+    return f"trimtab.key_request.{_token(rack_name)}"
+
+
 def _token(name: str) -> str:
     """Return a name as one token: dots, wildcards and white space are escaped as in URLs."""
     return name if name == ANY else quote(name, safe="").replace(".", "%2E")
