@@ -11,9 +11,9 @@ their own on another core, and all frames travel over it, those from aggregators
 Ages are from the true moment of sampling to that when a state shows the sample for the first time.
 Errors are in scaled units (`env/state/registry.py`: 1 is the whole of a share), against features
 derived from every sample, whole and in time: beside the dead band of the aggregators
-(`error_promised`) they hold what lost and spoilt samples cost. Counts are those of honest probes, each beside what
-was injected; a frame that comes after the next one counts as lost as well. The first 1.5 s, until
-clocks are known, are not measured.
+(`error_promised`) they hold what lost and spoilt samples cost. Counts are those of honest probes,
+each beside what was injected; a frame that comes after the next one counts as lost as well. The
+first 1.5 s, until clocks are known, are not measured.
 
 Run: python benchmarks/telemetry.py [--json] [--servers 512] [--gpus 8] [--seconds 12]
      [--transport in-process|nats|both] [--tick-ms 80]
