@@ -58,7 +58,8 @@ class AgeMeter:
         true_s = now_s - self._phases_s - rounds * self._period_s
         error_s = np.abs(age_s - true_s)[self._is_measured & (rounds >= 0)]
         self.most_error_s = max(self.most_error_s, float(error_s.max(initial=0.0)))
-        is_new = self._is_measured & (rounds > self._newest)
+        # What is shown of a server at first may have been fresh long before.
+        is_new = self._is_measured & (rounds > self._newest) & (self._newest >= 0)
         self._ages_s.append(true_s[is_new])
         self._newest = np.maximum(self._newest, rounds)
         return rounds

@@ -55,7 +55,8 @@ class Observer:
         bounds_s = np.concatenate(
             [one.clocks.error_bound_s for one in self._path.aggregators.values()]
         )
-        self._widest_bound_s = max(self._widest_bound_s, float(bounds_s[self._is_honest].max()))
+        known_s = bounds_s[self._is_honest & np.isfinite(bounds_s)]  # restarted ones are not yet
+        self._widest_bound_s = max(self._widest_bound_s, float(known_s.max(initial=0.0)))
         if self._num_states % _KEEP_EVERY == 0:
             self._kept.append((state, rounds[: len(self._schedule.recorded)]))
         self._ended_s = now_s
