@@ -48,6 +48,8 @@ def test_tests_have_no_packages_and_unique_names() -> None:
     [
         "py.typed",
         "env/data/clusters/demo-16.yaml",
+        "runtime/telemetry/probes/data/README.md",
+        "runtime/telemetry/probes/data/synthetic-2gpu.npz",
         "traces/data/README.md",
         "traces/data/azure_code.csv.gz",
         "traces/data/azure_conv.csv.gz",

@@ -83,6 +83,7 @@ class FieldBatch:
         self._gpu = gpu
         self._fields = [field for field in fields if hasattr(nvml, _constant(field))]
         self._ids = self._ids_of(self._fields)
+        self._members = _members_by_type(nvml)
 
     def read(self) -> Values:
         """Return the values of the signals, by column.
@@ -117,22 +118,9 @@ class FieldBatch:
         """Return the number in a result; None for one that came without, or that means none."""
         if result.nvmlReturn != self._nvml.NVML_SUCCESS:
             return None
-        member, blank = self._union()[result.valueType]
+        member, blank = self._members[result.valueType]
         value = getattr(result.value, member)
         return None if blank is not None and value >= blank else float(value)
-
-    def _union(self) -> dict[int, tuple[str, int | None]]:
-        """By type: the member of the union that holds the value, and from where it means none."""
-        nvml = self._nvml
-        return {
-            nvml.NVML_VALUE_TYPE_DOUBLE: ("dVal", None),
-            nvml.NVML_VALUE_TYPE_UNSIGNED_INT: ("uiVal", _BLANK_32),
-            nvml.NVML_VALUE_TYPE_UNSIGNED_LONG: ("ulVal", _BLANK_64),
-            nvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: ("ullVal", _BLANK_64),
-            nvml.NVML_VALUE_TYPE_SIGNED_LONG_LONG: ("sllVal", _BLANK_64),
-            nvml.NVML_VALUE_TYPE_SIGNED_INT: ("siVal", None),
-            nvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: ("usVal", None),
-        }
 
     def _keep_what_counts(
         self, found: dict[str, dict[int, float]], refused: Sequence[Field]
@@ -160,6 +148,19 @@ class FieldBatch:
 def _names(fields: Sequence[Field]) -> list[str]:
     """Return the names without repetition: a field may be there once for each link."""
     return list(dict.fromkeys(field.name for field in fields))
+
+
+def _members_by_type(nvml: ModuleType | Any) -> dict[int, tuple[str, int | None]]:
+    """By type: the member of the union that holds the value, and from where it means none."""
+    return {
+        nvml.NVML_VALUE_TYPE_DOUBLE: ("dVal", None),
+        nvml.NVML_VALUE_TYPE_UNSIGNED_INT: ("uiVal", _BLANK_32),
+        nvml.NVML_VALUE_TYPE_UNSIGNED_LONG: ("ulVal", _BLANK_64),
+        nvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: ("ullVal", _BLANK_64),
+        nvml.NVML_VALUE_TYPE_SIGNED_LONG_LONG: ("sllVal", _BLANK_64),
+        nvml.NVML_VALUE_TYPE_SIGNED_INT: ("siVal", None),
+        nvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: ("usVal", None),
+    }
 
 
 def _constant(field: Field) -> str:

@@ -2,7 +2,8 @@
 
 Each reading has a period. Due readings are taken in the order in which they fell due, until the
 time of the sample is used up; the rest come first in the next one. A reading that takes more than
-a tenth of its period is taken less often. Between two readings the last values hold.
+a tenth of its period (of a sample's time, if it is taken in every sample) is taken less often.
+Between two readings the last values hold.
 
 Does not know: what is read (`nvml.py`), or what a value means.
 """

@@ -327,6 +327,13 @@ def test_every_name_used_is_in_the_installed_pynvml() -> None:
     assert sorted(name for name in names if not hasattr(pynvml, name)) == []
 
 
+def test_nothing_of_a_gpu_is_ever_set() -> None:
+    changing = ("DeviceSet", "DeviceReset", "DeviceClear", "DeviceModify", "GpmSet", "Create")
+    used = used_names()
+    assert "nvmlDeviceGetMemoryInfo" in used
+    assert [name for name in used if any(word in name for word in changing)] == []
+
+
 def test_the_stand_in_has_the_signatures_of_the_installed_pynvml() -> None:
     mine = [name for name in vars(FakeNvml) if name.startswith("nvml")]
     for name in mine:

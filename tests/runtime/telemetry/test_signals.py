@@ -1,9 +1,11 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 
-from trimtab.env.state.feature import Live
+from trimtab.env.state.feature import Live, Node
+from trimtab.env.state.registry import FEATURES
 from trimtab.runtime.telemetry import signals as table
 from trimtab.runtime.telemetry.signals import (
     SIGNALS,
@@ -66,3 +68,26 @@ def test_the_hash_changes_with_a_range_and_not_with_a_source(
     assert hash_with(name="another") != before
     monkeypatch.undo()
     signals_hash.cache_clear()
+
+
+def asked_of(live: Live) -> set[str]:
+    """Names of metrics and functions that features of GPUs, servers, replicas and links name."""
+    nodes = {Node.GPU, Node.SERVER, Node.REPLICA, Node.LINK}
+    texts = [f.live[live] for f in FEATURES if f.node in nodes and live in f.live]
+    pattern = {
+        Live.NVML: r"nvmlDeviceGet\w+|(?<=GPM )\w+|(?<=fields )\w+|(?<=field )\w+",
+        Live.HOST: r"/(?:proc|sys)/[\w/]+",
+    }.get(live, rf"{live}:\w+")
+    return {name for text in texts for name in re.findall(pattern, text)}
+
+
+@pytest.mark.parametrize(
+    "live", [Live.NVML, Live.VLLM, Live.SGLANG, Live.LLAMACPP, Live.HOST], ids=str
+)
+def test_what_features_ask_of_live_sources_is_among_the_signals(live: Live) -> None:
+    names = asked_of(live)
+    assert len(names) > 3
+    sources = " ".join(signal.source.get(live, "") for signal in SIGNALS)
+    otherwise = {"nvmlDeviceGetTotalEnergyConsumption": "TOTAL_ENERGY_CONSUMPTION"}
+    otherwise |= {"nvmlDeviceGetPcieReplayCounter": "PCIE_REPLAY_COUNTER"}
+    assert [name for name in names if otherwise.get(name, name) not in sources] == []
