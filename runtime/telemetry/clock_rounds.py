@@ -3,6 +3,7 @@
 Does not know: how offsets are estimated (`clock.py`), or how pings travel.
 """
 
+from collections import deque
 from typing import Final
 
 import numpy as np
@@ -19,7 +20,9 @@ FAST_PERIOD_S: Final = 0.1
 FAST_ROUNDS: Final = 8
 """Answers until it is."""
 _MAX_OPEN: Final = 4
-"""Pings of a probe that wait for an answer; of more, the oldest counts as lost."""
+"""Pings of a probe that wait for an answer; of more, the oldest is given up."""
+_MAX_GIVEN_UP: Final = 16
+"""Pings of a probe that were given up and are remembered, so that their answers count as late."""
 _NUM_ROUND_TRIPS: Final = 8
 """Round trips over which their least and their spread are taken."""
 
@@ -39,6 +42,7 @@ class ClockRounds:
         # a nonce that nobody can guess would need secrets; that a stray answer is none suffices
         self._next_nonce = seed
         self._open: list[dict[int, float]] = [{} for _ in probes]
+        self._given_up: list[deque[int]] = [deque(maxlen=_MAX_GIVEN_UP) for _ in probes]
         self._num_rounds = np.zeros(number, np.int64)
         self._due_at_s = np.full(number, -np.inf)
         self._round_trips_s = np.full((number, _NUM_ROUND_TRIPS), np.nan)
@@ -66,7 +70,7 @@ class ClockRounds:
         """Learn from an answer; return what is wrong with it."""
         sent_at_s = self._open[probe].pop(pong.nonce, None)
         if sent_at_s is None:
-            return Reason.DUPLICATE
+            return Reason.LATE if pong.nonce in self._given_up[probe] else Reason.DUPLICATE
         is_consistent = self.clock.exchange(
             probe, sent_at_s, pong.received_at_s, pong.sent_at_s, received_at_s
         )
@@ -83,6 +87,7 @@ class ClockRounds:
     def forget(self, probe: int) -> None:
         """Forget a probe's clock, as at its restart."""
         self.clock.forget(probe)
+        self._given_up[probe].extend(self._open[probe])
         self._open[probe].clear()
         self._num_rounds[probe] = 0
         self._due_at_s[probe] = -np.inf
@@ -121,7 +126,9 @@ class ClockRounds:
     def _ping(self, probe: int, now_s: float) -> bytes:
         waiting = self._open[probe]
         if len(waiting) >= _MAX_OPEN:
-            del waiting[next(iter(waiting))]
+            oldest = next(iter(waiting))
+            del waiting[oldest]
+            self._given_up[probe].append(oldest)
         self._next_nonce += 1
         waiting[self._next_nonce] = now_s
         return encode(Ping(probe=self._probes[probe], nonce=self._next_nonce, sent_at_s=now_s))
