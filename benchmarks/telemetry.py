@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     parser.add_argument("--servers", type=int, default=512)
     parser.add_argument("--gpus", type=int, default=8, help="of each server")
-    parser.add_argument("--servers-per-rack", type=int, default=64, help="of one aggregator")
+    parser.add_argument("--servers-per-rack", type=int, default=128, help="of one aggregator")
     parser.add_argument("--seconds", type=float, default=12.0, help="of each run")
     parser.add_argument("--tick-ms", type=float, default=80.0, help="between two states")
     parser.add_argument("--transport", choices=("in-process", "nats", "both"), default="both")

@@ -24,7 +24,7 @@ from trimtab.runtime.telemetry.reasons import Reason
 from trimtab.runtime.telemetry.transport import Inbox
 
 # s between two looks for frames that arrived
-POLL_S = 0.002
+POLL_S = 0.005
 # s from the word to the first frame: connections must stand by then
 HEAD_START_S = 1.0
 # s that the hub waits for a rack's frame before it publishes without
