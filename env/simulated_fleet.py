@@ -264,6 +264,7 @@ class SimulatedFleet:
     def _begin_window(self) -> tuple[float, int, float]:
         """Return the moment, the next arrival and the energy used, for `_end_window`."""
         arrays = self.arrays
+        self._reader.begin_window(arrays, self._sim)
         first = int(arrays.fleet[0]["next_arrival"])
         return self.now_s, first, float(arrays.replicas["energy_j"].sum())
 

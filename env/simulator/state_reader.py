@@ -93,6 +93,29 @@ class Window:
         return self.end_s - self.start_s
 
 
+def _tenant_rates(counts: FloatArray, span_s: float) -> FloatArray:
+    """Return a window's rates from its counts, as `Window.tenants` has them."""
+    num_arrived = counts[:, ARRIVED]
+    return np.stack(
+        [
+            num_arrived / span_s,
+            counts[:, INPUT_TOKENS] / np.maximum(num_arrived, 1.0),
+            counts[:, REFUSED] / np.maximum(num_arrived, 1.0),
+            counts[:, LATE] / np.maximum(counts[:, WITH_TOKEN], 1.0),
+        ],
+        axis=1,
+    )
+
+
+def _next_means(window: Window) -> FloatArray:
+    """Return the moving averages with a window taken in."""
+    if not window.span_s > 0:
+        return window.means
+    means = np.empty_like(window.means)
+    update_means(window.means, window.added, window.span_s, means)
+    return means
+
+
 class StateReader:
     """Turns the arrays into a state, keeping the totals of the last window to difference with."""
 
@@ -122,6 +145,14 @@ class StateReader:
         used[:, 1] = arrays.replicas["idle_w"]
         self.window = replace(self._at_start, used=used)
 
+    def begin_window(self, arrays: SimulationArrays, handle: np.ndarray) -> None:
+        """Take stock where the fleet has run on since the last window."""
+        last = self.window
+        if float(arrays.fleet["now_s"][0]) > last.end_s:
+            totals = np.empty_like(last.totals)
+            end_totals(handle, last.totals, totals, np.empty_like(totals))
+            self.window = replace(last, totals=totals)
+
     def end_window(
         self,
         arrays: SimulationArrays,
@@ -139,33 +170,21 @@ class StateReader:
         span_s = now_s - start_s
         totals, added = np.empty_like(last.totals), np.empty_like(last.totals)
         end_totals(handle, last.totals, totals, added)
-        means = last.means
-        if last.span_s > 0:
-            means = np.empty_like(means)
-            update_means(last.means, last.added, last.span_s, means)
         used = added[:, [BUSY_S, ENERGY_J]] / span_s
         # An iteration that ends in this window may have begun before it.
         np.minimum(used[:, 0], 1.0, out=used[:, 0])
-        num_arrived, input_tokens = tenants[:, ARRIVED], tenants[:, INPUT_TOKENS]
-        rate_rps, is_first = float(num_arrived.sum()) / span_s, not last.mean_rate_rps > 0
+        rate_rps = float(tenants[:, ARRIVED].sum()) / span_s
+        is_first = not last.mean_rate_rps > 0
         gain = 1.0 if is_first else RATE_GAIN
         change = float(np.log((rate_rps + 1.0) / (last.mean_rate_rps + 1.0)))
-        tokens_per_s = float(input_tokens.sum()) / span_s
+        tokens_per_s = float(tenants[:, INPUT_TOKENS].sum()) / span_s
         self.window = Window(
-            tenants=np.stack(
-                [
-                    num_arrived / span_s,
-                    input_tokens / np.maximum(num_arrived, 1.0),
-                    tenants[:, REFUSED] / np.maximum(num_arrived, 1.0),
-                    tenants[:, LATE] / np.maximum(tenants[:, WITH_TOKEN], 1.0),
-                ],
-                axis=1,
-            ),
+            tenants=_tenant_rates(tenants, span_s),
             used=used,
             totals=totals,
             added=added,
             added_before=last.added,
-            means=means,
+            means=_next_means(last),
             start_s=start_s,
             end_s=now_s,
             span_before_s=last.span_s,

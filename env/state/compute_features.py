@@ -84,7 +84,7 @@ _ACTIVITY = (
              live=_gpm("INTEGER_UTIL + FP16_UTIL + FP32_UTIL + ANY_TENSOR_UTIL"), simulator=None),
     _feature(Node.GPU, "tensor_activity_frac", "share of peak", SHARE, "mean of the window",
              live=_gpm("ANY_TENSOR_UTIL", "PIPE_TENSOR_ACTIVE"),
-             simulator="time in which matrix products multiply at the rate they reach, of the window"),
+             simulator="time in which matrix products multiply, of the window"),
     _feature(Node.GPU, "tensor_activity_max_frac", "share of peak", SHARE, "most in the window",
              live=_gpm("ANY_TENSOR_UTIL", "PIPE_TENSOR_ACTIVE"), simulator=None),
     _feature(Node.GPU, "tensor_activity_trend_per_s", "1/s", TREND, "change since the last window",

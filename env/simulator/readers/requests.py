@@ -188,34 +188,36 @@ def fill_ended(handle, rows_range, span, tables):
     rows, tenants, _ = tables
     sim, num_replicas = handle[0], rows.shape[0]
     num = max(0, rows_range[1] - rows_range[0])
-    values = np.empty((3, num))  # time per output token, holding time, output tokens
+    tpot_s, outputs = np.empty(num), np.empty(num)
     places, owners = np.empty(num, np.int64), np.empty(num, np.int64)
+    # Sum and number of holding times.
+    of_replicas, of_tenants = np.zeros((num_replicas, 2)), np.zeros((NUM_PRIORITIES, 2))
     count = 0
     for i in range(rows_range[0], rows_range[1]):
         request = requests_of(sim)[i]
         if request.status != FINISHED or not (span[0] < request.finish_s <= span[1]):
             continue
-        later = request.output_tokens - 1
+        r, k, later = request.replica, _tenant_of(request), request.output_tokens - 1
         decode_s = request.finish_s - request.first_token_s
-        values[0, count] = decode_s / later if later > 0 else np.nan
-        values[1, count] = request.finish_s - request.arrival_s
-        values[2, count] = request.output_tokens
-        places[count], owners[count] = request.replica, _tenant_of(request)
+        tpot_s[count] = decode_s / later if later > 0 else np.nan
+        outputs[count] = request.output_tokens
+        places[count], owners[count] = r, k
+        for sums in (of_replicas[r], of_tenants[k]):
+            sums[0] += request.finish_s - request.arrival_s
+            sums[1] += 1.0
         count += 1
-    by_replica, starts = grouped(places[:count], values[0, :count], num_replicas)
-    holds, _ = grouped(places[:count], values[1, :count], num_replicas)
+    by_replica, starts = grouped(places[:count], tpot_s[:count], num_replicas)
     for r in range(num_replicas):
-        a, b = starts[r], starts[r + 1]
-        rows[r, _R_TPOT_MEAN] = mean_of(by_replica[a:b])
-        rows[r, _R_TPOT_P99] = percentile(by_replica[a:b], 0.99)
-        rows[r, _R_HOLD] = mean_of(holds[a:b])
-    by_tenant, starts = grouped(owners[:count], values[0, :count], NUM_PRIORITIES)
-    holds, _ = grouped(owners[:count], values[1, :count], NUM_PRIORITIES)
-    outputs, _ = grouped(owners[:count], values[2, :count], NUM_PRIORITIES)
+        own_s = by_replica[starts[r] : starts[r + 1]]
+        rows[r, _R_TPOT_MEAN], rows[r, _R_TPOT_P99] = mean_of(own_s), percentile(own_s, 0.99)
+        rows[r, _R_HOLD] = of_replicas[r, 0] / of_replicas[r, 1]
+    by_tenant, starts = grouped(owners[:count], tpot_s[:count], NUM_PRIORITIES)
+    lengths, firsts = grouped(owners[:count], outputs[:count], NUM_PRIORITIES)
     for k in range(NUM_PRIORITIES):
-        a, b = starts[k], starts[k + 1]
-        tenants[k, _T_TPOT_MEAN] = mean_of(by_tenant[a:b])
-        tenants[k, _T_TPOT_P99] = percentile(by_tenant[a:b], 0.99)
-        tenants[k, _T_HOLD] = mean_of(holds[a:b])
-        tenants[k, _T_OUTPUT_P10] = percentile(outputs[a:b], 0.1)
-        tenants[k, _T_OUTPUT_P90] = percentile(outputs[a:b], 0.9)
+        own_s, own = by_tenant[starts[k] : starts[k + 1]], lengths[firsts[k] : firsts[k + 1]]
+        tenants[k, _T_TPOT_MEAN], tenants[k, _T_TPOT_P99] = mean_of(own_s), percentile(own_s, 0.99)
+        tenants[k, _T_HOLD] = of_tenants[k, 0] / of_tenants[k, 1]
+        tenants[k, _T_OUTPUT_P10], tenants[k, _T_OUTPUT_P90] = (
+            percentile(own, 0.1),
+            percentile(own, 0.9),
+        )
