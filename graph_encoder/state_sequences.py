@@ -171,9 +171,7 @@ def record_sequence(
     )
 
 
-def _windows(
-    fleet: SimulatedFleet, num_windows: int
-) -> Iterator[tuple[ClusterState, Violations]]:
+def _windows(fleet: SimulatedFleet, num_windows: int) -> Iterator[tuple[ClusterState, Violations]]:
     """Yield the state after each window, and the violations in it."""
     num_replicas = len(fleet.cluster.replicas)
     for _ in range(num_windows):

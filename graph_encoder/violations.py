@@ -57,4 +57,6 @@ def _shares(owner: NDArray[np.int64], is_broken: NDArray[np.bool_], num: int) ->
     """Return the share of broken ones of each owner, [num]; NaN where an owner has none."""
     total = np.bincount(owner, minlength=num).astype(np.float64)
     broken = np.bincount(owner, weights=is_broken, minlength=num)
-    return np.divide(broken, total, out=np.full(num, np.nan), where=total > 0)
+    shares = np.full(num, np.nan)
+    np.divide(broken, total, out=shares, where=total > 0)
+    return shares

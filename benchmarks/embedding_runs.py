@@ -7,14 +7,13 @@ come from: the test's lie later.
 Does not know: probes, or the encoder.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..env.cluster import ClusterSpec, ReplicaSpec, ServerSpec
-from ..env.scenario import Part
-from .sequence_file import load_sequence, save_sequence
-from .state_sequences import (
+from trimtab.env.cluster import ClusterSpec, ReplicaSpec, ServerSpec
+from trimtab.env.scenario import Part
+from trimtab.graph_encoder.sequence_file import load_sequence, save_sequence
+from trimtab.graph_encoder.state_sequences import (
     SequenceConfig,
     StateSequence,
     fleet_saturation_rps,
@@ -35,14 +34,14 @@ _FIRST_TEST_SEED = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmbeddingData:
+class Runs:
     """How much is recorded."""
 
     num_servers: int = 512
     """Of eight GPUs; a multiple of 8."""
-    num_fit_runs: int = 40
+    num_fit_runs: int = 18
     """Runs that probes are fitted on."""
-    num_test_runs: int = 20
+    num_test_runs: int = 10
     """Runs that they are tested on."""
     num_windows: int = 30
     """States of a run."""
@@ -58,7 +57,7 @@ class EmbeddingData:
         return self.num_servers * GPUS_PER_SERVER
 
     @property
-    def runs(self) -> tuple[tuple[Part, int], ...]:
+    def seeds(self) -> tuple[tuple[Part, int], ...]:
         """Part of the trace and seed of each run, those to fit on first."""
         fit = ((Part.TRAIN, seed) for seed in range(self.num_fit_runs))
         test = ((Part.TEST, _FIRST_TEST_SEED + seed) for seed in range(self.num_test_runs))
@@ -85,27 +84,17 @@ def base_cluster() -> ClusterSpec:
     return ClusterSpec(name="base", servers=tuple(servers), replicas=tuple(replicas))
 
 
-def recorded_run(
-    data: EmbeddingData, part: Part, seed: int, directory: Path | None = None
-) -> StateSequence:
+def recorded_run(runs: Runs, part: Part, seed: int, directory: Path | None = None) -> StateSequence:
     """Return a run, read from the directory if it was recorded there, else recorded."""
-    base, times = base_cluster(), data.num_servers // len(_BASE_GPUS)
+    base, times = base_cluster(), runs.num_servers // len(_BASE_GPUS)
     cluster = repeated_cluster(base, times)
-    name = f"{data.num_gpus}-gpus-{part}-{seed}-{data.num_windows}.npz"
+    name = f"{runs.num_gpus}-gpus-{part}-{seed}-{runs.num_windows}.npz"
     path = None if directory is None else directory / name
     if path is not None and path.exists():
         return load_sequence(path, cluster)
-    config = SequenceConfig(num_windows=data.num_windows, part=part)
+    config = SequenceConfig(num_windows=runs.num_windows, part=part)
     rate_rps = _LOAD_FRAC * times * fleet_saturation_rps(base)
     sequence = record_sequence(cluster, rate_rps, config=config, seed=seed)
     if path is not None:
         save_sequence(path, sequence)
     return sequence
-
-
-def record_all(
-    data: EmbeddingData, directory: Path, on_run: Callable[[StateSequence], None]
-) -> None:
-    """Record every run that is not in the directory yet."""
-    for part, seed in data.runs:
-        on_run(recorded_run(data, part, seed, directory))
