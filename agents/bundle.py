@@ -13,10 +13,7 @@ Does not know: how the policy was trained, or when its actions should be trusted
 
 import hashlib
 import json
-import os
 import platform
-import shutil
-import uuid
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -38,6 +35,7 @@ from ..env.knobs import BIAS_SCALE, KNOB_SPECS, Knobs, residual
 from ..env.observation import Observation, ObservationLayout, observation_space
 from ..env.state.registry import registry_hash
 from ..graph_encoder.extractor import GraphExtractor
+from ..traces.atomic import write_directory
 from ..traces.errors import BundleError
 from .policy_network import EquivariantHead, EquivariantPolicy
 
@@ -158,7 +156,7 @@ def save_bundle(
         EVALUATION_NAME: _to_json(evaluation, "evaluation"),
         CARD_NAME: _model_card(target.name, config, evaluation).encode(),
     }
-    _write_directory(target, files)
+    write_directory(target, files)
 
 
 def load_bundle(path: str | Path) -> Bundle:
@@ -256,30 +254,6 @@ def _to_json(content: Mapping[str, Any], name: str) -> bytes:
     except (TypeError, ValueError) as error:
         msg = f"{name} must be plain JSON with finite numbers: {error}; convert it"
         raise ValueError(msg) from error
-
-
-def _write_directory(target: Path, files: Mapping[str, bytes]) -> None:
-    """Write files to a temporary sibling and rename it to `target`, replacing a bundle there."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    token = uuid.uuid4().hex
-    new = target.with_name(f".{target.name}.{token}.new")
-    old = target.with_name(f".{target.name}.{token}.old")
-    new.mkdir()
-    try:
-        for name, content in files.items():
-            with (new / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        if target.exists():
-            target.rename(old)
-        new.rename(target)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        if old.exists() and not target.exists():
-            old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _model_card(name: str, config: _BundleConfig, evaluation: Mapping[str, Any]) -> str:

@@ -76,6 +76,7 @@ class AttentionEncoder(nn.Module):
         super().__init__()
         self.schema = schema
         self.hidden_size = hidden_size
+        self.num_heads = num_heads
         self.pooled_size = hidden_size * (sum(map(len, pools.values())) + 1)
         self.embed = nn.ModuleDict(
             {node: nn.Linear(len(names), hidden_size) for node, names in schema.columns.items()}

@@ -38,6 +38,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "evaluate": Command("evaluate:evaluate", "Compare schedulers on the same unseen workloads."),
     "tune": Command("tune:tune", "Tune the analytic scorer to a trace and a cluster."),
+    "pretrain": Command(
+        "pretrain:pretrain", "Train the graph encoder on states of random simulated fleets."
+    ),
     "train": Command("train:train", "Train a policy that moves the tuned scorer's knobs."),
 }
 

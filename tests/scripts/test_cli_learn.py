@@ -11,6 +11,8 @@ from trimtab.agents.evaluation import Evaluation, PolicyResult
 from trimtab.env.knobs import TUNABLE_KNOBS
 from trimtab.env.kpis import Kpis
 from trimtab.env.scenario import Part
+from trimtab.graph_encoder.checkpoint import load_encoder
+from trimtab.graph_encoder.pretraining import TASKS
 from trimtab.scripts.cli import app
 from trimtab.scripts.demo import verdict
 from trimtab.scripts.steps import TRAINED_NAME, TUNED_NAME
@@ -91,3 +93,15 @@ def make_evaluation(gains: list[float]) -> Evaluation:
 )
 def test_the_demo_says_what_training_was_worth(gains, message):
     assert re.search(message, verdict(make_evaluation(gains)))
+
+
+@pytest.mark.slow
+def test_pretrain_writes_an_encoder_that_can_be_loaded(tmp_path):
+    out = tmp_path / "encoder"
+    printed = run("pretrain", "--fleets", 2, "--windows", 6, "--steps", 20, "--out", out)
+    assert "validation at step 0: restore" in printed
+    assert f"wrote {out}" in printed
+    training = json.loads((out / "config.json").read_text())["training"]
+    looks = [sum(look[task] for task in TASKS) for look in training["validation"]]
+    assert looks[-1] < looks[0]
+    assert load_encoder(out).pooled_size == 512

@@ -1,0 +1,37 @@
+"""Directories that appear whole or not at all.
+
+Does not know: what is written.
+"""
+
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def write_directory(target: Path, files: Mapping[str, bytes]) -> None:
+    """Write files to a temporary sibling and rename it to `target`, replacing what is there.
+
+    If anything fails, what was there stays as it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    token = uuid.uuid4().hex
+    new = target.with_name(f".{target.name}.{token}.new")
+    old = target.with_name(f".{target.name}.{token}.old")
+    new.mkdir()
+    try:
+        for name, content in files.items():
+            with (new / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
