@@ -4,7 +4,8 @@ Each node kind is embedded by a map of its own. In a round a node takes an atten
 of its neighbours over each edge type; their sum goes through a ReLU onto its own vector and is
 normalised. No parameter depends on how many nodes there are.
 
-`AttentionEncoder` runs over PyG. `dense_encoder.py` runs the very same module another way.
+`AttentionEncoder` runs over PyG. `dense_encoder.py` runs the very same module another way, and
+`backend.py` says what ways there are.
 
 Does not know: where graphs come from, or what the vectors are used for.
 """
@@ -110,7 +111,7 @@ class AttentionEncoder(nn.Module):
         return EncodedGraphs(nodes=nodes, masks=masks, pooled=pooled)
 
     def hidden_by_layer(self, graphs: GraphBatch, backend: Backend = PYG) -> list[Hidden]:
-        """Return the vectors before the first layer and after each; the last reads pooled kinds."""
+        """Return the vectors before the first layer and after each, at last of pooled kinds."""
         hidden: Hidden = {
             node: torch.tanh(embed(graphs.x[node])) for node, embed in self.embed.items()
         }

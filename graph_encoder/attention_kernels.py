@@ -3,7 +3,7 @@
 What PyG does in passes over all edges, each written to memory, is done here while the edges of one
 target are in cache. There is no padding, whatever the degrees.
 
-Shapes (S sources, T targets, E edges, H hidden), float32: `sent` [S, H], `carried` [E, H] or
+Shapes (S used sources, T targets, E edges, H hidden), float32: `sent` [S, H], `carried` [E, H] or
 [0, H] where edges have no attributes, `received` [T, H], `attention` [heads, H / heads], `weights`
 and `scores` [E, heads], `taken` [T, H]; `order`, `sources` [E] and `starts` [T + 1] as in
 `Neighbours`. Targets with a single neighbour have no scores: it gets all attention.

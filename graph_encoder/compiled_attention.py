@@ -28,7 +28,8 @@ def _attend(
     if relation.is_single:
         neighbours.check_single()
     source, target = nodes
-    sent = relation.send(source)
+    used = neighbours.used_sources
+    sent = relation.send(source if used is None else source[used])
     if relation.carry is None:
         carried = sent.new_empty(0, sent.shape[1])
     else:

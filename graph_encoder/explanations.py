@@ -1,18 +1,15 @@
 """Why an output is what it is: each feature's share of the difference from a baseline.
 
-Integrated gradients along the straight line from the baseline to the state; the shares sum to the
-difference of the outputs, up to `residual`. The baseline is the same fleet of which nothing is
-known. Who attends to whom is in `attention_weights.py`.
+The shares are integrated gradients, and sum to the difference of the outputs up to `residual`. The
+baseline is the same fleet of which nothing is known. Who attends to whom: `attention_weights.py`.
 
 Does not know: what the output means; any scalar of the encoded graph will do, a head's as well.
-Source: Sundararajan, Taly, Yan 2017, "Axiomatic attribution for deep networks".
 """
 
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,12 +18,10 @@ from .attention_weights import NodeNames, node_name
 from .backend import Backend
 from .compiled_attention import KERNELS
 from .graph_batch import GraphBatch
+from .integrated_gradients import NUM_PIECES, Inputs, Line, integrated_gradients
 from .schema import GraphSchema, is_count_column, signal_of
 
 FLEET = "fleet"
-
-Inputs = dict[tuple[str, ...], Tensor]
-"""Tensors that attributions go to, by node kind, `("fleet",)` or edge type."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +46,7 @@ class Explanation:
 
     @property
     def residual(self) -> float:
-        """Return what the contributions leave unexplained; it falls with the number of steps."""
+        """Return what the contributions leave unexplained."""
         explained = sum(one.amount for one in self.contributions)
         return self.output - self.baseline_output - explained
 
@@ -78,20 +73,24 @@ def explain(
     graph: GraphBatch,
     output: Callable[[EncodedGraphs], Tensor],
     *,
-    num_steps: int = 32,
+    error_frac: float = 0.01,
+    max_pieces: int = 128,
     names: NodeNames | None = None,
     backend: Backend = KERNELS,
 ) -> Explanation:
     """Return what each signal contributes to a scalar of the encoded graph.
 
+    `error_frac` is the residual that is accepted, as a share of the difference from the baseline;
+    it holds as long as `max_pieces` pieces of the way are enough.
+
     Raises:
-        ValueError: the graph is a batch of several, or there are no steps.
+        ValueError: the graph is a batch of several, or there are too few pieces.
     """
     if graph.num_graphs != 1:
         msg = f"graph must be a single one, got a batch of {graph.num_graphs}; explain each alone"
         raise ValueError(msg)
-    if num_steps < 1:
-        msg = f"num_steps must be at least 1, got {num_steps}"
+    if max_pieces < NUM_PIECES:
+        msg = f"max_pieces must be at least {NUM_PIECES}, got {max_pieces}"
         raise ValueError(msg)
 
     def run(inputs: Inputs) -> Tensor:
@@ -99,7 +98,9 @@ def explain(
 
     inputs = _inputs(graph)
     baseline = {key: _unknown(encoder.schema, key, rows) for key, rows in inputs.items()}
-    shares = _integrated_gradients(run, inputs, baseline, num_steps)
+    shares = integrated_gradients(
+        Line(run=run, start=baseline, end=inputs), error_frac=error_frac, max_pieces=max_pieces
+    )
     found = [
         one
         for key, rows in shares.items()
@@ -114,26 +115,9 @@ def explain(
     )
 
 
-def _integrated_gradients(
-    run: Callable[[Inputs], Tensor], inputs: Inputs, baseline: Inputs, num_steps: int
-) -> Inputs:
-    """Return the shares, of the inputs' shapes, by Gauss-Legendre quadrature."""
-    places, weights = np.polynomial.legendre.leggauss(num_steps)
-    shares = {key: torch.zeros_like(rows) for key, rows in inputs.items()}
-    for place, weight in zip(places.tolist(), weights.tolist(), strict=True):
-        between = {
-            key: torch.lerp(baseline[key], rows, (place + 1) / 2).requires_grad_()
-            for key, rows in inputs.items()
-        }
-        gradients = torch.autograd.grad(run(between), list(between.values()), allow_unused=True)
-        for key, gradient in zip(between, gradients, strict=True):
-            if gradient is not None:
-                shares[key] += weight / 2 * gradient * (inputs[key] - baseline[key])
-    return shares
-
-
 def _inputs(graph: GraphBatch) -> Inputs:
-    inputs: Inputs = {(node,): rows for node, rows in graph.x.items()}
+    """Return the tensors that shares go to, by node kind, `("fleet",)` or edge type."""
+    inputs: dict[tuple[str, ...], Tensor] = {(node,): rows for node, rows in graph.x.items()}
     inputs[FLEET,] = graph.fleet
     for edge_type, rows in graph.attributes.items():
         inputs[edge_type] = rows

@@ -123,9 +123,21 @@ class Neighbours:
             raise ValueError(msg)
 
     @cached_property
+    def used_sources(self) -> Tensor | None:
+        """Return the sources that have an edge, [U], or None if that is more than half of all.
+
+        Of links, each edge type has but a few: what the others would send need not be computed.
+        """
+        used = torch.bincount(self.sources, minlength=self.num_sources).nonzero().squeeze(1)
+        return used if 2 * len(used) <= self.num_sources else None
+
+    @cached_property
     def arrays(self) -> tuple[IndexArray, IndexArray, IndexArray]:
-        """Return `order`, `sources` and `starts` as the compiled kernels want them."""
-        return self.order.numpy(), self.sources.numpy(), self.starts.numpy()
+        """Return order, sources and starts as the kernels want them; sources among the used."""
+        sources = self.sources
+        if self.used_sources is not None:
+            sources = torch.searchsorted(self.used_sources, sources)
+        return self.order.numpy(), sources.numpy(), self.starts.numpy()
 
     @cached_property
     def tables(self) -> tuple[NeighbourTable, ...]:
@@ -139,7 +151,7 @@ class Neighbours:
     def _table(self, is_member: Tensor) -> NeighbourTable:
         targets = is_member.nonzero().squeeze(1)
         degrees = self.degrees[targets].unsqueeze(1)  # [T, 1]
-        slots = torch.arange(int(degrees.max()))  # [K]
+        slots = torch.arange(int(degrees.max()), device=degrees.device)  # [K]
         is_padding = slots >= degrees
         places = (self.starts[targets].unsqueeze(1) + slots).masked_fill(is_padding, 0)
         edges = self.order[places].masked_fill(is_padding, 0)

@@ -13,7 +13,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
-SPREAD_FLOOR = 1e-6
+SPREAD_FLOOR = 1e-4
 """Variances below this count as none, so that the root has a gradient."""
 
 

@@ -23,6 +23,8 @@ IntArray = NDArray[np.int64]
 
 NUM_TENANTS = 2
 """Tenant queues: interactive and batch."""
+LINK_KINDS = ("nvlink", "pcie", "network", "backbone")
+"""Kinds of link nodes, as the registry's `is_` features name them."""
 # "No replica" and "no link".
 NONE = -1
 
@@ -35,7 +37,7 @@ class LinkNode:
     """Unique in the cluster: `server/nvlink`, `server/gpu-k/pcie`, `server/network`, `zone<>zone`.
     """
     kind: str
-    """nvlink, pcie, network or backbone."""
+    """One of `LINK_KINDS`."""
     outward: tuple[int, ...]
     """Its links in `topology.links`, out of the server, or from the zone that is named first."""
     inward: tuple[int, ...]
@@ -154,49 +156,61 @@ def edges_of(cluster: ClusterSpec) -> Mapping[Edge, Edges]:
 
     What tenants wait for is not known here: the attributes of `WAITS_ON` are NaN.
     """
-    graph, topology = graph_of(cluster), topology_of(cluster)
-    servers, replicas = cluster.servers, cluster.replicas
-    num_servers = len(servers)
+    graph, replicas = graph_of(cluster), cluster.replicas
+    num_gpus, num_servers, num_replicas = graph.gpu_server.size, len(cluster.servers), len(replicas)
+    server_of = {server.name: i for i, server in enumerate(cluster.servers)}
+    shares = [[replicas[r].gpu_frac, 1.0 / replicas[r].num_gpus] for r in graph.host_replica]
+    tenants = np.repeat(np.arange(NUM_TENANTS), num_replicas)
+    return {
+        Edge.IN_SERVER: _edges(Edge.IN_SERVER, range(num_gpus), graph.gpu_server),
+        Edge.IN_ZONE: _edges(Edge.IN_ZONE, range(num_servers), graph.server_zone),
+        Edge.HOSTS: _edges(Edge.HOSTS, graph.host_gpu, graph.host_replica, shares),
+        Edge.ON_SERVER: _edges(
+            Edge.ON_SERVER, range(num_replicas), [server_of[r.server] for r in replicas]
+        ),
+        **_link_edges(cluster),
+        Edge.WAITS_ON: _edges(
+            Edge.WAITS_ON, tenants, np.tile(np.arange(num_replicas), NUM_TENANTS)
+        ),
+    }
+
+
+def _link_edges(cluster: ClusterSpec) -> dict[Edge, Edges]:
+    """Return the edges from GPUs, servers and zones to links."""
+    graph, topology, servers = graph_of(cluster), topology_of(cluster), cluster.servers
     gpus = [GPUS[servers[s].gpu] for s in graph.gpu_server]
-    all_gpus, all_servers = np.arange(len(gpus)), np.arange(num_servers)
-    has_nvlink = graph.gpu_nvlink != NONE
-    nvlink = [[gpu.nvlink_bytes_per_s or 0.0, 1.0] for gpu in gpus]
-    network = {link.name: i for i, link in enumerate(graph.links)}
-    adapters = [network[f"{server.name}/network"] for server in servers]
-    rdma = [[server.network_bytes_per_s, server.network_latency_s] for server in servers]
+    wired = np.flatnonzero(graph.gpu_nvlink != NONE)
+    nodes = {link.name: i for i, link in enumerate(graph.links)}
     ends = [
         (zone, i, topology.links[link.outward[0]])
         for i, link in enumerate(graph.links)
         for zone in link.zones
     ]
-    tenants = np.repeat(np.arange(NUM_TENANTS), len(replicas))
-    shares = [[replicas[r].gpu_frac, 1.0 / replicas[r].num_gpus] for r in graph.host_replica]
-    server_of = {server.name: i for i, server in enumerate(servers)}
     return {
-        Edge.IN_SERVER: _edges(Edge.IN_SERVER, all_gpus, graph.gpu_server),
-        Edge.IN_ZONE: _edges(Edge.IN_ZONE, all_servers, graph.server_zone),
-        Edge.HOSTS: _edges(Edge.HOSTS, graph.host_gpu, graph.host_replica, shares),
-        Edge.ON_SERVER: _edges(
-            Edge.ON_SERVER, np.arange(len(replicas)), [server_of[r.server] for r in replicas]
-        ),
+        # A peer is one hop away over the fabric, the host one over PCIe.
         Edge.NVLINK: _edges(
             Edge.NVLINK,
-            all_gpus[has_nvlink],
-            graph.gpu_nvlink[has_nvlink],
-            np.array(nvlink)[has_nvlink],
+            wired,
+            graph.gpu_nvlink[wired],
+            [[gpus[g].nvlink_bytes_per_s, 1.0] for g in wired],
         ),
         Edge.PCIE: _edges(
-            Edge.PCIE, all_gpus, graph.gpu_pcie, [[gpu.pcie_bytes_per_s, 1.0] for gpu in gpus]
+            Edge.PCIE,
+            range(len(gpus)),
+            graph.gpu_pcie,
+            [[gpu.pcie_bytes_per_s, 1.0] for gpu in gpus],
         ),
-        Edge.RDMA: _edges(Edge.RDMA, all_servers, adapters, rdma),
+        Edge.RDMA: _edges(
+            Edge.RDMA,
+            range(len(servers)),
+            [nodes[f"{server.name}/network"] for server in servers],
+            [[server.network_bytes_per_s, server.network_latency_s] for server in servers],
+        ),
         Edge.BACKBONE: _edges(
             Edge.BACKBONE,
             [zone for zone, _, _ in ends],
             [i for _, i, _ in ends],
             [[link.bytes_per_s, link.latency_s] for _, _, link in ends],
-        ),
-        Edge.WAITS_ON: _edges(
-            Edge.WAITS_ON, tenants, np.tile(np.arange(len(replicas)), NUM_TENANTS)
         ),
     }
 

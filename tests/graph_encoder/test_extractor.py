@@ -1,6 +1,6 @@
 """The policy's encoder: shapes, permuted nodes, padding, reach of messages, the flat form."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,14 +15,6 @@ LARGE_LAYOUT = ObservationLayout(max_replicas=20, max_gpus=24, max_servers=5, ma
 COUNTS = {"replica": 5, "gpu": 7, "server": 2, "tenant": 1}
 HIDDEN_SIZE = 16
 Observations = dict[str, Tensor]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_observations(layout: ObservationLayout = LAYOUT, *, padding: float = 0.0) -> Observations:

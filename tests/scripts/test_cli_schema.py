@@ -10,9 +10,12 @@ from typer.testing import CliRunner, Result
 import trimtab
 from trimtab.env.cluster_file import load_cluster
 from trimtab.env.file_kinds import FILE_KINDS, schema_of
+from trimtab.env.state.edges import Edge
+from trimtab.env.state.registry import FEATURES
 from trimtab.scripts.cli import app
 
 PAGE = Path(trimtab.__file__).parent / "docs" / "files.md"
+STATE_PAGE = PAGE.with_name("state.md")
 
 
 def run(*args: object) -> Result:
@@ -43,6 +46,25 @@ def test_page_is_what_the_command_prints() -> None:
     assert text == run("--markdown").stdout, "run: trimtab schema --markdown > docs/files.md"
 
 
+@pytest.mark.skipif(not STATE_PAGE.exists(), reason="the installed package has no docs")
+def test_page_about_the_state_is_what_the_command_prints() -> None:
+    text = STATE_PAGE.read_text(encoding="utf-8")
+    expected = run("state", "--markdown").stdout
+    assert text == expected, "run: trimtab schema state --markdown > docs/state.md"
+    for feature in FEATURES:
+        assert f"| `{feature.name}` | {feature.unit} | " in text
+    assert all(f"| `{edge}` | " in text for edge in Edge)
+
+
+def test_features_of_the_state_as_records() -> None:
+    records = json.loads(run("state").stdout)
+    assert [(r["node"], r["name"]) for r in records] == [(f.node, f.name) for f in FEATURES]
+    by_name = {(r["node"], r["name"]): r for r in records}
+    assert by_name["gpu", "xid_errors"]["simulator"] is None
+    assert by_name["gpu", "hbm_bytes"]["scaled"] == "(log10(x) - 10.9) / 0.3"
+    assert by_name["replica", "kv_fragmentation_frac"]["live"] == {}
+
+
 def test_section_of_one_kind() -> None:
     text = run("cluster", "--markdown").stdout
     assert text.startswith("## Cluster files\n")
@@ -56,6 +78,7 @@ def test_section_of_one_kind() -> None:
     [
         (("clutser",), "unknown file kind 'clutser'; did you mean 'cluster'?"),
         (("--example",), "--example needs a kind of file; name one of cluster"),
+        (("state", "--example"), "--example needs a kind of file, 'state' is none"),
         (("cluster", "--example", "--markdown"), "cannot both be printed; leave one out"),
     ],
 )

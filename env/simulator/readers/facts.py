@@ -20,7 +20,7 @@ from ...hardware import GPUS, Gpu, Precision
 from ...model_shape import ModelProfile
 from ...roofline import ACTIVATION_BYTES, ALL_REDUCES_PER_LAYER
 from ...state.feature import FloatArray, Node
-from ...state.graph import graph_of
+from ...state.graph import LINK_KINDS, NUM_TENANTS, graph_of
 from ...state.registry import FEATURES_BY_NODE, column
 from ...state.service_features import INPUT_BINS_TOKENS
 from ...topology import WeightSource, storage_path, topology_of
@@ -218,54 +218,46 @@ def _table(node: Node, num_nodes: int, columns: dict[str, object]) -> FloatArray
 
 
 def _fixed_values(cluster: ClusterSpec) -> dict[Node, FloatArray]:
-    graph, topology = graph_of(cluster), topology_of(cluster)
-    gpus = [GPUS[cluster.servers[s].gpu] for s in graph.gpu_server]
-    peaks = {
+    graph, servers = graph_of(cluster), cluster.servers
+    gpus = [GPUS[servers[s].gpu] for s in graph.gpu_server]
+    peaks: dict[str, object] = {
         f"peak_{precision}_flops": [gpu.peak_flops.get(precision, np.nan) for gpu in gpus]
         for precision in PRECISIONS
     }
-    servers = [GPUS[server.gpu] for server in cluster.servers]
-    links = [topology.links[link.outward[0]] for link in graph.links]
-    kinds = ("nvlink", "pcie", "network", "backbone")
+    of_gpus = {
+        "hbm_bytes": [gpu.hbm_bytes for gpu in gpus],
+        "hbm_bytes_per_s": [gpu.hbm_bytes_per_s for gpu in gpus],
+        "nvlink_bytes_per_s": [gpu.nvlink_bytes_per_s or np.nan for gpu in gpus],
+        "pcie_bytes_per_s": [gpu.pcie_bytes_per_s for gpu in gpus],
+        "nvlink_hops": _hops(cluster),
+    }
+    of_servers: dict[str, object] = {
+        "network_bytes_per_s": [server.network_bytes_per_s for server in servers],
+        "nvlink_bytes_per_s": [GPUS[server.gpu].nvlink_bytes_per_s or 0.0 for server in servers],
+        "rtt_s": [2.0 * server.network_latency_s for server in servers],
+    }
     return {
         Node.REPLICA: _table(Node.REPLICA, len(cluster.replicas), {}),
-        Node.GPU: _table(
-            Node.GPU,
-            len(gpus),
-            {
-                **peaks,
-                "hbm_bytes": [gpu.hbm_bytes for gpu in gpus],
-                "hbm_bytes_per_s": [gpu.hbm_bytes_per_s for gpu in gpus],
-                "nvlink_bytes_per_s": [gpu.nvlink_bytes_per_s or np.nan for gpu in gpus],
-                "pcie_bytes_per_s": [gpu.pcie_bytes_per_s for gpu in gpus],
-                "nvlink_hops": _hops(cluster),
-            },
-        ),
-        Node.SERVER: _table(
-            Node.SERVER,
-            len(servers),
-            {
-                "network_bytes_per_s": [s.network_bytes_per_s for s in cluster.servers],
-                "nvlink_bytes_per_s": [gpu.nvlink_bytes_per_s or 0.0 for gpu in servers],
-                "rtt_s": [2.0 * s.network_latency_s for s in cluster.servers],
-            },
-        ),
-        Node.LINK: _table(
-            Node.LINK,
-            len(links),
-            {
-                **{f"is_{k}": [float(n.kind == k) for n in graph.links] for k in kinds},
-                "bytes_per_s": [
-                    len(node.outward) * link.bytes_per_s
-                    for node, link in zip(graph.links, links, strict=True)
-                ],
-                "latency_s": [link.latency_s for link in links],
-            },
-        ),
+        Node.GPU: _table(Node.GPU, len(gpus), peaks | of_gpus),
+        Node.SERVER: _table(Node.SERVER, len(servers), of_servers),
+        Node.LINK: _fixed_links(cluster),
         Node.ZONE: _table(Node.ZONE, len(graph.zones), {}),
-        Node.TENANT: _table(Node.TENANT, 2, {}),
+        Node.TENANT: _table(Node.TENANT, NUM_TENANTS, {}),
         Node.FLEET: _table(Node.FLEET, 1, {}),
     }
+
+
+def _fixed_links(cluster: ClusterSpec) -> FloatArray:
+    nodes, links = graph_of(cluster).links, topology_of(cluster).links
+    firsts = [links[node.outward[0]] for node in nodes]
+    columns: dict[str, object] = {
+        f"is_{kind}": [float(node.kind == kind) for node in nodes] for kind in LINK_KINDS
+    }
+    columns["bytes_per_s"] = [
+        len(node.outward) * first.bytes_per_s for node, first in zip(nodes, firsts, strict=True)
+    ]
+    columns["latency_s"] = [first.latency_s for first in firsts]
+    return _table(Node.LINK, len(nodes), columns)
 
 
 def _hops(cluster: ClusterSpec) -> list[float]:
