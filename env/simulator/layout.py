@@ -120,12 +120,6 @@ REPLICA_DTYPE = np.dtype(
         ("generated_tokens", np.int64),
         ("hit_tokens", np.int64),
         ("prompt_tokens", np.int64),
-        # What iterations were made of: tokens of the prefilled prompts up to and with each
-        # prefilled token, decoded tokens, and KV tokens read to decode them.
-        ("num_prefill_iterations", np.int64),
-        ("prefill_positions", np.int64),
-        ("decoded_tokens", np.int64),
-        ("read_tokens", np.int64),
         ("num_preemptions", np.int64),
         ("num_crashes", np.int64),
         ("kind", np.int64),  # row of `linear_s`: replicas of equal coefficients share one
@@ -208,6 +202,12 @@ REPLICA_DTYPE = np.dtype(
         ("alone_prefill_w", np.float64),
         # Most pages that running requests held at once.
         ("peak_pages", np.int64),
+        # Still more totals: sums over prefilled tokens of the tokens up to each, over iterations
+        # of the KV tokens read, and tokens that prefills ended with.
+        ("num_prefill_iterations", np.int64),
+        ("prefill_positions", np.int64),
+        ("read_tokens", np.int64),
+        ("first_tokens", np.int64),
     ]
 )
 

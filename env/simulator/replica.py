@@ -145,6 +145,7 @@ def _finish_prefill(sim, r, index):
     cache_prompt(sim, r, request)
     request.generated_tokens += 1
     replica.generated_tokens += 1 + request.extra_sequences
+    replica.first_tokens += 1 + request.extra_sequences
     if request.generated_tokens == 1:
         request.first_token_s = replica.clock_s
         gateway.on_first_token(sim, index)
@@ -170,7 +171,7 @@ def _advance_prefill(sim, r, tokens):
         left = request.prefill_target_tokens - request.prefill_done_tokens
         part = min(left, tokens)
         done = np.int64(request.prefill_done_tokens)
-        replica.prefill_positions += part * done + part * (part + 1) // 2
+        replica.prefill_positions += part * done + (part * (part + 1) >> 1)
         request.prefill_done_tokens += part
         tokens -= part
         if part == left:
@@ -216,9 +217,9 @@ def _apply(sim, r, iterations, chunk, first_s, slope_s):
     replica.num_iterations += iterations
     replica.num_steps += 1
     replica.decode_iteration += iterations
-    replica.decoded_tokens += seqs * iterations
-    replica.read_tokens += iterations * replica.context_tokens
-    replica.read_tokens += seqs * (iterations * (iterations + 1) // 2)
+    replica.read_tokens += iterations * replica.context_tokens + (
+        seqs * iterations * (iterations + 1) >> 1
+    )
     replica.context_tokens += seqs * iterations
     replica.generated_tokens += seqs * iterations
     if replica.num_growing > 0:

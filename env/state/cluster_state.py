@@ -21,7 +21,8 @@ class ClusterState:
     Shapes: `values[node]` [nodes of that kind, features of that kind]; `is_valid` the same, False
     where a value is absent (never a silent 0); `age_s[node]` [nodes], seconds since the node was
     last heard of, infinity where it never was or nobody knows; `gpu_replica`, `gpu_server`
-    [GPUs], the replica that a GPU serves (-1: none) and the server that it sits in.
+    [GPUs], the first replica that a GPU serves (-1: none; all of them are `Edge.HOSTS`) and the
+    server that it sits in.
     """
 
     now_s: float

@@ -49,7 +49,7 @@ def end_totals(handle, before, totals, added):
         row[PREFILL_ITERATIONS] = replica.num_prefill_iterations
         row[PREFILL_TOKENS] = replica.prefill_tokens
         row[PREFILL_POSITIONS] = replica.prefill_positions
-        row[DECODED_TOKENS] = replica.decoded_tokens
+        row[DECODED_TOKENS] = replica.generated_tokens - replica.first_tokens
         row[READ_TOKENS] = replica.read_tokens
         row[GENERATED_TOKENS] = replica.generated_tokens
         row[HIT_TOKENS] = replica.hit_tokens
