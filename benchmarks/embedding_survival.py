@@ -64,6 +64,6 @@ def draw_survival(kept: dict[str, dict[str, float]], path: Path) -> None:
         panel.set_title(f"{dimension} ({len(r2)})", fontsize=10)
         panel.set_xlabel("% of summaries")
         panel.set_ylim(0, 1.02)
-        panel.legend(fontsize=7, loc="lower left")
     panels[0].set_ylabel("R2, linear, unseen runs")
+    panels[0].legend(fontsize=7, loc="lower left")
     figure.savefig(path, dpi=120)
