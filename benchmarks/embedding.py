@@ -188,7 +188,9 @@ def main() -> None:
     }
     share = recorded.fleet
     console.print(
-        f"{runs.num_gpus} GPUs, states {states}; violations {share.mean():.3f} on average"
+        f"{runs.num_gpus} GPUs, states {states}; violations of the next window: mean "
+        f"{share.mean():.3f}, median of those to fit on {np.median(share[recorded.is_fit]):.3f}, "
+        f"above 5 % in {np.mean(share > LARGE_SHARE):.0%}"
     )
     probes = probe_all(recorded)
     print_probes(console, probes)

@@ -16,7 +16,7 @@ from trimtab.graph_encoder.raw_vectors import summary_names
 
 STATISTICS = ("mean", "spread", "most")
 # Spread of a scaled summary over the tested states below which there is nothing to keep.
-_LEAST_SPREAD = 0.005
+_LEAST_SPREAD = 0.02
 _COLOURS = {"compute": "#0072B2", "memory": "#D55E00", "communication": "#009E73",
             "service": "#CC79A7"}  # fmt: skip
 
