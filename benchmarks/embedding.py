@@ -3,7 +3,7 @@
 Runs of a fleet of 4,096 GPUs are recorded in the simulator (or read from --directory, if they were
 recorded there before). A ridge regression then foretells the share of the next window's requests
 that break their limits from the raw state (all of it end to end; its summaries over nodes of each
-kind; the features of fleet and tenants alone), and from the embedding by untrained encoders and,
+kind; the features of fleet and tenants alone; the late share of this window alone), and from the embedding by untrained encoders and,
 with --encoder, by a pre-trained one. It is fitted on the first two thirds of some runs and tested
 on runs of unseen seeds and a later part of the trace, and on what came later in the runs of the
 fit. Intervals are bootstraps over runs. The same regression then reads every summary of the raw
@@ -39,7 +39,12 @@ from trimtab.graph_encoder.linear_probe import (
 NUM_UNTRAINED = 3
 PRETRAINED = "encoder, pre-trained"
 LARGE_SHARE = 0.05
-RAW = ("raw state, end to end", "raw state, summaries", "raw state, fleet and tenants only")
+RAW = (
+    "raw state, end to end",
+    "raw state, summaries",
+    "raw state, fleet and tenants only",
+    "late share of this window only",
+)
 NUM_SHOWN = 15
 
 Figures = dict[str, float | int | list[float]]
@@ -47,7 +52,7 @@ Figures = dict[str, float | int | list[float]]
 
 def all_vectors(recorded: Recorded) -> dict[str, NDArray[np.floating]]:
     """Return the vectors that are compared, by name; the raw ones first."""
-    raw = (recorded.flat, recorded.summaries, recorded.requests_only)
+    raw = (recorded.flat, recorded.summaries, recorded.requests_only, recorded.late_only)
     return {**dict(zip(RAW, raw, strict=True)), **recorded.embeddings}
 
 

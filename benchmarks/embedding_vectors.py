@@ -18,7 +18,12 @@ from trimtab.env.state.registry import FEATURES_BY_NODE
 from trimtab.graph_encoder.attention_encoder import AttentionEncoder
 from trimtab.graph_encoder.dense_encoder import DenseEncoder
 from trimtab.graph_encoder.fleet_graph import GraphBuilder
-from trimtab.graph_encoder.raw_vectors import SUMMARIES, flat_vector, summary_vector
+from trimtab.graph_encoder.raw_vectors import (
+    SUMMARIES,
+    flat_vector,
+    summary_names,
+    summary_vector,
+)
 
 # Share of a run's states that are fitted on; the rest test what comes later in the same run.
 _FIT_FRAC = 2 / 3
@@ -46,6 +51,12 @@ class Recorded:
     def is_later(self) -> NDArray[np.bool_]:
         """Of runs that are fitted on, but later."""
         return ~self.is_fit & ~self.is_unseen
+
+    @property
+    def late_only(self) -> FloatArray:
+        """Return the share of late first tokens in the window that has just ended, [N, 1]."""
+        place = summary_names().index(f"{Node.FLEET}.late_frac.mean")
+        return self.summaries[:, place : place + 1]
 
     @property
     def requests_only(self) -> FloatArray:
