@@ -2,12 +2,12 @@
 
 Runs of a fleet of 4,096 GPUs are recorded in the simulator (or read from --directory, if they were
 recorded there before). A ridge regression then foretells the share of the next window's requests
-that break their limits from the raw state (all of it end to end; its summaries over nodes of each
-kind; the features of fleet and tenants alone; the late share of this window alone), and from the embedding by untrained encoders and,
-with --encoder, by a pre-trained one. It is fitted on the first two thirds of some runs and tested
-on runs of unseen seeds and a later part of the trace, and on what came later in the runs of the
-fit. Intervals are bootstraps over runs. The same regression then reads every summary of the raw
-state off the embedding: what it keeps, and what it drops.
+that break their limits, from the raw state (all of it end to end; its summaries over nodes of each
+kind; the features of fleet and tenants alone; the late share of this window alone) and from the
+embedding by untrained encoders and, with --encoder, by a pre-trained one. It is fitted on the first
+two thirds of some runs, and tested on runs of unseen seeds and a later part of the trace, and on
+what came later in the runs of the fit. Intervals are bootstraps over runs. The same regression then
+reads every summary of the raw state off the embedding: what it keeps, and what it drops.
 
 Run: python benchmarks/embedding.py [--json] [--encoder DIR] [--directory DIR] [--picture FILE]
 """

@@ -16,7 +16,7 @@ from trimtab.graph_encoder.raw_vectors import summary_names
 
 STATISTICS = ("mean", "spread", "most")
 # Spread of a scaled summary over the tested states below which there is nothing to keep.
-_LEAST_SPREAD = 0.02
+_LEAST_SPREAD = 0.005
 _COLOURS = {"compute": "#0072B2", "memory": "#D55E00", "communication": "#009E73",
             "service": "#CC79A7"}  # fmt: skip
 
@@ -60,9 +60,18 @@ def draw_survival(kept: dict[str, dict[str, float]], path: Path) -> None:
             )
             r2 = np.sort(np.maximum(r2, 0.0))[::-1]
             share = (np.arange(len(r2)) + 0.5) / len(r2)
-            panel.plot(100 * share, r2, color=colour, linestyle=style, label=embedding)
+            panel.plot(
+                100 * share,
+                r2,
+                color=colour,
+                linestyle=style,
+                marker=".",
+                markersize=3,
+                label=embedding,
+            )
         panel.set_title(f"{dimension} ({len(r2)})", fontsize=10)
         panel.set_xlabel("% of summaries")
+        panel.set_xlim(0, 100)
         panel.set_ylim(0, 1.02)
     panels[0].set_ylabel("R2, linear, unseen runs")
     panels[0].legend(fontsize=7, loc="lower left")
