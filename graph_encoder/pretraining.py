@@ -5,7 +5,7 @@ Three tasks, from a state of which parts are hidden:
 - foretell: each node's vector gives the node's values one window later, the pooled vector those of
   the fleet;
 - summarise: the pooled vector gives mean, spread and maximum of every feature over the nodes of
-  its kind, nothing hidden: what is to survive the compression.
+  its kind, what was hidden included: what is to survive the compression.
 
 Errors are Huber losses of scaled values, each feature's over its spread in the training states.
 

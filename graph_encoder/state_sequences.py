@@ -3,7 +3,7 @@
 Fleets are drawn at random: servers of mixed GPUs, one model each fleet, replicas over one or more
 GPUs. Requests are those of a trace, at a rate that swings and bursts between a light load and well
 past saturation; replicas slow down and crash. Each state comes with what was to be foretold: the
-share of the next window's requests that broke their limits.
+shares of the next window's requests that broke their limits (`violations.py`).
 
 Does not know: the encoder, or how states become tensors.
 """
@@ -21,9 +21,10 @@ from ..env.scenario import TROUBLED, Part, azure_scenario, saturation_rps
 from ..env.simulated_fleet import SimulatedFleet
 from ..env.simulator.workload import Workload, compile_workload
 from ..env.state.cluster_state import ClusterState
-from ..env.state.feature import FloatArray, Node
+from ..env.state.feature import FloatArray
 from ..traces.schema import RequestTrace
 from ..traces.superposition import superpose
+from .violations import Violations, violations_within
 
 WINDOW_S = 2.0
 """Time between two states: the window of the short-term tier."""
@@ -56,13 +57,16 @@ class SequenceConfig:
 class StateSequence:
     """States of one fleet, one window apart.
 
-    Shapes (W windows): `states` W long; `violation_frac` [W], of the requests that arrived or had
-    their first token in the window after each state, those that broke a limit or were refused.
+    Shapes (W windows, T tenants, R replicas): `states` W long; shares of the requests of the window
+    after each state that broke a limit or were refused: `violation_frac` [W],
+    `tenant_violation_frac` [W, T], `replica_violation_frac` [W, R], NaN where there were none.
     """
 
     cluster: ClusterSpec
     states: tuple[ClusterState, ...]
     violation_frac: FloatArray
+    tenant_violation_frac: FloatArray
+    replica_violation_frac: FloatArray
 
 
 @lru_cache(maxsize=64)
@@ -157,20 +161,23 @@ def record_sequence(
     knobs = Knobs.of(scorer_weight=1.0) if is_plain else ANALYTIC_SCORER_KNOBS
     fleet.reset(seed=seed, knobs=knobs)
     windows = list(_windows(fleet, num_windows))[_WARM_UP_WINDOWS:]
+    following = [violations for _, violations in windows[1:]]
     return StateSequence(
         cluster=cluster,
         states=tuple(state for state, _ in windows[:-1]),
-        violation_frac=np.array([violations for _, violations in windows[1:]]),
+        violation_frac=np.nan_to_num([one.fleet_frac for one in following]),
+        tenant_violation_frac=np.array([one.tenant_frac for one in following]),
+        replica_violation_frac=np.array([one.replica_frac for one in following]),
     )
 
 
-def _windows(fleet: SimulatedFleet, num_windows: int) -> Iterator[tuple[ClusterState, float]]:
-    """Yield the state after each window, and the share of its requests that broke a limit."""
+def _windows(fleet: SimulatedFleet, num_windows: int) -> Iterator[tuple[ClusterState, Violations]]:
+    """Yield the state after each window, and the violations in it."""
+    num_replicas = len(fleet.cluster.replicas)
     for _ in range(num_windows):
-        outcome = fleet.advance(WINDOW_S)
-        state = fleet.state()
-        late_frac = float(np.nan_to_num(state.feature(Node.FLEET, "late_frac")[0]))
-        num_refused = outcome.num_shed + outcome.num_failed
-        num_served = max(outcome.num_arrived - num_refused, 0)
-        total = max(num_served + num_refused, 1)
-        yield state, (late_frac * num_served + num_refused) / total
+        start_s = fleet.now_s
+        fleet.advance(WINDOW_S)
+        violations = violations_within(
+            fleet.requests, start_s, fleet.now_s, num_replicas=num_replicas
+        )
+        yield fleet.state(), violations
