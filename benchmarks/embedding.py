@@ -170,7 +170,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--directory", type=Path, help="keep the recorded runs here")
     parser.add_argument("--picture", type=Path, help="draw what survives into this PNG")
     parser.add_argument("--servers", type=int, default=512, help="servers of 8 GPUs")
-    parser.add_argument("--fit-runs", type=int, default=18)
+    parser.add_argument("--fit-runs", type=int, default=30)
     parser.add_argument("--test-runs", type=int, default=10)
     parser.add_argument("--windows", type=int, default=30, help="states of a run")
     return parser.parse_args()

@@ -39,7 +39,7 @@ class Runs:
 
     num_servers: int = 512
     """Of eight GPUs; a multiple of 8."""
-    num_fit_runs: int = 18
+    num_fit_runs: int = 30
     """Runs that probes are fitted on."""
     num_test_runs: int = 10
     """Runs that they are tested on."""
