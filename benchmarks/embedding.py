@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from embedding_runs import Runs
-from embedding_survival import draw_survival, survival
-from embedding_vectors import Recorded, joined, record
+from embedding_probe.runs import Runs
+from embedding_probe.survival import draw_survival, survival
+from embedding_probe.vectors import Recorded, joined, record
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track

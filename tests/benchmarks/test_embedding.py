@@ -25,8 +25,8 @@ def load(name):
         sys.path.remove(str(BENCHMARKS))
 
 
-embedding, runs = load("embedding"), load("embedding_runs")
-vectors, kept = load("embedding_vectors"), load("embedding_survival")
+embedding, runs = load("embedding"), load("embedding_probe.runs")
+vectors, kept = load("embedding_probe.vectors"), load("embedding_probe.survival")
 
 
 def make_recorded(num_runs: int = 12, num_windows: int = 12):

@@ -6,10 +6,10 @@ Does not know: what is foretold.
 from pathlib import Path
 
 import numpy as np
-from embedding_vectors import Recorded
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from embedding_probe.vectors import Recorded
 from trimtab.env.state.registry import FEATURES
 from trimtab.graph_encoder.linear_probe import LinearProbe, r2_score
 from trimtab.graph_encoder.raw_vectors import summary_names

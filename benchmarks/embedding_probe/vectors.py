@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from embedding_runs import Runs, recorded_run
 from numpy.typing import NDArray
 
+from embedding_probe.runs import Runs, recorded_run
 from trimtab.env.scenario import Part
 from trimtab.env.state.feature import FloatArray, Node
 from trimtab.env.state.registry import FEATURES_BY_NODE
