@@ -8,6 +8,8 @@ hand, once by the wall's clock and once (`alone_`) by one that stands still whil
 have the core, as on a core of its own. With NATS, the server and the probes run in processes of
 their own on another core, and all frames travel over it, those from aggregators to the hub too.
 
+Aggregators tick in turn, each ten times a second, and a state is out after each.
+
 Ages are from the true moment of sampling to that when a state shows the sample for the first time.
 Errors are in scaled units (`env/state/registry.py`: 1 is the whole of a share), against features
 derived from every sample, whole and in time: beside the dead band of the aggregators
@@ -16,7 +18,7 @@ each beside what was injected; a frame that comes after the next one counts as l
 first 1.5 s, until clocks are known, are not measured.
 
 Run: python benchmarks/telemetry.py [--json] [--servers 512] [--gpus 8] [--seconds 12]
-     [--transport in-process|nats|both] [--tick-ms 80]
+     [--transport in-process|nats|both] [--tick-ms 100]
 """
 
 import argparse
@@ -102,7 +104,9 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, default=8, help="of each server")
     parser.add_argument("--servers-per-rack", type=int, default=128, help="of one aggregator")
     parser.add_argument("--seconds", type=float, default=12.0, help="of each run")
-    parser.add_argument("--tick-ms", type=float, default=80.0, help="between two states")
+    parser.add_argument(
+        "--tick-ms", type=float, default=100.0, help="between two ticks of an aggregator"
+    )
     parser.add_argument("--transport", choices=("in-process", "nats", "both"), default="both")
     parser.add_argument("--probes-of", metavar="URL", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

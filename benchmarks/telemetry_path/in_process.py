@@ -5,7 +5,7 @@ Does not know: what is measured (`observer.py`).
 
 from telemetry_path.clocks import Clock
 from telemetry_path.observer import Observer
-from telemetry_path.path import Path
+from telemetry_path.path import Path, Turns
 from telemetry_path.schedule import Schedule
 
 # s between two looks for frames that arrived
@@ -15,12 +15,11 @@ POLL_S = 0.002
 def run_in_process(schedule: Schedule, clock_type: type[Clock], *, tick_s: float) -> Observer:
     """Play a schedule and return what was observed."""
     path = Path(schedule.probes.layout)
-    observer = Observer(schedule, path)
-    clock, num_ticks = clock_type(), 0
+    observer = Observer(schedule, path, tick_s)
+    clock, turns = clock_type(), Turns(path.racks, tick_s)
     while (now_s := clock.now_s()) < schedule.seconds:
-        if now_s >= (num_ticks + 1) * tick_s:
-            num_ticks = int(now_s / tick_s + 1e-9)
-            state = path.tick(now_s, observer.cpu)
+        if (rack := turns.due(now_s)) is not None:
+            state = path.tick(rack, now_s, observer.cpu)
             observer.take(state, clock.now_s())
             continue
         with observer.cpu.part("generation"):

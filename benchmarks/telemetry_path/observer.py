@@ -16,8 +16,8 @@ from trimtab.runtime.telemetry.reasons import Reason
 
 # s until clocks are known and averages settled; not measured
 WARM_UP_S = 1.5
-# A state of so many is kept to compare its features with the true ones.
-_KEEP_EVERY = 5
+# Ticks of which one state is kept, to compare its features with the true ones.
+_KEEP_TICKS = 5
 # What a fleet makes its probes do wrong, and aggregators count one by one.
 INJECTED = (
     Reason.LOST, Reason.DUPLICATE, Reason.OUT_OF_ORDER, Reason.MALFORMED, Reason.WRONG_SCHEMA,
@@ -28,8 +28,10 @@ INJECTED = (
 class Observer:
     """Takes every published state of a run."""
 
-    def __init__(self, schedule: Schedule, path: Path) -> None:
+    def __init__(self, schedule: Schedule, path: Path, tick_s: float) -> None:
         probes = schedule.probes
+        self._tick_s = tick_s
+        self._keep_every = _KEEP_TICKS * len(path.racks)
         self._schedule, self._path = schedule, path
         self._is_honest = ~(probes.is_frozen | probes.has_false_clock)
         self._ages = AgeMeter(probes, self._is_honest)
@@ -57,7 +59,7 @@ class Observer:
         )
         known_s = bounds_s[self._is_honest & np.isfinite(bounds_s)]  # restarted ones are not yet
         self._widest_bound_s = max(self._widest_bound_s, float(known_s.max(initial=0.0)))
-        if self._num_states % _KEEP_EVERY == 0:
+        if self._num_states % self._keep_every == 0:
             self._kept.append((state, rounds[: len(self._schedule.recorded)]))
         self._ended_s = now_s
 
@@ -68,14 +70,14 @@ class Observer:
             msg = f"a run must last longer than its warm-up of {WARM_UP_S} s and publish 2 states"
             raise ValueError(msg)
         span_s = self._ended_s - self._began_s
-        ticks = self._num_states
+        ticks = span_s / self._tick_s
         rack_bytes = self._path.num_rack_bytes - self._rack_bytes_before
         raw_per_s = self._schedule.raw_bytes / self._schedule.seconds
         p50_s, p99_s, most_s = self._ages.quantiles_s(0.5, 0.99, 1.0)
         probes = self._schedule.probes
         return {
             "frames_per_s": self._schedule.num_frames / self._schedule.seconds,
-            "states_per_s": ticks / span_s,
+            "states_per_s": self._num_states / span_s,
             "age_p50_ms": 1e3 * p50_s,
             "age_p99_ms": 1e3 * p99_s,
             "age_max_ms": 1e3 * most_s,

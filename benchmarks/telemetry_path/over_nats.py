@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, field
 
 from telemetry_path.observer import Observer
-from telemetry_path.path import Path
+from telemetry_path.path import Path, Turns
 from telemetry_path.schedule import Schedule
 from trimtab.runtime.telemetry import subjects
 from trimtab.runtime.telemetry.frames import Ping, decode
@@ -27,8 +27,6 @@ from trimtab.runtime.telemetry.transport import Inbox
 POLL_S = 0.005
 # s from the word to the first frame: connections must stand by then
 HEAD_START_S = 1.0
-# s that the hub waits for a rack's frame before it publishes without
-HUB_WAIT_S = 0.03
 _MAX_FRAMES = 4096
 
 
@@ -81,8 +79,8 @@ def run_over_nats(
             if hasattr(os, "sched_setaffinity"):
                 os.sched_setaffinity(0, {own_core})
             gc.freeze()
-            run = _Run(schedule)
-            asyncio.run(run.run(server.url, probes, tick_s))
+            run = _Run(schedule, tick_s)
+            asyncio.run(run.run(server.url, probes))
         finally:
             probes.kill()
             probes.wait()
@@ -94,6 +92,7 @@ class _Run:
     """The side of the aggregators and the hub."""
 
     schedule: Schedule
+    tick_s: float
     path: Path = field(init=False)
     observer: Observer = field(init=False)
     inboxes: list[tuple[str, Inbox]] = field(default_factory=list)
@@ -101,9 +100,9 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.path = Path(self.schedule.probes.layout)
-        self.observer = Observer(self.schedule, self.path)
+        self.observer = Observer(self.schedule, self.path, self.tick_s)
 
-    async def run(self, url: str, probes: subprocess.Popen[str], tick_s: float) -> None:
+    async def run(self, url: str, probes: subprocess.Popen[str]) -> None:
         """Connect, let the probes begin, and tick until the schedule ends."""
         transport = await NatsTransport.connect(url)
         for rack in self.path.aggregators:
@@ -115,16 +114,18 @@ class _Run:
         if probes.stdin is not None:
             probes.stdin.write(f"{start_s}\n")
             probes.stdin.flush()
-        num_ticks, now_s = 0, -HEAD_START_S
+        turns, now_s = Turns(self.path.racks, self.tick_s), -HEAD_START_S
         while now_s < self.schedule.seconds:
-            await asyncio.sleep(POLL_S)
+            await to_hub.wait(POLL_S)
+            if len(to_hub):
+                state = self.path.take(to_hub.take(), time.monotonic() - start_s, self.observer.cpu)
+                self.observer.take(state, time.monotonic() - start_s)
             now_s = time.monotonic() - start_s
             self._ingest(start_s)
             for probe, ping in self.path.pings(now_s) if now_s > 0 else ():
                 await transport.publish(subjects.ping(probe), ping)
-            if now_s >= (num_ticks + 1) * tick_s:
-                num_ticks = int(now_s / tick_s + 1e-9)
-                await self._tick(transport, to_hub, start_s)
+            if (rack := turns.due(now_s)) is not None:
+                await self._tick(rack, transport, start_s)
         self.num_dropped = (
             sum(inbox.num_dropped for _, inbox in self.inboxes)
             + to_hub.num_dropped
@@ -140,25 +141,10 @@ class _Run:
                     for body in inbox.take():
                         aggregator.ingest(body, now_s)
 
-    async def _tick(self, transport: NatsTransport, to_hub: Inbox, start_s: float) -> None:
-        cpu, path = self.observer.cpu, self.path
-        for name, aggregator in path.aggregators.items():
-            with cpu.part("tick"):
-                frames = aggregator.tick(time.monotonic() - start_s)
-            for body in frames:
-                path.num_rack_bytes += len(body)
-                await transport.publish(subjects.rack(name), body)
-            await asyncio.sleep(0)
-        missing, until_s = len(path.aggregators), time.monotonic() + HUB_WAIT_S
-        while missing > 0 and time.monotonic() < until_s:
-            await to_hub.wait(HUB_WAIT_S)
-            with cpu.part("hub"):
-                for body in to_hub.take():
-                    path.hub.ingest(body, time.monotonic() - start_s)
-                    missing -= 1
-        with cpu.part("hub"):
-            now_s = time.monotonic() - start_s
-            for rack in path.hub.wanted_keys(now_s):
-                path.aggregators[rack].request_key()
-            state = path.hub.state(now_s)
-        self.observer.take(state, time.monotonic() - start_s)
+    async def _tick(self, rack: str, transport: NatsTransport, start_s: float) -> None:
+        """Let a rack sum up; its frames come to the hub over NATS."""
+        with self.observer.cpu.part("tick"):
+            frames = self.path.aggregators[rack].tick(time.monotonic() - start_s)
+        for body in frames:
+            self.path.num_rack_bytes += len(body)
+            await transport.publish(subjects.rack(rack), body)

@@ -47,6 +47,25 @@ def aggregators(layout: SimulatedLayout, fleet: FleetLayout) -> dict[str, Aggreg
     return made
 
 
+class Turns:
+    """Whose turn it is to sum up: racks follow one another, each once in a period.
+
+    A state can then be out as soon as one rack is done, and none waits for all the others.
+    """
+
+    def __init__(self, racks: list[str], period_s: float) -> None:
+        self._racks, self._period_s = racks, period_s
+        self._taken = 0
+
+    def due(self, now_s: float) -> str | None:
+        """Return the rack that is due, None if none is; turns missed for a period are left out."""
+        number = int(now_s * len(self._racks) / self._period_s + 1e-9)
+        if number <= self._taken:
+            return None
+        self._taken = max(self._taken + 1, number - len(self._racks) + 1)
+        return self._racks[self._taken % len(self._racks)]
+
+
 class Path:
     """From frames of probes to states of the fleet, in one process."""
 
@@ -56,7 +75,6 @@ class Path:
         self.hub = Hub(fleet)
         self.num_frames = 0
         self.num_rack_bytes = 0
-        self.num_states = 0
 
     def deliver(self, deliveries: Iterable[Delivery], received_at_s: float | None = None) -> None:
         """Give frames to their aggregators; without a moment, at that of their arrival."""
@@ -69,19 +87,26 @@ class Path:
         """Return the questions for probes' clocks that are due."""
         return [ping for one in self.aggregators.values() for ping in one.pings(now_s)]
 
-    def tick(self, now_s: float, cpu: CpuMeter) -> ClusterState:
-        """Let every aggregator sum up, and return the state of the fleet."""
+    @property
+    def racks(self) -> list[str]:
+        """Return the racks in the order in which they take their turns."""
+        return list(self.aggregators)
+
+    def tick(self, rack: str, now_s: float, cpu: CpuMeter) -> ClusterState:
+        """Let the aggregator of a rack sum up, and return the state of the fleet."""
         with cpu.part("tick"):
-            frames = [body for one in self.aggregators.values() for body in one.tick(now_s)]
+            frames = self.aggregators[rack].tick(now_s)
+        self.num_rack_bytes += sum(map(len, frames))
+        return self.take(frames, now_s, cpu)
+
+    def take(self, frames: Iterable[bytes], now_s: float, cpu: CpuMeter) -> ClusterState:
+        """Give frames of aggregators to the hub, and return the state of the fleet."""
         with cpu.part("hub"):
             for body in frames:
                 self.hub.ingest(body, now_s)
-            for rack in self.hub.wanted_keys(now_s):
-                self.aggregators[rack].request_key()
-            state = self.hub.state(now_s)
-        self.num_rack_bytes += sum(map(len, frames))
-        self.num_states += 1
-        return state
+            for wanted in self.hub.wanted_keys(now_s):
+                self.aggregators[wanted].request_key()
+            return self.hub.state(now_s)
 
     def counted(self, without: Iterable[str] = ()) -> dict[Reason, int]:
         """Return what aggregators and hub did not use, by reason, those of some probes left out."""

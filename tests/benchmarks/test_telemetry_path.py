@@ -39,7 +39,7 @@ def load(name):
 
 
 schedules, runs, observers = load("schedule"), load("in_process"), load("observer")
-clocks = load("clocks")
+clocks, paths = load("clocks"), load("path")
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +75,19 @@ def test_liars_are_found_and_nobody_else(figures) -> None:
     assert figures["num_honest_distrusted"] == 0
 
 
-def test_a_state_is_published_every_tick(figures) -> None:
-    assert figures["states_per_s"] == pytest.approx(10.0, rel=0.01)
+def test_a_state_is_published_after_every_rack(figures) -> None:
+    """Two racks, each ten times a second."""
+    assert figures["states_per_s"] == pytest.approx(20.0, rel=0.01)
+
+
+def test_racks_take_turns_and_none_is_left_out_when_late() -> None:
+    turns = paths.Turns(["a", "b"], 0.1)
+    assert [turns.due(at_s) for at_s in (0.01, 0.05, 0.06, 0.10, 0.15)] == [
+        None, "b", None, "a", "b",
+    ]  # fmt: skip
+    late = [turns.due(1.0) for _ in range(3)]
+    assert sorted(filter(None, late)) == ["a", "b"]
+    assert late[-1] is None
 
 
 def test_ages_are_true_within_the_clocks_bound(figures) -> None:
