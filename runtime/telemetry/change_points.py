@@ -47,11 +47,11 @@ class ChangeConfig:
 
     step_sigmas: float = 3.0
     """Step that is looked for; greater ones are found sooner."""
-    nominal_false_alarms_per_day: float = 0.01
+    nominal_false_alarms_per_day: float = 0.05
     """Of a signal whose noise is known: a hundredth of what is wanted of one that is learned."""
     samples_per_s: float = 10.0
-    most_nats_a_sample: float = 6.0
-    """Evidence that one sample can add."""
+    most_nats_a_sample: float = 4.5
+    """Evidence that one sample can add: that of one at the step itself, without correlation."""
     memory_samples: float = 100.0
     """Over which the mean is learned: drifts that take longer are followed."""
     noise_memory_samples: float = 1000.0
@@ -63,6 +63,15 @@ class ChangeConfig:
     """Before the next change of a signal can be found."""
     most_correlation: float = 0.95
     """Between neighbouring samples; more is taken for so much."""
+    jump_sigmas: float = 5.0
+    """Innovation that is watched as a jump, one in 1.7 million of Gaussian ones."""
+    least_jump_correlation: float = 0.4
+    """Below it evidence adds up soon, and single outliers return at once."""
+    most_large_frac: float = 0.008
+    """Of a signal's innovations beyond 3 sigmas, 0.0027 if they are Gaussian: where there are more,
+    jumps are part of the noise and not watched."""
+    jump_warm_up_samples: float = 300.0
+    """Before the first jump of a signal is watched: until then its tails are not known."""
 
     def __post_init__(self) -> None:
         for name in ("step_sigmas", "nominal_false_alarms_per_day", "samples_per_s"):
@@ -116,6 +125,30 @@ class Changes:
     """Changes beyond those that are listed."""
 
 
+def _settings_of(config: ChangeConfig) -> tuple[tuple[float, ...], ...]:
+    """Return what the kernel is told of evidence, of learning and of jumps."""
+    return (
+        (
+            config.step_sigmas,
+            config.threshold_nats,
+            config.most_nats_a_sample,
+            config.most_correlation,
+        ),
+        (
+            config.memory_samples,
+            config.noise_memory_samples,
+            config.warm_up_samples,
+            config.settling_samples,
+        ),
+        (
+            config.jump_sigmas,
+            config.least_jump_correlation,
+            config.most_large_frac,
+            config.jump_warm_up_samples,
+        ),
+    )
+
+
 class ChangePoints:
     """Watches many signals, one sample of each at a time.
 
@@ -136,16 +169,7 @@ class ChangePoints:
         self._owner = owner
         self._floor = np.ascontiguousarray(np.broadcast_to(floor, owner.shape), np.float32)
         self._state = np.zeros((len(owner), change_kernel.NUM_COLUMNS), np.float32)
-        self._settings = (
-            config.step_sigmas,
-            config.threshold_nats,
-            config.most_nats_a_sample,
-            config.memory_samples,
-            config.noise_memory_samples,
-            config.warm_up_samples,
-            config.settling_samples,
-            config.most_correlation,
-        )
+        self._settings = _settings_of(config)
         self._found = np.zeros(max_changes, np.int64)
         self._before = np.zeros(max_changes, np.float64)
 
