@@ -7,17 +7,19 @@ import math
 
 from ...env.compiled import compiled, inlined
 
-SEEN, SINCE, MEAN, SPREAD, PRODUCT, LAST, UP, DOWN, LARGE, JUMP, VOTES = range(11)
+SEEN, SINCE, MEAN, SPREAD, SQUARE, PRODUCT, LAST, UP, DOWN, LARGE, JUMP, VOTES = range(12)
 """Columns of a signal's state: samples in all and since its last change, running mean, running
-mean absolute deviation, running product of neighbours in units of variance, last residual,
-evidence for a step up and for one down, in nats; running share of large innovations; samples since
-a jump, it included, with its sign, 0 if none is watched; how many of them were far out."""
-NUM_COLUMNS = 11
+mean absolute deviation, running square and product of neighbours in units of variance, last
+residual, evidence for a step up and for one down, in nats; running share of large innovations;
+samples since a jump, it included, with its sign, 0 if none is watched; how many were far out."""
+NUM_COLUMNS = 12
 
 # Of a Gaussian, the standard deviation over the mean absolute deviation: sqrt(pi / 2).
 _SIGMA_PER_SPREAD = 1.2533141
 # Residuals beyond so many sigmas are taken for so many where mean and spread learn from them.
 _LARGEST_RESIDUAL = 3.0
+# Running square below which a signal's noise is too small to have a correlation.
+_LEAST_SQUARE = 0.5
 # Innovations beyond so many sigmas are large.
 _LARGE = 3.0
 # Samples over which a jump is confirmed, and how many must be far out: their median is.
@@ -53,11 +55,13 @@ def detect(values, is_new, owner, state, settings, floor, found, before):
         is_warm = state[i, SEEN] >= warm_up
         is_watched, is_large = is_warm and since >= settling, 0.0
         if is_watched:
-            rho = min(max(state[i, PRODUCT], 0.0), most_rho)
+            # product and square are of the same samples: what is wrong in both cancels out
+            square = max(state[i, SQUARE], _LEAST_SQUARE)
+            rho = min(max(state[i, PRODUCT] / square, 0.0), most_rho)
             surprise = z - rho * state[i, LAST]
             is_evident = abs(surprise) > 0.5 * step * (1.0 - rho)
             if is_evident or state[i, UP] > 0.0 or state[i, DOWN] > 0.0 or state[i, JUMP] != 0.0:
-                e = surprise / math.sqrt(1.0 - rho * rho)
+                e = surprise / math.sqrt((1.0 - rho * rho) * max(square, 1.0))
                 is_large = 1.0 if abs(e) > _LARGE else 0.0
                 has_stepped = _adds_up(state, i, e, rho, evidence)
                 if _has_jumped(state, i, z, e, rho, step, jumps) or has_stepped:
@@ -133,6 +137,7 @@ def _learn_noise(state, i, near, deviation, is_large, noise_memory):
     """Learn spread, correlation and tails; `near` is the residual in sigmas, clipped."""
     gain = max(1.0 / state[i, SEEN], 1.0 / noise_memory)
     state[i, SPREAD] += gain * (abs(deviation) - state[i, SPREAD])
+    state[i, SQUARE] += gain * (near * near - state[i, SQUARE])
     last = min(max(state[i, LAST], -_LARGEST_RESIDUAL), _LARGEST_RESIDUAL)
     state[i, PRODUCT] += gain * (near * last - state[i, PRODUCT])
     state[i, LARGE] += gain * (is_large - state[i, LARGE])
