@@ -110,9 +110,7 @@ def find_steps(kind: Kind, num_signals: int, seed: int) -> dict[str, float | Non
     }
 
 
-def count_false_alarms(
-    kind: Kind, num_signals: int, minutes: float, seed: int
-) -> dict[str, float]:
+def count_false_alarms(kind: Kind, num_signals: int, minutes: float, seed: int) -> dict[str, float]:
     """Watch noise; return false alarms and what a sample of a signal cost."""
     source, changes = Source(kind, num_signals, seed), watcher(num_signals)
     is_new = np.ones(1, np.bool_)

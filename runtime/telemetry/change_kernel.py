@@ -21,7 +21,7 @@ _LARGEST_RESIDUAL = 3.0
 # Running square below which a signal's noise is too small to have a correlation.
 _LEAST_SQUARE = 0.5
 # Innovations beyond so many sigmas are large.
-_LARGE = 3.0
+_LARGE = 3.5
 # Samples over which a jump is confirmed, and how many must be far out: their median is.
 _JUMP_SAMPLES = 3
 _JUMP_VOTES = 2
@@ -61,9 +61,12 @@ def detect(values, is_new, owner, state, settings, floor, found, before):
             surprise = z - rho * state[i, LAST]
             is_evident = abs(surprise) > 0.5 * step * (1.0 - rho)
             if is_evident or state[i, UP] > 0.0 or state[i, DOWN] > 0.0 or state[i, JUMP] != 0.0:
-                e = surprise / math.sqrt((1.0 - rho * rho) * max(square, 1.0))
+                innovation = math.sqrt(1.0 - rho * rho)
+                e = surprise / innovation
+                if square > 1.0:
+                    e /= math.sqrt(square)
                 is_large = 1.0 if abs(e) > _LARGE else 0.0
-                has_stepped = _adds_up(state, i, e, rho, evidence)
+                has_stepped = _adds_up(state, i, e, (rho, innovation), evidence)
                 if _has_jumped(state, i, z, e, rho, step, jumps) or has_stepped:
                     if num_found < found.shape[0]:
                         found[num_found], before[num_found] = i, state[i, MEAN]
@@ -79,10 +82,11 @@ def detect(values, is_new, owner, state, settings, floor, found, before):
 
 
 @inlined
-def _adds_up(state, i, e, rho, evidence):
+def _adds_up(state, i, e, noise, evidence):
     """Add an innovation to the evidence; return whether there is enough for a step."""
     step, threshold, most_a_sample, _ = evidence
-    first = step / math.sqrt(1.0 - rho * rho)
+    rho, innovation = noise
+    first = step / innovation
     later = first * (1.0 - rho)
     up = max(
         state[i, UP] + min(later * (e - 0.5 * later), most_a_sample),
@@ -110,6 +114,9 @@ def _has_jumped(state, i, z, e, rho, step, jumps):
             return False
         state[i, VOTES] = 0.0
     side = 1.0 if state[i, JUMP] > 0.0 or (state[i, JUMP] == 0.0 and e > 0.0) else -1.0
+    if side * e < -jump:  # it returned: an outlier
+        state[i, JUMP] = 0.0
+        return False
     state[i, JUMP] += side
     if side * z > 0.5 * step:
         state[i, VOTES] += 1.0
@@ -129,13 +136,13 @@ def _begin_anew(state, i, x):
 
 @inlined
 def _learn_mean(state, i, deviation, memory):
-    state[i, MEAN] += max(1.0 / (state[i, SINCE] + 1.0), 1.0 / memory) * deviation
+    state[i, MEAN] += deviation / min(state[i, SINCE] + 1.0, memory)
 
 
 @inlined
 def _learn_noise(state, i, near, deviation, is_large, noise_memory):
     """Learn spread, correlation and tails; `near` is the residual in sigmas, clipped."""
-    gain = max(1.0 / state[i, SEEN], 1.0 / noise_memory)
+    gain = 1.0 / min(state[i, SEEN], noise_memory)
     state[i, SPREAD] += gain * (abs(deviation) - state[i, SPREAD])
     state[i, SQUARE] += gain * (near * near - state[i, SQUARE])
     last = min(max(state[i, LAST], -_LARGEST_RESIDUAL), _LARGEST_RESIDUAL)
