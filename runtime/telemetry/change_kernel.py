@@ -61,12 +61,10 @@ def detect(values, is_new, owner, state, settings, floor, found, before):
             surprise = z - rho * state[i, LAST]
             is_evident = abs(surprise) > 0.5 * step * (1.0 - rho)
             if is_evident or state[i, UP] > 0.0 or state[i, DOWN] > 0.0 or state[i, JUMP] != 0.0:
-                innovation = math.sqrt(1.0 - rho * rho)
-                e = surprise / innovation
-                if square > 1.0:
-                    e /= math.sqrt(square)
+                per_sigma = 1.0 / math.sqrt((1.0 - rho * rho) * max(square, 1.0))
+                e = surprise * per_sigma
                 is_large = 1.0 if abs(e) > _LARGE else 0.0
-                has_stepped = _adds_up(state, i, e, (rho, innovation), evidence)
+                has_stepped = _adds_up(state, i, e, (rho, per_sigma), evidence)
                 if _has_jumped(state, i, z, e, rho, step, jumps) or has_stepped:
                     if num_found < found.shape[0]:
                         found[num_found], before[num_found] = i, state[i, MEAN]
@@ -85,8 +83,8 @@ def detect(values, is_new, owner, state, settings, floor, found, before):
 def _adds_up(state, i, e, noise, evidence):
     """Add an innovation to the evidence; return whether there is enough for a step."""
     step, threshold, most_a_sample, _ = evidence
-    rho, innovation = noise
-    first = step / innovation
+    rho, per_sigma = noise
+    first = step * per_sigma
     later = first * (1.0 - rho)
     up = max(
         state[i, UP] + min(later * (e - 0.5 * later), most_a_sample),
