@@ -37,6 +37,9 @@ class Kind:
     correlation: float = 0.0
     drift_sigmas_per_h: float = 0.0
     is_promised: bool = False
+    """95 % of steps are found in 1 s, and false alarms are rare."""
+    is_bounded: bool = False
+    """False alarms are rare, however soon steps are found."""
 
 
 def gaussian(random: np.random.Generator, number: int) -> Float:
@@ -52,8 +55,8 @@ KINDS = (
     Kind("gaussian", gaussian, is_promised=True),
     Kind("gaussian, drift 60 sigmas/h", gaussian, drift_sigmas_per_h=60.0, is_promised=True),
     Kind("gaussian, drift 360 sigmas/h", gaussian, drift_sigmas_per_h=360.0),
-    Kind("student t, 8 degrees", student(8.0)),
-    Kind("student t, 4 degrees", student(4.0)),
+    Kind("student t, 8 degrees", student(8.0), is_bounded=True),
+    Kind("student t, 4 degrees", student(4.0), is_bounded=True),
     Kind("AR(1) 0.2", gaussian, correlation=0.2),
     Kind("AR(1) 0.3", gaussian, correlation=0.3),
     Kind("AR(1) 0.5", gaussian, correlation=0.5),
@@ -155,12 +158,17 @@ def main() -> None:
             f"{one['false_alarms_per_signal_hour']:9.2g} {one['false_alarms_per_signal_day']:9.2g} "
             f"{one['at_most_per_signal_day_95']:8.2g} {one['ns_per_sample']:5.1f}"
         )
-    promised = [report[kind.name] for kind in KINDS if kind.is_promised]
     holds = all(
-        one["found_in_1s_frac"] >= 0.95 and one["at_most_per_signal_day_95"] < 1.0
-        for one in promised
+        report[kind.name]["found_in_1s_frac"] >= 0.95 for kind in KINDS if kind.is_promised
+    ) and all(
+        report[kind.name]["at_most_per_signal_day_95"] < 1.0
+        for kind in KINDS
+        if kind.is_promised or kind.is_bounded
     )
-    print(f"95 % in 1 s at under 1 false alarm per signal-day, uncorrelated noise: {holds}")
+    print(
+        "95 % in 1 s of uncorrelated Gaussian noise, under 1 false alarm per signal-day there and "
+        f"under heavy tails: {holds}"
+    )
     if args.json:
         print(json.dumps({"kinds": report, "is_target_met": holds}))
 
