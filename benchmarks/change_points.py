@@ -37,6 +37,9 @@ class Kind:
     correlation: float = 0.0
     drift_sigmas_per_h: float = 0.0
     is_promised: bool = False
+    """95 % of steps are found in 1 s, and false alarms are rare."""
+    is_bounded: bool = False
+    """False alarms are rare, however soon steps are found."""
 
 
 def gaussian(random: np.random.Generator, number: int) -> Float:
@@ -52,13 +55,16 @@ KINDS = (
     Kind("gaussian", gaussian, is_promised=True),
     Kind("gaussian, drift 60 sigmas/h", gaussian, drift_sigmas_per_h=60.0, is_promised=True),
     Kind("gaussian, drift 360 sigmas/h", gaussian, drift_sigmas_per_h=360.0),
-    Kind("student t, 8 degrees", student(8.0)),
-    Kind("student t, 4 degrees", student(4.0)),
+    Kind("student t, 8 degrees", student(8.0), is_bounded=True),
+    Kind("student t, 4 degrees", student(4.0), is_bounded=True),
     Kind("AR(1) 0.2", gaussian, correlation=0.2),
     Kind("AR(1) 0.3", gaussian, correlation=0.3),
     Kind("AR(1) 0.5", gaussian, correlation=0.5),
     Kind("AR(1) 0.7", gaussian, correlation=0.7),
+    Kind("AR(1) 0.8", gaussian, correlation=0.8),
     Kind("AR(1) 0.9", gaussian, correlation=0.9),
+    Kind("AR(1) 0.95", gaussian, correlation=0.95),
+    Kind("AR(1) 0.7 of student t, 4", student(4.0), correlation=0.7),
 )
 
 
@@ -85,9 +91,9 @@ def watcher(num_signals: int) -> ChangePoints:
     return ChangePoints(owner, 1e-6, ChangeConfig(), max_changes=num_signals)
 
 
-def find_steps(kind: Kind, num_signals: int) -> dict[str, float | None]:
+def find_steps(kind: Kind, num_signals: int, seed: int) -> dict[str, float | None]:
     """Step every signal once; return how many were found within a second, and how soon."""
-    source, changes = Source(kind, num_signals, seed=1), watcher(num_signals)
+    source, changes = Source(kind, num_signals, seed), watcher(num_signals)
     is_new = np.ones(1, np.bool_)
     sign = np.where(np.arange(num_signals) % 2, -1.0, 1.0)
     delays = np.full(num_signals, np.nan)
@@ -107,9 +113,9 @@ def find_steps(kind: Kind, num_signals: int) -> dict[str, float | None]:
     }
 
 
-def count_false_alarms(kind: Kind, num_signals: int, minutes: float) -> dict[str, float]:
+def count_false_alarms(kind: Kind, num_signals: int, minutes: float, seed: int) -> dict[str, float]:
     """Watch noise; return false alarms and what a sample of a signal cost."""
-    source, changes = Source(kind, num_signals, seed=2), watcher(num_signals)
+    source, changes = Source(kind, num_signals, seed), watcher(num_signals)
     is_new = np.ones(1, np.bool_)
     num_samples = int(minutes * 60 * HZ)
     alarms, spent_s = 0, 0.0
@@ -136,14 +142,15 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     parser.add_argument("--signals", type=int, default=2000, help="signals of each kind of noise")
     parser.add_argument("--minutes", type=float, default=60.0, help="of noise without a step")
+    parser.add_argument("--seed", type=int, default=1, help="of steps; false alarms have the next")
     args = parser.parse_args()
     print(f"threshold {ChangeConfig().threshold_nats:.2f} nats")
     print(f"{'noise':32} {'in 1 s':>7} {'in 10 s':>8} {'mean':>7} {'p95':>7}   "
           f"{'false/h':>9} {'false/day':>9} {'at most':>8} {'ns':>5}")  # fmt: skip
     report = {}
     for kind in KINDS:
-        one = find_steps(kind, args.signals)
-        one |= count_false_alarms(kind, args.signals, args.minutes)
+        one = find_steps(kind, args.signals, args.seed)
+        one |= count_false_alarms(kind, args.signals, args.minutes, args.seed + 1)
         report[kind.name] = one
         print(
             f"{kind.name:32} {one['found_in_1s_frac']:7.2%} {one['found_in_10s_frac']:8.2%} "
@@ -151,12 +158,17 @@ def main() -> None:
             f"{one['false_alarms_per_signal_hour']:9.2g} {one['false_alarms_per_signal_day']:9.2g} "
             f"{one['at_most_per_signal_day_95']:8.2g} {one['ns_per_sample']:5.1f}"
         )
-    promised = [report[kind.name] for kind in KINDS if kind.is_promised]
     holds = all(
-        one["found_in_1s_frac"] >= 0.95 and one["at_most_per_signal_day_95"] < 1.0
-        for one in promised
+        report[kind.name]["found_in_1s_frac"] >= 0.95 for kind in KINDS if kind.is_promised
+    ) and all(
+        report[kind.name]["at_most_per_signal_day_95"] < 1.0
+        for kind in KINDS
+        if kind.is_promised or kind.is_bounded
     )
-    print(f"95 % in 1 s at under 1 false alarm per signal-day, uncorrelated noise: {holds}")
+    print(
+        "95 % in 1 s of uncorrelated Gaussian noise, under 1 false alarm per signal-day there and "
+        f"under heavy tails: {holds}"
+    )
     if args.json:
         print(json.dumps({"kinds": report, "is_target_met": holds}))
 

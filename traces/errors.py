@@ -1,12 +1,13 @@
 """Every error that Trimtab raises on purpose, in one tree.
 
     TrimtabError
-    |-- TraceError      a trace file, row or store is not what it should be
-    |-- ConfigError     a cluster, knob or column-map file has a wrong key or value
-    |-- BundleError     a policy bundle cannot be read or does not fit this code
-    |-- SimulationError the simulator was asked for something it cannot do
-    |-- FrameError      a telemetry frame is refused (runtime/telemetry/frames.py)
-    `-- MissingExtraError  an optional package is not installed
+    |-- TraceError             a trace file, row or store is not what it should be
+    |-- ConfigError            a cluster, knob or column-map file has a wrong key or value
+    |-- BundleError            a policy bundle cannot be read or does not fit this code
+    |-- SimulationError        the simulator was asked for something it cannot do
+    |-- MissingExtraError      an optional package is not installed
+    |-- FrameError             a telemetry frame is refused (runtime/telemetry/frames.py)
+    `-- ProbeUnavailableError  a probe's source is not there (runtime/telemetry/probes/probe.py)
 
 Wrong arguments to a function are plain `ValueError`. A message says what is wrong, the value,
 what was expected and what to do.

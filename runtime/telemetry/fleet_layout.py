@@ -1,5 +1,8 @@
 """Where the rows of every rack stand in the state of the fleet, and what never changes about it.
 
+A fleet that is known by its probes alone has the rows of its racks, one after another; one that a
+cluster file describes has the order and the edges that its simulation has.
+
 Does not know: values, or frames.
 """
 
@@ -9,15 +12,21 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ...env.cluster import ClusterSpec
 from ...env.state.edges import Edge, Edges
 from ...env.state.feature import Node
-from .rack_layout import RACK_NODES, RackLayout
+from ...env.state.graph import NUM_TENANTS, edges_of, graph_of
+from .features.link_features import rack_links
+from .features.server_facts import facts_of_cluster
+from .rack_layout import RACK_NODES, RackLayout, ServerPlace
 from .signals import Scope
 
 IntArray = NDArray[np.int64]
 
 NONE = -1
 """No row: padding of a rack; or no replica that a GPU serves."""
+SERVERS_PER_RACK = 32
+"""Of a cluster for which nobody says which server stands in which rack."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,6 +46,9 @@ class FleetLayout:
 
     def __post_init__(self) -> None:
         names = [rack.rack for rack in self.racks]
+        if not names:
+            msg = "racks must be at least 1, got none; a fleet is seen through its racks"
+            raise ValueError(msg)
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             msg = f"racks must have different names, got {twice!r} twice"
@@ -82,6 +94,78 @@ def fleet_of_racks(
         gpu_replica=np.full(next_row[Node.GPU], NONE, np.int64),
         gpu_server=np.concatenate(gpu_server),
     )
+
+
+def fleet_of_cluster(
+    cluster: ClusterSpec, racks: Mapping[str, Sequence[str]] | None = None
+) -> FleetLayout:
+    """Return a fleet whose nodes and edges stand as in the simulated state of its cluster.
+
+    `racks` names the servers of each rack; without it, racks `rack-000` and on have
+    `SERVERS_PER_RACK` servers each, in the order of the cluster. A server in no rack is part of
+    the fleet and never heard of. A probe is called like its server.
+
+    Raises:
+        ValueError: the cluster has no server of a name, a rack has none, or a server is in two.
+    """
+    servers = [server.name for server in cluster.servers]
+    if racks is None:
+        firsts = range(0, len(servers), SERVERS_PER_RACK)
+        racks = {
+            f"rack-{i:03d}": servers[first : first + SERVERS_PER_RACK]
+            for i, first in enumerate(firsts)
+        }
+    layouts = tuple(
+        RackLayout(rack=rack, servers=_places(cluster, names)) for rack, names in racks.items()
+    )
+    graph = graph_of(cluster)
+    return FleetLayout(
+        racks=layouts,
+        num_rows={
+            Node.GPU: len(graph.gpu_names),
+            Node.SERVER: len(servers),
+            Node.REPLICA: len(cluster.replicas),
+            Node.TENANT: NUM_TENANTS,
+            Node.LINK: len(graph.links),
+            Node.ZONE: len(graph.zones),
+            Node.FLEET: 1,
+        },
+        rows=rows_by_name(layouts, servers, _server_rows(cluster)),
+        gpu_replica=graph.gpu_replica,
+        gpu_server=graph.gpu_server,
+        edges=edges_of(cluster),
+    )
+
+
+def _places(cluster: ClusterSpec, names: Sequence[str]) -> tuple[ServerPlace, ...]:
+    return tuple(
+        ServerPlace(
+            server=facts.name,
+            probe=facts.name,
+            num_gpus=len(facts.gpus),
+            num_replicas=len(facts.replicas),
+            num_links=len(rack_links((facts,))),
+        )
+        for facts in facts_of_cluster(cluster, names)
+    )
+
+
+def _server_rows(cluster: ClusterSpec) -> dict[Node, dict[str, list[int]]]:
+    """Return which rows of GPUs, replicas and links each server's own ones are, in its order."""
+    graph = graph_of(cluster)
+    gpus = {name: row for row, name in enumerate(graph.gpu_names)}
+    links = {link.name: row for row, link in enumerate(graph.links)}
+    rows: dict[Node, dict[str, list[int]]] = {Node.GPU: {}, Node.LINK: {}}
+    rows[Node.REPLICA] = {server.name: [] for server in cluster.servers}
+    for row, replica in enumerate(cluster.replicas):
+        rows[Node.REPLICA][replica.server].append(row)
+    for server in cluster.servers:
+        names = [f"{server.name}/gpu-{k}" for k in range(server.num_gpus)]
+        rows[Node.GPU][server.name] = [gpus[name] for name in names]
+        ports = (f"{server.name}/nvlink", *(f"{n}/pcie" for n in names), f"{server.name}/network")
+        # without a fabric there is no `nvlink`, and GPUs that share lanes have one `pcie`
+        rows[Node.LINK][server.name] = [links[port] for port in ports if port in links]
+    return rows
 
 
 def rows_by_name(

@@ -36,7 +36,10 @@ class Reason(StrEnum):
     DROPPED = "dropped", "a frame thrown away because its queue or link was full or down"
     NOT_FINITE = "not_finite", "an infinite value, made absent"
     OUT_OF_RANGE = "out_of_range", "a value outside its signal's range, made absent"
-    UNRELIABLE = "unreliable", "a clock exchange that contradicts the ones before: a step, or a lie"
+    UNRELIABLE = (
+        "unreliable",
+        "a clock exchange that contradicts those before, or a frame of a probe that lies",
+    )
 
 
 class Counts:

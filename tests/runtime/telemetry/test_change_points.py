@@ -13,10 +13,12 @@ from trimtab.runtime.telemetry.change_points import (
 )  # fmt: skip
 
 
-def watch(values: np.ndarray, least_change: float = 1e-3) -> list[tuple[int, int]]:
+def watch(
+    values: np.ndarray, least_change: float = 1e-3, config: ChangeConfig | None = None
+) -> list[tuple[int, int]]:
     """Return (sample, signal) of every change in [samples, signals]."""
     owner = np.zeros(values.shape[1], np.int32)
-    changes = ChangePoints(owner, least_change, max_changes=values.shape[1])
+    changes = ChangePoints(owner, least_change, config, max_changes=values.shape[1])
     is_new = np.ones(1, np.bool_)
     return [
         (t, int(i))
@@ -61,6 +63,76 @@ def test_steps_of_three_sigmas_are_found_within_a_second(sign: int):
     assert len(in_time) >= 0.95 * 500
 
 
+def correlated(num_samples: int, num_signals: int, correlation: float, seed: int) -> np.ndarray:
+    """AR(1) noise of spread 1."""
+    shocks = noise(num_samples, num_signals, seed)
+    values = shocks.copy()
+    for t in range(1, num_samples):
+        values[t] = correlation * values[t - 1] + math.sqrt(1 - correlation**2) * shocks[t]
+    return values
+
+
+@pytest.mark.parametrize("correlation", [0.9, 0.95])
+def test_a_jump_in_a_signal_that_follows_itself_is_found(correlation: float):
+    values = correlated(1515, 400, correlation, seed=8)
+    values[1500:, ::2] += 3.0
+    values[1500:, 1::2] -= 3.0
+    found = watch(values)
+    assert sum(t < 1500 for t, _ in found) <= 2  # 0.7 signal-days
+    assert len({i for t, i in found if 1500 <= t < 1510}) >= 0.8 * 400
+
+
+def test_a_jump_that_returns_at_once_is_no_change():
+    values = correlated(1100, 200, 0.9, seed=9)
+    values[1000] += 20.0
+    assert watch(values) == []
+
+
+def test_where_large_innovations_are_common_jumps_are_part_of_the_noise():
+    # shocks of Student's t with 3 degrees in signals that follow themselves: 0.7 signal-days
+    shocks = np.random.default_rng(6).standard_t(3, (4000, 200))
+    values = shocks.copy()
+    for t in range(1, 4000):
+        values[t] = 0.9 * values[t - 1] + shocks[t]
+    number = sum(t >= 1000 for t, _ in watch(values))
+    assert number <= 20
+    heedless = ChangeConfig(most_large_frac=1.0)
+    assert sum(t >= 1000 for t, _ in watch(values, config=heedless)) > 10 * number
+
+
+def test_heavy_tails_raise_hardly_a_false_alarm():
+    # Student's t with 4 degrees: 4.6 signal-days
+    values = np.random.default_rng(3).standard_t(4, (2000, 2000)) / math.sqrt(2.0)
+    assert len(watch(values)) <= 4
+
+
+def test_a_slow_drift_is_followed():
+    values = noise(3000, 200, seed=1) + np.linspace(0, 5, 3000)[:, None]
+    assert watch(values) == []
+
+
+def test_absent_samples_change_nothing():
+    values = noise(700, 50, seed=2)
+    values[500:] += 6.0
+    gaps = np.full((1400, 50), np.nan)
+    gaps[::2] = values
+    found = watch(values)
+    assert [(t // 2, i) for t, i in watch(gaps)] == found
+    assert len(found) == 50
+
+
+def test_spread_is_learned_and_forgotten():
+    owner = np.repeat(np.arange(2, dtype=np.int32), 20)
+    changes = ChangePoints(owner, 1e-3)
+    scale = np.linspace(0.1, 4.0, 40)
+    for row in scale * noise(2000, 40):
+        changes.update(row.astype(np.float32), np.ones(2, np.bool_))
+    np.testing.assert_allclose(changes.sigma, scale, rtol=0.3)
+    changes.forget(1)
+    assert (changes.sigma[20:] == 0).all()
+    assert (changes.sigma[:20] > 0).all()
+
+
 def test_noise_raises_no_alarm_in_signal_days():
     # 1,500 signals for 100 s each: 1.7 signal-days
     assert watch(noise(1000, 1500, seed=5)) == []
@@ -98,10 +170,7 @@ def test_a_second_step_is_found_after_the_first():
 
 
 def test_correlated_noise_raises_no_alarm_that_independent_noise_would_not():
-    shocks, values = noise(3000, 200, seed=4), np.zeros((3000, 200))
-    for t in range(1, 3000):
-        values[t] = 0.7 * values[t - 1] + math.sqrt(1 - 0.49) * shocks[t]
-    assert len(watch(values)) <= 1  # 0.7 signal-days
+    assert len(watch(correlated(3000, 200, 0.7, seed=4))) <= 1  # 0.7 signal-days
 
 
 def test_owners_without_a_sample_are_left_alone_and_absent_values_too():
