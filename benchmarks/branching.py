@@ -16,15 +16,14 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from trimtab.agents.fleet_vec_env import FleetVecEnv
 from trimtab.agents.threaded_envs import ThreadedVecEnv
-from trimtab.env.cluster import ClusterSpec
 from trimtab.env.knobs import ANALYTIC_SCORER_KNOBS
+from trimtab.env.repeated_cluster import repeated_cluster
 from trimtab.env.reward import ScenarioTasks
 from trimtab.env.scenario import Part, Scenario, azure_scenario
 from trimtab.env.short_term_env import EpisodeConfig, ShortTermEnv
@@ -40,25 +39,12 @@ NUM_WORKLOADS = 8
 MICRO = 1e6
 
 
-def repeat_cluster(cluster: ClusterSpec, times: int) -> ClusterSpec:
-    """Return a cluster of so many copies of another."""
-    servers = [
-        replace(one, name=f"{one.name}-{i}") for i in range(times) for one in cluster.servers
-    ]
-    replicas = [
-        replace(one, name=f"{one.name}-{i}", server=f"{one.server}-{i}")
-        for i in range(times)
-        for one in cluster.replicas
-    ]
-    return replace(cluster, servers=tuple(servers), replicas=tuple(replicas))
-
-
 def make_fleet(scenario: Scenario, times: int) -> SimulatedFleet:
     """A fleet in mid-run."""
     rate_rps = times * scenario.rate_rps
     trace = superpose(scenario.parts[Part.TRAIN], rate_rps=rate_rps, span_s=SPAN_S, seed=0)
     workload = compile_workload(trace, name="branching", levels=scenario.levels)
-    cluster = repeat_cluster(scenario.cluster, times)
+    cluster = repeated_cluster(scenario.cluster, times)
     fleet = SimulatedFleet(cluster, workload, scenario.config)
     fleet.reset(seed=0, knobs=ANALYTIC_SCORER_KNOBS)
     fleet.run_until(SPAN_S / 2)

@@ -9,7 +9,7 @@ Does not know: the encoder, or how states become tensors.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -93,25 +93,6 @@ def draw_cluster(seed: int, num_servers: int) -> ClusterSpec:
                 )
             )
     return ClusterSpec(name=f"random-{seed}", servers=tuple(servers), replicas=tuple(replicas))
-
-
-def repeated_cluster(cluster: ClusterSpec, times: int) -> ClusterSpec:
-    """Return a cluster of so many copies of another, with names of their own."""
-    if times < 1:
-        msg = f"times must be at least 1, got {times}"
-        raise ValueError(msg)
-    return replace(
-        cluster,
-        name=f"{cluster.name}-x{times}",
-        servers=tuple(
-            replace(one, name=f"{one.name}-{i}") for i in range(times) for one in cluster.servers
-        ),
-        replicas=tuple(
-            replace(one, name=f"{one.name}-{i}", server=f"{one.server}-{i}")
-            for i in range(times)
-            for one in cluster.replicas
-        ),
-    )
 
 
 @lru_cache(maxsize=64)

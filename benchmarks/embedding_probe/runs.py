@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trimtab.env.cluster import ClusterSpec, ReplicaSpec, ServerSpec
+from trimtab.env.repeated_cluster import repeated_cluster
 from trimtab.env.scenario import Part
 from trimtab.graph_encoder.sequence_file import load_sequence, save_sequence
 from trimtab.graph_encoder.state_sequences import (
@@ -18,7 +19,6 @@ from trimtab.graph_encoder.state_sequences import (
     StateSequence,
     fleet_saturation_rps,
     record_sequence,
-    repeated_cluster,
 )
 
 MODEL = "llama-3-70b"

@@ -1,29 +1,14 @@
 """The embedding's benchmark: its runs, its splits, and probes of vectors whose worth is known."""
 
-import importlib
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from loading import load
 
 from trimtab.env.scenario import Part
 from trimtab.graph_encoder.attention_encoder import AttentionEncoder
 from trimtab.graph_encoder.raw_vectors import summary_names
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-if not BENCHMARKS.exists():
-    pytest.skip("the installed package has no benchmarks", allow_module_level=True)
-
-
-def load(name):
-    """Return a benchmark as a module; they lie beside the package, and import each other."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-
 
 embedding, runs = load("embedding"), load("embedding_probe.runs")
 vectors, kept = load("embedding_probe.vectors"), load("embedding_probe.survival")

@@ -3,17 +3,13 @@
 import importlib.util
 import json
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from loading import BENCHMARKS
 
 from trimtab.env.state.random_state import FleetSize
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-if not BENCHMARKS.exists():
-    pytest.skip("the installed package has no benchmarks", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")

@@ -5,26 +5,10 @@ Tests that need the shared measurements are skipped where those are absent (set 
 
 import csv
 import gzip
-import importlib
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-if not BENCHMARKS.exists():
-    pytest.skip("the installed package has no benchmarks", allow_module_level=True)
-
-
-def load(name):
-    """Return a benchmark as a module; they lie beside the package, and import each other."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-
+from loading import load
 
 replays, points = load("replays"), load("serving_points")
 SHARED = replays.shared_dir()

@@ -1,19 +1,12 @@
 """The telemetry benchmark in small and in fake time: what it claims must hold at any size."""
 
-import importlib
-import sys
-from pathlib import Path
-
 import pytest
+from loading import load
 
 from trimtab.runtime.telemetry.reasons import Reason
 from trimtab.runtime.telemetry.simulated.faults import NO_FAULTS, FaultRates
 from trimtab.runtime.telemetry.simulated.layout import SimulatedLayout
 from trimtab.runtime.telemetry.simulated_probes import FleetShape
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-if not BENCHMARKS.exists():
-    pytest.skip("the installed package has no benchmarks", allow_module_level=True)
 
 # Many more faults than in a real fleet, so that a short run has some of each.
 FAULTS = FaultRates(
@@ -29,17 +22,12 @@ FAULTS = FaultRates(
 SECONDS = 6.0
 
 
-def load(name):
-    """Return a part of the benchmark; they lie beside the package, and import each other."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        return importlib.import_module(f"telemetry_path.{name}")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-
-
-schedules, runs, observers = load("schedule"), load("in_process"), load("observer")
-clocks, paths = load("clocks"), load("path")
+schedules, runs, observers = (
+    load("telemetry_path.schedule"),
+    load("telemetry_path.in_process"),
+    load("telemetry_path.observer"),
+)
+clocks, paths = load("telemetry_path.clocks"), load("telemetry_path.path")
 
 
 @pytest.fixture(scope="module")

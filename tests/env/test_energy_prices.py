@@ -2,13 +2,12 @@
 
 import csv
 import gzip
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from shared_data import SHARED
 
-import trimtab
 from trimtab.env.energy_prices import (
     WORLD_AVERAGE,
     EnergyConfig,
@@ -19,9 +18,6 @@ from trimtab.env.energy_prices import (
 )
 from trimtab.traces.errors import ConfigError
 
-SHARED = Path(
-    os.environ.get("TRIMTAB_SHARED", Path(trimtab.__file__).resolve().parent.parent / "shared")
-)
 RECORD = SHARED / "traces/energy/carbon_price_hourly.csv.gz"
 ZONES = ("au-nsw", "ca-on", "de-lu", "sg", "us-cal-ciso", "us-mida-pjm", "us-ny-nyis",
          "us-tex-erco")  # fmt: skip

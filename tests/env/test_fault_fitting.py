@@ -1,20 +1,14 @@
 """Fits of recorded losses: by hand on small records, and on the shared ones where they are."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
+from shared_data import SHARED
 
-import trimtab
 from trimtab.env.fault_file import load_faults
 from trimtab.env.fault_fitting import fit_server_faults, fit_spot, quantile_mean
 from trimtab.env.simulator.faults import FaultConfig, Places, draw_trouble
 from trimtab.traces.errors import ConfigError
 
-SHARED = Path(
-    os.environ.get("TRIMTAB_SHARED", Path(trimtab.__file__).resolve().parent.parent / "shared")
-)
 SERVER_RECORD = SHARED / "traces/infinitehbd_faults/fault_trace.csv.gz"
 SPOT_RECORD = SHARED / "traces/skypilot_spot/spot_availability_rle.csv.gz"
 needs_servers = pytest.mark.skipif(

@@ -1,10 +1,10 @@
 """Readers of the public profiles: figures of the tables, and the accuracy that they allow."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from shared_data import SHARED
 
 import trimtab
 from trimtab.env.calibration_file import bundled_calibration
@@ -22,7 +22,6 @@ from trimtab.env.profiles.samples import IterationSamples, Phase, batch_columns
 from trimtab.traces.errors import ConfigError
 
 ROOT = Path(trimtab.__file__).resolve().parent
-SHARED = Path(os.environ.get("TRIMTAB_SHARED", ROOT.parent / "shared"))
 PROFILES = SHARED / "profiles"
 needs_profiles = pytest.mark.skipif(
     not PROFILES.is_dir(), reason=f"no public profiles in '{PROFILES}'; set TRIMTAB_SHARED"

@@ -5,6 +5,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
+from trimtab.env.repeated_cluster import repeated_cluster
 from trimtab.env.state.feature import Node
 from trimtab.graph_encoder import sequence_file
 from trimtab.graph_encoder.sequence_file import load_sequence, save_sequence
@@ -14,7 +15,6 @@ from trimtab.graph_encoder.state_sequences import (
     StateSequence,
     draw_cluster,
     record_sequence,
-    repeated_cluster,
 )
 from trimtab.traces.errors import BundleError
 

