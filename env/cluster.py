@@ -149,6 +149,8 @@ class ReplicaSpec:
     """Which phase of a request it takes."""
     initial_state: InitialState = InitialState.READY
     """How it stands when a run begins: standby replicas are stopped or asleep."""
+    is_spill: bool = False
+    """It is kept for emergencies: short requests are sent there while the shield says so."""
     engine_init_s: float = DEFAULT_ENGINE_INIT_S
     """Time from loaded weights to ready at a cold start."""
     gpu_frac: float = 1.0

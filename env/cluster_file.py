@@ -208,6 +208,8 @@ class _ReplicaEntry(Entry):
     """Which phase of a request it takes."""
     initial_state: Annotated[InitialState, Field(strict=False)] = InitialState.READY
     """How it stands when a run begins; standby replicas are stopped or asleep."""
+    is_spill: bool = False
+    """It is kept for emergencies: short requests are sent there while the shield says so."""
     engine_init_s: float = Field(default=DEFAULT_ENGINE_INIT_S, ge=0, allow_inf_nan=False)
     """Time from loaded weights to ready at a cold start, s."""
     gpu_frac: float = Field(default=1.0, gt=0, le=1)
@@ -242,6 +244,7 @@ class _ReplicaEntry(Entry):
             power_cap_w=self.power_cap_w,
             role=self.role,
             initial_state=self.initial_state,
+            is_spill=self.is_spill,
             engine_init_s=self.engine_init_s,
             gpu_frac=self.gpu_frac,
             sharing=self.sharing,
