@@ -13,6 +13,7 @@ import numpy as np
 from ..traces.hashing import mix64
 from .compiled import compiled, inlined
 from .latency import base_time_s
+from .masks import Mask
 
 # What a gateway knows of one replica. "Own" counts are kept by the gateway at every dispatch,
 # first token and finish; "scraped" ones are as old as the last metrics page.
@@ -38,6 +39,8 @@ VIEW_DTYPE = np.dtype(
         ("prefill_token_s", np.float64),  # static: nominal seconds a token of a full chunk
         ("model", np.int64),  # static: which of the fleet's models it serves
         ("role", np.int64),  # static: 0 takes all, 1 only prefill, 2 only decode
+        ("mask", np.int64),  # from the shield: `Mask` bits, why nobody may send it anything
+        ("max_outstanding", np.float64),  # from the shield: infinity for no limit
     ]
 )
 
@@ -52,6 +55,8 @@ QUERY_DTYPE = np.dtype(
         ("tpot_slo_s", np.float64),
         ("model", np.int32),
         ("phase", np.int32),  # 0 a new request, 1 one that has its prefill behind it
+        ("group", np.int32),  # row of the restrictions that it is under
+        ("may_spill", np.int32),  # 1 if it may go to replicas that are kept for emergencies
     ]
 )
 
@@ -63,6 +68,8 @@ TERM_NAMES = (
 )
 NUM_TERMS = len(TERM_NAMES)
 
+# A replica that is masked for this alone takes what may spill.
+_SPILL = int(Mask.SPILL)
 # KV usage above which placing more work is penalised: vLLM starts to preempt near full.
 KV_HINGE_FRAC = 0.8
 # Batch size that the batch term is counted in.
@@ -203,34 +210,40 @@ def scorer_cost(v, coefficients, query, limits, knobs, uncached_tokens, now_s):
 
 
 @inlined
-def can_take(view, query, replica):
-    """Whether a replica is up, serves model and phase, and could hold the request in its KV."""
+def can_take(view, query, bias, replica):
+    """Whether a replica is up, serves model and phase, could hold the request, and may have it.
+
+    `bias` is infinite where the request's group may not go.
+    """
     v = view[replica]
     fits = query.input_tokens + query.expected_output_tokens <= v.kv_capacity_tokens
     has_role = v.role == 0 or v.role == query.phase + 1
-    return v.is_available != 0 and v.model == query.model and has_role and fits
+    is_able = v.is_available != 0 and v.model == query.model and has_role and fits
+    is_spared = v.mask == 0 or (v.mask == _SPILL and query.may_spill != 0)
+    has_room = v.outstanding_requests < v.max_outstanding
+    return is_able and is_spared and has_room and bias[replica] < np.inf
 
 
 @compiled
-def _waiting_span(view, query):
+def _waiting_span(view, query, bias):
     """Return minimum and span of the waiting requests over the replicas that can take it."""
     lowest, highest = np.inf, -np.inf
     for r in range(view.size):
-        if can_take(view, query, r):
+        if can_take(view, query, bias, r):
             lowest = min(lowest, view[r].waiting_requests)
             highest = max(highest, view[r].waiting_requests)
     return lowest, highest - lowest
 
 
 @compiled
-def _cache_aware_stage(view, query, hit_tokens, knobs):
+def _cache_aware_stage(view, query, hit_tokens, knobs, bias):
     """Return which rule of the cache-aware gate applies: shortest queue, best match, free cache.
 
     Source: SGLang router, policy cache_aware.
     """
     fewest, most, best_hit = np.inf, 0.0, 0
     for r in range(view.size):
-        if can_take(view, query, r):
+        if can_take(view, query, bias, r):
             outstanding = float(view[r].outstanding_requests)
             fewest, most = min(fewest, outstanding), max(most, outstanding)
             best_hit = max(best_hit, hit_tokens[r])
@@ -256,10 +269,14 @@ def _cache_aware_cost(stage, view, query, hit_tokens, replica):
 
 
 def cache_aware_costs(
-    view: np.ndarray, query: np.ndarray, hit_tokens: np.ndarray, knobs: np.ndarray
+    view: np.ndarray,
+    query: np.ndarray,
+    hit_tokens: np.ndarray,
+    knobs: np.ndarray,
+    bias: np.ndarray,
 ) -> tuple[int, list[float]]:
     """Return the rule of the cache-aware gate that applies, and each replica's cost by it."""
-    stage = _cache_aware_stage(view, query[0], hit_tokens, knobs[0])
+    stage = _cache_aware_stage(view, query[0], hit_tokens, knobs[0], bias)
     costs = [_cache_aware_cost(stage, view, query[0], hit_tokens, r) for r in range(view.size)]
     return int(stage), costs
 
@@ -270,17 +287,18 @@ def choose_replica(
 ):
     """Return (whether a replica can take the request, which one is cheapest).
 
-    Ties go to the lowest index, except that `num_choices` draws its candidates at random.
+    `bias` [R] is that of the request's group: what is added to each cost, infinite where it may
+    not go. Ties go to the lowest index, except that `num_choices` draws its candidates at random.
     """
     num_replicas = view.size
     waiting_min, waiting_span = 0.0, 0.0
     if knobs.waiting_share_weight != 0.0:
-        waiting_min, waiting_span = _waiting_span(view, query)
+        waiting_min, waiting_span = _waiting_span(view, query, bias)
     scale = (cursor, num_replicas, waiting_min, waiting_span)
     has_heuristics = has_heuristic_terms(knobs)
     limits = request_limits(query)
     is_gated = knobs.hit_threshold_frac > 0.0
-    stage = _cache_aware_stage(view, query, hit_tokens, knobs) if is_gated else 0
+    stage = _cache_aware_stage(view, query, hit_tokens, knobs, bias) if is_gated else 0
     is_found, best, best_cost = False, 0, np.inf
     num_draws = int(knobs.num_choices)
     first = int(next_uniform(random_state) * num_replicas) if num_draws > 0 else 0
@@ -290,7 +308,7 @@ def choose_replica(
             # Later draws differ from the first, so two choices are two replicas.
             offset = 1 + int(next_uniform(random_state) * (num_replicas - 1)) if i > 0 else 0
             r = (first + offset) % num_replicas
-        if not can_take(view, query, r):
+        if not can_take(view, query, bias, r):
             continue
         if is_gated:
             cost = _cache_aware_cost(stage, view, query, hit_tokens, r)
@@ -311,7 +329,7 @@ def choose_replica(
             is_found, best, best_cost = True, r, cost
     if not is_found and num_draws > 0:
         for r in range(num_replicas):
-            if can_take(view, query, r):
+            if can_take(view, query, bias, r):
                 return True, r
     return is_found, best
 
@@ -389,7 +407,7 @@ def explain(
 ) -> list[dict[str, float]]:
     """Return, for each replica, the named parts of its cost (random and cursor terms are 0)."""
     parts = []
-    scale = (0, view.size, *_waiting_span(view, query[0]))
+    scale = (0, view.size, *_waiting_span(view, query[0], bias))
     random_state = np.zeros(1, dtype=np.uint64)
     knobs = knobs.copy()
     knobs["random_weight"] = knobs["round_robin_weight"] = 0.0

@@ -80,7 +80,11 @@ class Placement:
 
 
 def _drawn(
-    view: np.ndarray, query: np.ndarray, knobs: np.ndarray, random_state: np.ndarray
+    view: np.ndarray,
+    query: np.ndarray,
+    knobs: np.ndarray,
+    bias: np.ndarray,
+    random_state: np.ndarray,
 ) -> list[int]:
     """Return the replicas that the gateway looks at, in its order; moves the random state on."""
     num_replicas, num_draws = view.size, int(knobs["num_choices"][0])
@@ -91,7 +95,7 @@ def _drawn(
         for _ in range(num_draws - 1):
             offsets.append(1 + int(next_uniform(random_state) * (num_replicas - 1)))
         order = list(dict.fromkeys((first + offset) % num_replicas for offset in offsets))
-    return [r for r in order if can_take(view, query[0], r)]
+    return [r for r in order if can_take(view, query[0], bias, r)]
 
 
 def _costs(
@@ -100,12 +104,13 @@ def _costs(
     """Return the rule, the candidates in the gateway's order, and the terms of all replicas."""
     view, hits = arrays.seen_views[place], arrays.seen_hits[place]
     knobs, row = arrays.knobs, arrays.placements[place]
-    order = _drawn(view, query, knobs, random_state)
+    bias = arrays.bias[int(query["group"][0])]
+    order = _drawn(view, query, knobs, bias, random_state)
     if knobs["hit_threshold_frac"][0] > 0.0:
-        stage, costs = cache_aware_costs(view, query, hits, knobs)
+        stage, costs = cache_aware_costs(view, query, hits, knobs, bias)
         rule, term = GATE_RULES[stage]
         return rule, order, [{term: float(cost)} for cost in costs]
-    terms = explain(view, arrays.nominal, query, hits, knobs, arrays.bias, float(row["at_s"]))
+    terms = explain(view, arrays.nominal, query, hits, knobs, bias, float(row["at_s"]))
     for r in order:
         distance = float((r - int(row["cursor"])) % view.size) / view.size
         turn = float(knobs["round_robin_weight"][0]) * distance

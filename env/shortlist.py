@@ -126,7 +126,7 @@ def choose_candidate(
         else:
             r = holders[i - num_kept - num_steps].replica
         cost = np.inf
-        if r != _NOBODY and can_take(view, query, r):
+        if r != _NOBODY and can_take(view, query, bias, r):
             uncached_tokens = query.input_tokens - hit_tokens[r]
             cost = bias[r] + scorer_cost(
                 view[r], nominal[r], query, limits, knobs, uncached_tokens, now_s

@@ -16,9 +16,11 @@ from .fleet import WindowOutcome
 from .hardware import unknown_name_message
 from .knobs import Knobs
 from .kpis import Kpis, Production, compute_kpis, credit_by_window, production
+from .restrictions import ReplicaLimits
 from .simulator.cluster_setup import cap_w
 from .simulator.faults import TroubleRecord, draw_trouble, places_of
 from .simulator.fleet_loop import num_open, refresh_view
+from .simulator.guardrails import set_bias, set_limits
 from .simulator.layout import ASLEEP, DECODING, READY, ROLE_PREFILL, STOPPED, SimulationArrays
 from .simulator.orders import (
     can_move,
@@ -137,9 +139,18 @@ class SimulatedFleet:
         """Set the knobs from here on."""
         arrays = self.arrays
         arrays.knobs[:] = knobs.record()
-        arrays.bias[:] = 0.0
-        arrays.bias[: knobs.replica_bias.size] = knobs.replica_bias
+        arrays.knob_bias[:] = 0.0
+        arrays.knob_bias[: knobs.replica_bias.size] = knobs.replica_bias
+        set_bias(arrays)
         refresh_view(self._sim)
+
+    def limit(self, limits: ReplicaLimits) -> None:
+        """Let each replica have no more than this from here on.
+
+        Raises:
+            ValueError: the limits are of another number of replicas.
+        """
+        set_limits(self.arrays, limits)
 
     def start(self, replica: int) -> None:
         """Begin to start a stopped replica; it serves when its weights and engine are ready.
@@ -214,6 +225,8 @@ class SimulatedFleet:
             fault = "would come to a prefill replica"
         elif self._is_ordered(request):
             fault = "has been ordered to migrate already"
+        elif not self._may_go(request, to_replica):
+            fault = "may not go there by the rules in force"
         elif not can_move(self._sim, to_replica, request, pages):
             fault = f"finds no room for {pages} KV pages"
         if fault:
@@ -237,6 +250,11 @@ class SimulatedFleet:
             msg = f"factor must be in [0, 1], got {factor}"
             raise ValueError(msg)
         order_link(self._sim, topology.link_index(name), float(factor))
+
+    def _may_go(self, request: int, replica: int) -> bool:
+        group = int(self.requests[request]["query"]["group"])
+        is_barred = self.arrays.views["mask"].reshape(-1, self.arrays.replicas.size)[0, replica]
+        return bool(np.isfinite(self.arrays.group_costs[group, replica]) and not is_barred)
 
     def _is_ordered(self, request: int) -> bool:
         rows = self.arrays.transfers[: self.arrays.fleet[0]["num_transfers"]]

@@ -124,15 +124,15 @@ def _choose(sim, g, query, now_s):
     if fleet.num_candidates > 0 and can_use_shortlist(knobs):
         is_found, r, gateway.walk = choose_candidate(
             views_of(sim, g), nominal_of(sim), query, hits_of(sim),
-            matched_of(sim)[: fleet.num_matched], knobs, bias_of(sim), now_s,
+            matched_of(sim)[: fleet.num_matched], knobs, bias_of(sim, query.group), now_s,
             shortlist_of(sim, g, query.model, min(query.priority, NUM_PRIORITIES - 1)),
             (gateway.walk, fleet.num_candidates),
         )  # fmt: skip
         if is_found:
             return is_found, r
     return choose_replica(
-        views_of(sim, g), nominal_of(sim), query, hits_of(sim), knobs, bias_of(sim), now_s,
-        gateway.cursor, random_of(sim, 2 * g), terms_of(sim),
+        views_of(sim, g), nominal_of(sim), query, hits_of(sim), knobs, bias_of(sim, query.group),
+        now_s, gateway.cursor, random_of(sim, 2 * g), terms_of(sim),
     )  # fmt: skip
 
 
@@ -178,8 +178,9 @@ def dispatch(sim, index, now_s):
 def _least_of_kind(sim, g, query, kv_kind):
     """Return (whether there is one, the replica of a KV format that has fewest requests)."""
     views, is_found, best = views_of(sim, g), False, 0
+    bias = bias_of(sim, query.group)
     for r in range(views.size):
-        if replicas_of(sim)[r].kv_kind != kv_kind or not can_take(views, query, r):
+        if replicas_of(sim)[r].kv_kind != kv_kind or not can_take(views, query, bias, r):
             continue
         if not is_found or views[r].outstanding_requests < views[best].outstanding_requests:
             is_found, best = True, r
@@ -197,8 +198,8 @@ def choose_decoder(sim, index, now_s):
     query.phase = 1
     hits[:] = query.input_tokens
     is_found, r = choose_replica(
-        views_of(sim, g), nominal_of(sim), query, hits, knobs_of(sim), bias_of(sim), now_s,
-        fleet.decode_cursor, random_of(sim, 2 * g), terms_of(sim),
+        views_of(sim, g), nominal_of(sim), query, hits, knobs_of(sim), bias_of(sim, query.group),
+        now_s, fleet.decode_cursor, random_of(sim, 2 * g), terms_of(sim),
     )  # fmt: skip
     hits[:] = 0
     fleet.num_matched = 0

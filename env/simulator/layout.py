@@ -43,6 +43,7 @@ REQUEST_DTYPE = np.dtype(
         ("num_blocks", np.int32),
         ("extra_sequences", np.int32),  # beyond one: n, best_of or beam width, less 1
         ("adapter", np.int32),  # its number from 1, 0 for none
+        ("tenant", np.int32),
         ("output_first_block", np.int64),  # what its answer adds to the chain of its next turn
         ("num_output_blocks", np.int32),
         # What happens to it.
@@ -435,7 +436,10 @@ class SimulationArrays(NamedTuple):
     slowdowns: np.ndarray  # SLOWDOWN_DTYPE [R, K], sorted, padded with at_s = inf
     events: np.ndarray  # EVENT_DTYPE [K], sorted by time
     knobs: np.ndarray  # KNOBS_DTYPE [1]
-    bias: np.ndarray  # float64 [R]
+    bias: np.ndarray  # float64 [groups, R], what is added to a cost: the sum of the next three
+    group_costs: np.ndarray  # float64 [groups, R], penalties, infinite where masked
+    knob_bias: np.ndarray  # float64 [R]
+    penalties: np.ndarray  # float64 [R], from the shield
     hits: np.ndarray  # int64 [R], scratch: cached prompt tokens of the request in hand
     matched: np.ndarray  # int64 [R], scratch: the replicas whose hits are not 0
     terms: np.ndarray  # float64 [NUM_TERMS], scratch

@@ -46,7 +46,7 @@ from .layout import (
 
 _COMPILED_FILES = (
     *("compiled.py", "dispatch.py", "energy.py", "knobs.py", "latency.py", "shortlist.py"),
-    "topology.py",
+    *("masks.py", "topology.py"),
     "../traces/hashing.py",
 )
 _SIZES = (
@@ -76,6 +76,7 @@ _SIZES = (
     "num_life",
     "num_placements",
     "num_pages",
+    "num_groups",
 )
 
 
@@ -131,6 +132,7 @@ def handle(arrays: SimulationArrays) -> np.ndarray:
         arrays.life.size,
         arrays.placements.size,
         arrays.pages.shape[2],
+        arrays.bias.shape[0],
     )
     for name, size in zip(_SIZES, sizes, strict=True):
         record[name] = size
@@ -304,9 +306,10 @@ def knobs_of(sim):
 
 
 @compiled
-def bias_of(sim):
-    """Additive score of each replica [R]."""
-    return carray(_pointer(sim.bias_at), (sim.num_replicas,), np.float64)
+def bias_of(sim, group):
+    """What is added to each replica's cost for a request of a group, infinite: masked [R]."""
+    shape = (sim.num_groups, sim.num_replicas)
+    return carray(_pointer(sim.bias_at), shape, np.float64)[group]
 
 
 @compiled

@@ -19,6 +19,7 @@ from ..energy import power_range
 from ..energy_prices import EnergyConfig
 from ..knobs import Knobs
 from ..latency import LATENCY_DTYPE
+from ..restrictions import Restrictions, no_limits, unrestricted
 from ..roofline import latency_coefficients
 from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
 from ..topology import topology_of
@@ -27,6 +28,7 @@ from .cluster_setup import cap_w, fill_fleet, fill_replicas, link_arrays, share_
 from .engine_setup import engine_memory_arrays, make_cache
 from .faults import FaultConfig, draw_link_events, draw_slowdowns, draw_trouble, places_of
 from .fleet_loop import begin
+from .guardrails import assign_groups, group_costs, set_limits
 from .layout import (
     EVENT_DTYPE,
     FLEET_DTYPE,
@@ -91,6 +93,9 @@ class FleetConfig:
     is_async_scheduling: bool = False
     """Engines compose a batch while the one before it runs (vLLM's async scheduling, SGLang's
     overlap): a request that arrives at a busy engine waits for one iteration more."""
+
+    restrictions: Restrictions | None = None
+    """What each tenant's requests may use; None lets all use all."""
 
     def __post_init__(self) -> None:
         if self.scrape_interval_s <= 0:
@@ -172,6 +177,7 @@ def _make_view(
     view["prefill_stretch"] = 1.0
     view["kv_capacity_tokens"] = replicas["total_pages"] * page_tokens
     view["model"] = models
+    view["max_outstanding"] = np.inf
     return np.tile(view, num_gateways)
 
 
@@ -296,9 +302,13 @@ def allocate(
     set_tariffs(replicas, cluster, config.energy)
     kinds, replicas["kind"] = np.unique(nominal, return_inverse=True)
     most_tokens = int(replicas["max_batch_tokens"].max() + replicas["max_num_seqs"].max())
-    bias = np.zeros(num_replicas)
-    bias[: knobs.replica_bias.size] = knobs.replica_bias
+    restrictions = config.restrictions or unrestricted(num_replicas)
+    limits = no_limits(cluster)
+    costs = group_costs(restrictions, num_replicas)
+    knob_bias = np.zeros(num_replicas)
+    knob_bias[: knobs.replica_bias.size] = knobs.replica_bias
     requests = _requests_of(workload, names)
+    assign_groups(requests, workload, restrictions)
     fleet["next_release"] = hold_back(requests, config.closed_loop_requests)
     arrays = SimulationArrays(
         fleet=fleet,
@@ -327,7 +337,10 @@ def allocate(
         ),
         events=_draw_events(cluster, config, horizon_s, seed),
         knobs=knobs.record(),
-        bias=bias,
+        bias=costs + knob_bias,
+        group_costs=costs,
+        knob_bias=knob_bias,
+        penalties=np.zeros(num_replicas),
         hits=np.zeros(num_replicas, dtype=np.int64),
         matched=np.zeros(num_replicas, dtype=np.int64),
         terms=np.zeros(NUM_TERMS),
@@ -340,5 +353,6 @@ def allocate(
         ),
         throttled=nominal.copy(),
     )
+    set_limits(arrays, limits)
     begin(handle(arrays))
     return arrays

@@ -49,6 +49,10 @@ class Workload:
     block_tokens: int
     model_names: tuple[str, ...] = ("default",)
     """Models that the requests' `query.model` counts; the fleet looks up which it serves."""
+    tenant_names: tuple[str, ...] = ("default",)
+    """Tenants that the requests' `tenant` counts."""
+    adapter_names: tuple[str, ...] = ()
+    """Adapters that the requests' `adapter` counts, from 1."""
 
     @property
     def span_s(self) -> float:
@@ -95,6 +99,7 @@ def compile_workload(
         requests[moment] = np.nan
     requests["extra_sequences"] = trace.num_sequences - 1
     requests["adapter"] = trace.adapter_index
+    requests["tenant"] = trace.tenant_index
     requests["first_block"] = trace.prefix_offsets[:-1]
     # Engines cache full blocks only; a trace may hash the last, partial one too.
     full_blocks = trace.input_tokens // trace.block_tokens
@@ -111,6 +116,8 @@ def compile_workload(
         num_distinct_blocks=ids.size,
         block_tokens=trace.block_tokens,
         model_names=tuple(model_map.get(model, model) for model in trace.model_names),
+        tenant_names=trace.tenant_names,
+        adapter_names=trace.adapter_names,
     )
 
 

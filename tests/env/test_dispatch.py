@@ -27,6 +27,7 @@ class Gateway:
     def __init__(self, nominal: np.ndarray) -> None:
         self.nominal = nominal
         self.view = np.zeros(nominal.size, VIEW_DTYPE)
+        self.view["max_outstanding"] = np.inf
         self.view["is_available"] = 1
         self.view["slow_factor"] = self.view["prefill_stretch"] = 1.0
         self.view["kv_capacity_tokens"] = 100_000

@@ -31,6 +31,7 @@ class Gateway:
         kinds = replica_coefficients(load_cluster("demo-16"))
         self.nominal = np.resize(kinds, num_replicas)
         self.view = np.zeros(num_replicas, VIEW_DTYPE)
+        self.view["max_outstanding"] = np.inf
         self.view["is_available"] = 1
         self.view["slow_factor"] = self.view["prefill_stretch"] = 1.0
         self.view["kv_capacity_tokens"] = 100_000
