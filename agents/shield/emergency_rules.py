@@ -38,9 +38,9 @@ TRIGGER_TEXTS: Mapping[Trigger, str] = {
 }
 
 
-def trigger_text(triggers: int) -> str:
+def trigger_text(triggers: int, joint: str = " and ") -> str:
     """Return the conditions in words."""
-    return " and ".join(text for one, text in TRIGGER_TEXTS.items() if triggers & one)
+    return joint.join(text for one, text in TRIGGER_TEXTS.items() if triggers & one)
 
 
 class Precondition(IntEnum):
@@ -104,7 +104,7 @@ class EmergencyRule:
         condition = PRECONDITION_TEXTS[self.precondition]
         lasts = f"for at most {self.max_s:g} s" if self.max_s else "once"
         return (
-            f"When {trigger_text(self.triggers)} ({place} signals of the last 500 ms)"
+            f"When {trigger_text(self.triggers, ' or ')} ({place} signals of the last 500 ms)"
             f"{', ' + condition if condition else ''}, the shield {spec.text} {lasts} "
             f"({self.amount:g} {spec.amount}), and not again for {self.cool_down_s:g} s."
         )
