@@ -24,7 +24,8 @@ def _read_own(sim, r, now_s, s):
     s.outstanding_requests = 0.0
     s.pending_tokens = 0.0
     s.predicted_wait_s = 0.0
-    progress_at_s = replica.seen_s
+    # Every iteration of a batch that decodes sends tokens through the gateway.
+    progress_at_s = replica.seen_s if replica.num_decoding > 0 else 0.0
     for g in range(sim.num_gateways):
         v = views_of(sim, g)[r]
         s.is_available = v.is_available
