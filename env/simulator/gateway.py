@@ -20,7 +20,9 @@ from ..dispatch import (
     refresh_prefill_stretch,
     refresh_slow_factor,
 )
+from ..refusals import Refusal
 from ..shortlist import can_use_shortlist, choose_candidate
+from .budgets import charge, refund
 from .calls import called_as
 from .closed_loop import on_end
 from .due import wake
@@ -137,6 +139,18 @@ def _choose(sim, g, query, now_s):
     )  # fmt: skip
 
 
+@compiled
+def _refuse(sim, index, now_s, r, reason):
+    """Refuse a request; `r` is the replica that was best for it, or `NONE`."""
+    request = requests_of(sim)[index]
+    request.status = SHED
+    request.finish_s = now_s
+    request.shed_reason = reason
+    refund(sim, index)
+    note(sim, index, Moment.SHED, now_s, r, request.shed_reason)
+    on_end(sim, now_s)
+
+
 @called_as("dispatch")
 def dispatch(sim, index, now_s):
     """Place a request on a replica, or shed it."""
@@ -147,18 +161,21 @@ def dispatch(sim, index, now_s):
     gateway, views = gateways_of(sim)[g], views_of(sim, g)
     query.expected_output_tokens = gateway.expected_output_tokens[waiting_list(request)]
     shrink(sim, index)
+    if not charge(sim, index, now_s):
+        _refuse(sim, index, now_s, NONE, Refusal.BUDGET)
+        return
     expected_tokens = query.input_tokens + query.expected_output_tokens
     query.may_spill = int(expected_tokens <= fleet_of(sim).spill_tokens)
     _match(sim, request)
     keep_view(sim, index, now_s)
     is_found, r = _choose(sim, g, query, now_s)
-    if not is_found or is_shed(
-        views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r, fleet_of(sim).shed_limits
-    ):
-        request.status = SHED
-        request.finish_s = now_s
-        note(sim, index, Moment.SHED, now_s, r if is_found else NONE, 0.0)
-        on_end(sim, now_s)
+    if not is_found:
+        _refuse(sim, index, now_s, NONE, Refusal.NOBODY)
+        return
+    most_limits = fleet_of(sim).shed_limits
+    if is_shed(views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r, most_limits):
+        is_late = is_shed(views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r, np.inf)
+        _refuse(sim, index, now_s, r, Refusal.LATE if is_late else Refusal.EMERGENCY)
         return
     gateway.cursor = (r + 1) % views.size
     uncached_tokens = query.input_tokens - hits_of(sim)[r]

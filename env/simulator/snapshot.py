@@ -94,6 +94,8 @@ COPY_RULES: dict[str, Copy] = {
     "transfers": Copy.WHOLE,
     "pages": Copy.WHOLE,
     "throttled": Copy.WHOLE,
+    "groups": Copy.SHARED,
+    "buckets": Copy.WHOLE,
     "life": Copy.WHOLE,
     "placements": Copy.WHOLE,
     "seen_views": Copy.WHOLE,
