@@ -10,7 +10,9 @@ from typing import cast
 
 import numpy as np
 
+from . import emergency_orders
 from .cluster import ClusterSpec
+from .emergency import Emergency, EmergencyAction
 from .energy import cap_fault
 from .fleet import WindowOutcome
 from .guard import UNGUARDED, Guard
@@ -91,6 +93,11 @@ class SimulatedFleet:
     def workload(self) -> Workload:
         """What it serves."""
         return self._workload
+
+    @property
+    def config(self) -> FleetConfig:
+        """How it behaves beyond its cluster."""
+        return self._config
 
     @property
     def arrays(self) -> SimulationArrays:
@@ -246,6 +253,26 @@ class SimulatedFleet:
             msg = f"request {request} cannot migrate to replica {to_replica}: it {fault}"
             raise ValueError(msg)
         order_migration(self.handle, request, to_replica, pages)
+
+    def can(self, kind: Emergency, replica: int | None = None) -> bool:
+        """Whether the fleet, or a replica's engine, can do an emergency action."""
+        return emergency_orders.can(self, kind, replica)
+
+    def act(self, action: EmergencyAction) -> int:
+        """Do an emergency action; return how many requests or replicas it touched.
+
+        Raises:
+            ValueError: there is no such replica.
+        """
+        return emergency_orders.act(self, action)
+
+    def undo(self, kind: Emergency, replica: int | None = None) -> None:
+        """Take an emergency action back.
+
+        Raises:
+            ValueError: there is no such replica.
+        """
+        emergency_orders.undo(self, kind, replica)
 
     def degrade_link(self, name: str, factor: float) -> None:
         """Set a link's bandwidth to a share of what it is when whole, from here on.
