@@ -2,7 +2,8 @@
 
 Whoever drives the controller fills them before each tick: the simulator's reader
 (`simulated_signals.py`), or a live gateway and its probes. Counters only ever grow; where one goes
-back, its engine has started anew.
+back, its engine has started anew. What has not been read yet is NaN, or a counter of 0 if it is
+known to begin there.
 
 Does not know: what is made of them (`detector.py`).
 """
