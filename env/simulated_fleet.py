@@ -152,9 +152,11 @@ class SimulatedFleet:
             self._set_knobs(self._guard.begin(self, knobs or Knobs()))
         return self.state()
 
-    def apply(self, knobs: Knobs) -> None:
-        """Set the knobs from here on, or what the guard lets through of them."""
-        self._set_knobs(self._guard.admit(self, knobs) if self._guard is not None else knobs)
+    def apply(self, knobs: Knobs) -> Knobs:
+        """Set the knobs from here on, or what the guard lets through; return those in force."""
+        admitted = self._guard.admit(self, knobs) if self._guard is not None else knobs
+        self._set_knobs(admitted)
+        return admitted
 
     def _set_knobs(self, knobs: Knobs) -> None:
         arrays = self.arrays
