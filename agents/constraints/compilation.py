@@ -118,7 +118,10 @@ def compile_policy(policy: Policy, cluster: ClusterSpec) -> CompiledPolicy:
             records.append(_record(tenant, tier))
             penalties.append(_penalties(facts, members, tier))
     groups = np.concatenate(records)
-    faults = [*_empty_faults(policy, facts, names, causes), *_limit_faults(facts, names, causes, groups)]
+    faults = [
+        *_empty_faults(policy, facts, names, causes),
+        *_limit_faults(facts, names, causes, groups),
+    ]
     if faults:
         raise ConfigError(_message(policy, cluster, faults))
     shape = (len(tenants), len(adapters) + 1)
@@ -147,9 +150,7 @@ def _tier_of(policy: Policy, tenant: Tenant | None, tiers: dict[str, Tier]) -> T
     return tiers[policy.default_tier] if policy.default_tier is not None else None
 
 
-def _name_faults(
-    policy: Policy, facts: _Cluster, members: dict[str, BoolArray]
-) -> Iterator[str]:
+def _name_faults(policy: Policy, facts: _Cluster, members: dict[str, BoolArray]) -> Iterator[str]:
     """Names that the cluster does not have, and pools that hold nothing."""
     for pool in policy.pools:
         where = f"{policy.origin('pools', pool.name)}: pool '{pool.name}'"
@@ -276,9 +277,7 @@ def _empty_faults(
             yield from _nowhere(f"{where}: {names[group]}", own, serving, f" for '{model}'")
 
 
-def _nowhere(
-    who: str, causes: Sequence[Cause], serving: BoolArray, what: str
-) -> Iterator[str]:
+def _nowhere(who: str, causes: Sequence[Cause], serving: BoolArray, what: str) -> Iterator[str]:
     smallest = fewest_causes(causes, serving)
     if smallest is not None:
         rules = "; ".join(cause.text for cause in smallest)

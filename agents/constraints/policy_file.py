@@ -285,9 +285,7 @@ class _Reader:
             self._take_single(file, path, lines, found)
         self.faults += [_with_line(fault, path, lines) for fault in found]
 
-    def _add(
-        self, key: str, where: str, entry: Entry, origin: Origin, found: list[str]
-    ) -> None:
+    def _add(self, key: str, where: str, entry: Entry, origin: Origin, found: list[str]) -> None:
         try:
             rule = _MAKERS[type(entry)](entry)
         except ValueError as error:
@@ -317,9 +315,7 @@ class _Reader:
         for name, content in file.emergency.items():
             self._take_emergency(name, content, Origin(str(path), None), found)
 
-    def _take_emergency(
-        self, name: str, content: object, origin: Origin, found: list[str]
-    ) -> None:
+    def _take_emergency(self, name: str, content: object, origin: Origin, found: list[str]) -> None:
         where = f"emergency.{name}"
         if name not in list(Emergency):
             found.append(f"{where}: {unknown_name_message('action', name, list(Emergency))}")

@@ -55,7 +55,9 @@ class Pool:
             "on GPU": self.gpus,
             "serving": self.models,
         }
-        which = " and ".join(f"{text} {_words(names)}" for text, names in selectors.items() if names)
+        which = " and ".join(
+            f"{text} {_words(names)}" for text, names in selectors.items() if names
+        )
         closed = "; only tenants assigned to it may use them" if self.is_exclusive else ""
         return f"Pool '{self.name}' holds the replicas {which or 'of the fleet'}{closed}."
 

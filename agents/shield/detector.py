@@ -2,7 +2,8 @@
 
 A trigger *fires* when its condition is met and *holds* while a weaker one is, so that noise at the
 threshold does not make it flicker. A surge is sought at five scales from 20 to 500 ms: arrivals
-must exceed their slow average by a factor and by more than chance would bring. Values that are not
+must exceed their slow average by a factor and by more than chance would bring, which is measured
+too: requests that come in batches bring more of it than Poisson arrivals. Values that are not
 finite fire nothing, but for an infinite wait, which says that nobody serves. Counters that go back
 have begun anew. A clock that stands still or goes back changes nothing.
 
@@ -30,6 +31,9 @@ MEMORY_DTYPE = np.dtype(
         ("begin_s", np.float64),
         ("now_s", np.float64),  # of the last tick
         ("arrivals_per_s", np.float64),  # slow average
+        ("dispersion", np.float64),  # slow average of variance over mean, of counts in 500 ms
+        ("block_from_s", np.float64),  # start of the count in progress
+        ("block_arrived", np.float64),
         ("num_arrived", np.float64),  # counter as it was read last
         ("num_transitions", np.int64),
         ("fires", np.int64),  # the fleet's triggers
@@ -76,6 +80,7 @@ def make_detector(num_replicas: int, levels: TriggerLevels | None = None) -> Det
     watches["heard_at_s"] = -np.inf
     memory = np.zeros(1, MEMORY_DTYPE)
     memory["now_s"] = -np.inf
+    memory["dispersion"] = 1.0
     return Detector(
         levels=(levels or TriggerLevels()).record(),
         memory=memory,
@@ -93,6 +98,9 @@ _FAILURES, _MEMORY = int(Trigger.ALLOCATION_FAILURES), int(Trigger.MEMORY_HIGH)
 _IDLE, _SILENCE = int(Trigger.IDLE_SURGE), int(Trigger.SILENCE)
 # Arrivals above the average that chance alone may bring, whatever the average.
 _FEW = 6.0
+# What one count may say of the dispersion, and how long it takes to trust the counts.
+_MOST_EXCESS = 20.0
+_PRIOR_S = 5.0
 # No counter gains so much in a tick; one that does is broken.
 _MOST_ADDED = 1e9
 # Clocks add up ticks; a span may come out shorter by this.
@@ -115,14 +123,15 @@ def _slot_before(detector, newest, span_s):
 @compiled
 def _surge(detector, newest):
     """Return (fires, holds): arrivals above their slow average, at any scale."""
-    levels, ring, rate = detector.levels[0], detector.fleet_ring, detector.memory[0].arrivals_per_s
+    levels, ring, memory = detector.levels[0], detector.fleet_ring, detector.memory[0]
+    rate, dispersion = memory.arrivals_per_s, max(1.0, memory.dispersion)
     fires, holds = 0, 0
     for step in (2, 5, 10, 25, 50):
         slot = _slot_before(detector, newest, 0.01 * step - _TINY_S)
         span_s = ring[newest].now_s - ring[slot].now_s
         count = ring[newest].num_arrived - ring[slot].num_arrived
         mean = rate * span_s
-        chance = levels.surge_sigmas * np.sqrt(mean) + _FEW
+        chance = levels.surge_sigmas * np.sqrt(dispersion * mean) + _FEW * dispersion
         if count > levels.surge_fires_ratio * mean and count > mean + chance:
             fires = _SURGE
         if step == 50 and count > levels.surge_holds_ratio * mean and count > mean + chance / 2:
@@ -223,6 +232,18 @@ def _average(detector, added, span_s):
     lasting_s = min(detector.levels[0].average_s, memory.now_s - memory.begin_s)
     share = min(1.0, span_s / max(lasting_s, span_s))
     memory.arrivals_per_s += share * (added / span_s - memory.arrivals_per_s)
+    memory.block_arrived += added
+    block_s = memory.now_s - memory.block_from_s
+    if block_s < SPAN_S - _TINY_S:
+        return
+    mean = memory.arrivals_per_s * block_s
+    if mean > 0.0:
+        excess = (memory.block_arrived - mean) ** 2 / mean
+        # A surge is no chance: what is far beyond it adds little.
+        excess = min(excess, 9.0 * max(1.0, memory.dispersion), _MOST_EXCESS)
+        share = min(1.0, block_s / (lasting_s + _PRIOR_S))
+        memory.dispersion += share * (excess - memory.dispersion)
+    memory.block_from_s, memory.block_arrived = memory.now_s, 0.0
 
 
 @compiled
@@ -253,7 +274,7 @@ def detect(detector, fleet_signals, signals):
     memory.now_s = now_s
     # After a gap the ring says nothing of the last 500 ms.
     if memory.num_ticks == 0:
-        memory.begin_s = now_s
+        memory.begin_s = memory.block_from_s = now_s
     elif span_s > SPAN_S:
         memory.num_slots = 0
     newest, last = memory.num_ticks % NUM_SLOTS, (memory.num_ticks - 1) % NUM_SLOTS

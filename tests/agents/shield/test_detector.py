@@ -151,6 +151,19 @@ def test_a_gateway_that_has_started_anew_still_sees_a_surge():
     assert fired == {Trigger.SURGE}
 
 
+@pytest.mark.parametrize(("rate_rps", "factor"), [(20.0, 1), (20.0, 4), (400.0, 4)])
+def test_steady_arrivals_in_batches_are_no_surge(rate_rps, factor):
+    (fleet, replicas), core = signals_of(), make_controller(1)
+    rng, num_fired = np.random.default_rng(7), 0
+    for i in range(1, 15_001):
+        fleet["now_s"] = replicas["progress_at_s"] = i * TICK_S
+        fleet["num_arrived"] += factor * rng.poisson(rate_rps * TICK_S / factor)
+        tick(core, fleet, replicas)
+        num_fired += int(core.detector.memory["fires"][0] != 0)
+    assert num_fired == 0
+    assert core.detector.memory["dispersion"][0] == pytest.approx(factor, rel=0.5)
+
+
 def test_a_surge_that_stays_becomes_the_new_normal():
     (fleet, replicas), core = signals_of(), make_controller(1)
     assert list(watch(core, fleet, replicas, 20.0, nothing)) == []
