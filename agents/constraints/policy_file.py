@@ -25,7 +25,8 @@ from ...env.emergency import Emergency
 from ...env.hardware import unknown_name_message
 from ...env.yaml_lines import key_lines, line_of
 from ...traces.errors import ConfigError
-from ..shield.breaker_rules import BreakerEntry, BreakerRule
+from ..shield.breaker_file import BreakerEntry
+from ..shield.breaker_rules import BreakerRule
 from ..shield.emergency_rules import DEFAULT_RULES, EmergencyEntry, EmergencyRule
 from ..shield.fallback import FallbackConfig, FallbackEntry
 from ..shield.projection import KnobLimit, LimitEntry
@@ -278,6 +279,10 @@ class _Reader:
         content = read_yaml("policy", path)
         found: list[str] = []
         file = validated(PolicyFileEntry, content, "", found)
+        if file is None and isinstance(content, dict):
+            # A key too many must not hide what is wrong elsewhere.
+            known = {key: content[key] for key in PolicyFileEntry.model_fields if key in content}
+            file = validated(PolicyFileEntry, known, "", [])
         if file is not None:
             for key, kind in LISTS.items():
                 for where, entry in entries(kind, getattr(file, key), key, found).items():
@@ -313,7 +318,8 @@ class _Reader:
             self.values.setdefault(key, getattr(file, key))
             self.origins.setdefault(("file", key), origin)
         for name, content in file.emergency.items():
-            self._take_emergency(name, content, Origin(str(path), None), found)
+            line = line_of(lines, f"emergency.{name}")
+            self._take_emergency(name, content, Origin(str(path), line), found)
 
     def _take_emergency(self, name: str, content: object, origin: Origin, found: list[str]) -> None:
         where = f"emergency.{name}"
