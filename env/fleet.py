@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from .cluster import ClusterSpec
+from .guard import UNGUARDED, GuardReport
 from .knobs import Knobs
 from .state.cluster_state import ClusterState
 
@@ -28,6 +29,8 @@ class WindowOutcome:
     credit: float
     """Summed weight of the requests that finished in the window within both limits."""
     energy_j: float
+    guard: GuardReport = UNGUARDED
+    """What the guard between policy and fleet did; nothing where there is none."""
 
 
 class Fleet(Protocol):

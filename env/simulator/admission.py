@@ -53,7 +53,8 @@ def seen_until_s(sim, r):
 def prefill_budget(sim, r):
     """Return the prefill tokens that the next iteration has room for."""
     replica = replicas_of(sim)[r]
-    budget = int(replica.max_batch_tokens * knobs_of(sim).batch_tokens_scale)
+    share = knobs_of(sim).batch_tokens_scale * replica.token_budget_frac
+    budget = int(replica.max_batch_tokens * share)
     return max(budget - replica.num_sequences, fleet_of(sim).page_tokens)
 
 

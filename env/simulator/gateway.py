@@ -24,6 +24,7 @@ from ..shortlist import can_use_shortlist, choose_candidate
 from .calls import called_as
 from .closed_loop import on_end
 from .due import wake
+from .emergencies import shrink
 from .late_pages import fill, hand_on, show_newest
 from .layout import NONE, NUM_PRIORITIES, SHED, WAITING
 from .life import Moment, keep_view, note
@@ -145,10 +146,15 @@ def dispatch(sim, index, now_s):
     request.gateway = g
     gateway, views = gateways_of(sim)[g], views_of(sim, g)
     query.expected_output_tokens = gateway.expected_output_tokens[waiting_list(request)]
+    shrink(sim, index)
+    expected_tokens = query.input_tokens + query.expected_output_tokens
+    query.may_spill = int(expected_tokens <= fleet_of(sim).spill_tokens)
     _match(sim, request)
     keep_view(sim, index, now_s)
     is_found, r = _choose(sim, g, query, now_s)
-    if not is_found or is_shed(views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r):
+    if not is_found or is_shed(
+        views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r, fleet_of(sim).shed_limits
+    ):
         request.status = SHED
         request.finish_s = now_s
         note(sim, index, Moment.SHED, now_s, r if is_found else NONE, 0.0)

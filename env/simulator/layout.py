@@ -39,6 +39,7 @@ REQUEST_DTYPE = np.dtype(
         ("arrival_s", np.float64),
         ("output_tokens", np.int32),  # the truth, hidden from the scheduler
         ("weight", np.float64),
+        ("worth_frac", np.float64),  # share of it that is left: below 1 if its answer was cut
         ("first_block", np.int64),
         ("num_blocks", np.int32),
         ("extra_sequences", np.int32),  # beyond one: n, best_of or beam width, less 1
@@ -209,6 +210,7 @@ REPLICA_DTYPE = np.dtype(
         ("prefill_positions", np.int64),
         ("read_tokens", np.int64),
         ("first_tokens", np.int64),
+        ("token_budget_frac", np.float64),  # share of the token budget that an emergency leaves
     ]
 )
 
@@ -383,6 +385,11 @@ FLEET_DTYPE = np.dtype(
         ("num_clients", np.int64),  # of a closed loop, 0 if open
         ("next_release", np.int64),  # first request that a closed loop holds back, N if open
         ("closed_loop_gap_s", np.float64),
+        # Emergencies: from how many TTFT limits on requests are refused, infinity for none; most
+        # output tokens of new batch requests; most tokens of what may go to the spill tier.
+        ("shed_limits", np.float64),
+        ("shrink_tokens", np.float64),
+        ("spill_tokens", np.float64),
     ]
 )
 

@@ -8,7 +8,6 @@ Does not know: what the arrays mean (`layout.py`).
 Source: the address intrinsic is numba's documented way to use a raw pointer with `carray`.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from numba import carray, types  # type: ignore[attr-defined]
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ..compiled import compiled
+from ..compiled import compiled, source_tag
 from ..dispatch import NUM_TERMS, VIEW_DTYPE
 from ..knobs import KNOBS_DTYPE
 from ..latency import LATENCY_DTYPE
@@ -80,22 +79,17 @@ _SIZES = (
 )
 
 
-def _source_tag() -> str:
-    """Return a hash of the compiled code's source files.
-
-    numba's cache looks only at the file of the function that it compiled, so a change in a file
-    that this one calls would go unnoticed. With the tag in the handle's type it does not.
-    """
+def _source_files() -> list[Path]:
+    """Return the files of the compiled code."""
     room = Path(__file__).parent
-    files = [*sorted(room.glob("*.py")), *(room.parent / name for name in _COMPILED_FILES)]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+    return [*sorted(room.glob("*.py")), *(room.parent / name for name in _COMPILED_FILES)]
 
 
 HANDLE_DTYPE = np.dtype(
     [(f"{name}_at", np.int64) for name in SimulationArrays._fields]
     + [(name, np.int64) for name in _SIZES]
     + [(f"call_{name}", np.int64) for name in CALLED]
-    + [(f"source_{_source_tag()}", np.int8)]
+    + [(f"source_{source_tag(_source_files())}", np.int8)]
 )
 
 

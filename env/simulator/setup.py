@@ -15,6 +15,7 @@ from ..cluster import (
     pcie_copy_bytes_per_s,
 )
 from ..dispatch import NUM_TERMS, VIEW_DTYPE
+from ..emergency import Emergency
 from ..energy import power_range
 from ..energy_prices import EnergyConfig
 from ..knobs import Knobs
@@ -94,6 +95,8 @@ class FleetConfig:
     """Engines compose a batch while the one before it runs (vLLM's async scheduling, SGLang's
     overlap): a request that arrives at a busy engine waits for one iteration more."""
 
+    emergencies: frozenset[Emergency] = frozenset(Emergency)
+    """Emergency actions that the engines can do."""
     restrictions: Restrictions | None = None
     """What each tenant's requests may use; None lets all use all."""
 
@@ -142,6 +145,7 @@ def _fill_replica(record: np.ndarray, cluster: ClusterSpec, replica: ReplicaSpec
     power = power_range(gpu, num_gpus)
     record["is_up"] = 1
     record["slow_factor"] = 1.0
+    record["token_budget_frac"] = 1.0
     record["max_num_seqs"] = replica.max_num_seqs
     record["max_batch_tokens"] = replica.max_batch_tokens
     record["total_pages"] = record["free_pages"] = kv_pages(cluster, replica)
@@ -240,6 +244,7 @@ def _make_fleet(
     fleet["is_async_scheduling"] = config.is_async_scheduling
     fleet["num_clients"] = config.closed_loop_requests
     fleet["closed_loop_gap_s"] = config.closed_loop_gap_s
+    fleet["shed_limits"] = fleet["shrink_tokens"] = np.inf
     return fleet
 
 

@@ -122,7 +122,7 @@ def test_actions_mean_what_they_say(env):
     observation, *_, info = env.step(action)
     assert info["knobs"][KNOB_INDEX["backlog"]] == pytest.approx(BASE["backlog"] * np.exp(0.5))
     assert info["knobs"][KNOB_INDEX["batch_weight"]] == pytest.approx(BASE["batch_weight"])
-    bias = env._task.fleet.arrays.bias
+    bias = env._task.fleet.arrays.knob_bias
     assert bias.tolist() == pytest.approx([0.0, 0.0, -0.5 * BIAS_SCALE, 0.0])
     assert np.array_equal(observation["action"], action)
 

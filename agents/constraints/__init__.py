@@ -1,0 +1,1 @@
+"""Rules of operators and owners as constraints."""

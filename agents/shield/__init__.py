@@ -1,0 +1,1 @@
+"""The shield: rules that no learned output crosses."""
