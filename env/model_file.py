@@ -44,7 +44,8 @@ def load_model(path_or_name: str | Path) -> ModelProfile:
     """A model by its name, by `name@version`, or from a file; what is read joins the catalogue.
 
     A bare name is the model that comes with the package or was read without a version, else the
-    newest version that the catalogue or the model store has. Cluster files may name what is loaded. Reading a model again changes nothing.
+    newest version that the catalogue or the model store has. Cluster files may name what is
+    loaded. Reading a model again changes nothing.
 
     Raises: `ConfigError` for an unknown name, a faulty file, or one that would change a model that
     the catalogue has.
