@@ -158,8 +158,10 @@ class ModelStore:
             numbered = profile if profile.version else self._numbered(profile)
             version = str(numbered.version)
             known = self._known(numbered)
-            if known is not None:
+            if known is not None and (profile.version or known == numbered):
                 return _compared(known, numbered)
+            if known is not None:
+                continue  # another writer took this number; the next look sees a newer one
             content = _with_version(reading.content, version)
             if write_new_file(self.directory / numbered.name / f"{version}.yaml", content):
                 return Upload(outcome=Outcome.CREATED, profile=numbered)
