@@ -337,6 +337,22 @@ def _memory_fault(replica: ReplicaSpec) -> str | None:
     return None
 
 
+def _precision_fault(replica: ReplicaSpec, gpu: Gpu, model: ModelProfile) -> str | None:
+    """Why the replica's format of weights cannot be, as `key: text`, or None."""
+    if replica.precision not in gpu.peak_flops:
+        known = ", ".join(gpu.peak_flops)
+        return (
+            f"precision: {gpu.name!r} has no {replica.precision.value!r} arithmetic; "
+            f"expected one of {known}"
+        )
+    if model.precisions and replica.precision not in model.precisions:
+        return (
+            f"precision: model {model.key!r} is not had in {replica.precision.value!r}; "
+            f"expected one of {', '.join(model.precisions)}"
+        )
+    return None
+
+
 def _replica_fault(replica: ReplicaSpec, gpu: Gpu) -> str | None:
     """Why the replica cannot run on GPUs of this kind, as `key: text`, or None."""
     memory_fault = _memory_fault(replica)
@@ -360,17 +376,9 @@ def _replica_fault(replica: ReplicaSpec, gpu: Gpu) -> str | None:
     )
     if fault:
         return f"{fault.split(maxsplit=1)[0]}: {fault}, with {model.name!r}"
-    if replica.precision not in gpu.peak_flops:
-        known = ", ".join(gpu.peak_flops)
-        return (
-            f"precision: {gpu.name!r} has no {replica.precision.value!r} arithmetic; "
-            f"expected one of {known}"
-        )
-    if model.precisions and replica.precision not in model.precisions:
-        return (
-            f"precision: model {model.key!r} is not had in {replica.precision.value!r}; "
-            f"expected one of {', '.join(model.precisions)}"
-        )
+    precision_fault = _precision_fault(replica, gpu, model)
+    if precision_fault:
+        return precision_fault
     if replica.power_cap_w is not None and cap_fault(gpu, replica.power_cap_w):
         return cap_fault(gpu, replica.power_cap_w)
     missing_bytes = page_bytes(model, replica) - free_kv_bytes(gpu, model, replica)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from .hardware import Precision
 from .kv_curve import KvCurve
+from .model_version import is_version
 
 
 class AttentionKind(StrEnum):
@@ -351,6 +352,9 @@ def contradictions(shape: ModelProfile) -> Iterator[ShapeFault]:
     if (shape.latent is not None) != (shape.attention is AttentionKind.MLA):
         text = f"latent belongs to mla attention, got {shape.latent} with {shape.attention.value!r}"
         yield ShapeFault("latent", text)
+    if shape.version is not None and not is_version(shape.version):
+        text = f"version must be as '2' or '1.4', in its shortest form, got {shape.version!r}"
+        yield ShapeFault("version", text)
     for name in ("num_window_layers", "num_expert_layers"):
         count = getattr(shape, name)
         if count is not None and not 0 < count <= shape.num_layers:

@@ -55,3 +55,9 @@ def split_key(key: str) -> tuple[str, str | None]:
         return name, version_text(version)
     except ValueError:
         return name, version
+
+
+def is_named(key: str, name: str) -> bool:
+    """Whether `name` means the model of this key: the key itself, or its bare name."""
+    own, version = split_key(name)
+    return split_key(key) == (own, version) or (version is None and split_key(key)[0] == own)

@@ -2,7 +2,7 @@
 
     POST /v1/model-profiles             a model file: YAML, or JSON if `Content-Type` says so
         201 stored as a new version; 200 there already, the same; 409 there with other content;
-        413 too long; 422 with all faults: key, text, line
+        413 too long; 422 with all faults: key, text, line; 500 the store is damaged or full
     GET  /v1/model-profiles             every model with its versions
     GET  /v1/model-profiles/{model}     `name` (the newest version) or `name@version`; ETag
     GET  /v1/model-profiles/{name}/history   versions, and what each changed in words
@@ -17,6 +17,7 @@ import asyncio
 import logging
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from ...env.model_profile import add_model
 from ...env.model_store import ModelStore, Outcome, Upload
@@ -37,19 +38,26 @@ _PLACE = "/v1/model-profiles"
 
 def model_profile_routes(store: ModelStore) -> web.RouteTableDef:
     """The routes over a store; whoever mounts them checks who asks."""
-    routes = web.RouteTableDef()
+    routes, handlers = web.RouteTableDef(), _Handlers(store)
+    routes.post(_PLACE)(_answering(handlers.upload))
+    routes.get(_PLACE)(_answering(handlers.listing))
+    routes.get(_PLACE + "/{name}/history")(_answering(handlers.history))
+    routes.get(_PLACE + "/{model}")(_answering(handlers.one))
+    return routes
 
-    @routes.post(_PLACE)
-    async def upload(request: web.Request) -> web.Response:
+
+class _Handlers:
+    """What the routes do; files are read and written beside the event loop."""
+
+    def __init__(self, store: ModelStore) -> None:
+        self.store = store
+
+    async def upload(self, request: web.Request) -> web.Response:
         body = await _body(request)
         if body is None:
             return fault_answer(413, "file", f"is longer than {MAX_TEXT_BYTES} bytes; shorten it")
         is_json = request.content_type == "application/json"
-        try:
-            done = await asyncio.to_thread(_store, store, body, is_json)
-        except ConfigError as error:
-            # the stored version of this name was damaged, or its name is taken in this process
-            return fault_answer(409, "file", str(error))
+        done = await asyncio.to_thread(_store, self.store, body, is_json)
         if done.profile is None or done.faults:
             return faults_answer(_STATUS[done.outcome], done.faults)
         _LOG.info("model profile %s: %s", done.profile.key, done.outcome.value)
@@ -57,39 +65,50 @@ def model_profile_routes(store: ModelStore) -> web.RouteTableDef:
         answer.headers["Location"] = f"{_PLACE}/{done.profile.key}"
         return answer
 
-    @routes.get(_PLACE)
-    async def listing(request: web.Request) -> web.Response:
+    async def listing(self, request: web.Request) -> web.Response:
         def found() -> list[dict[str, object]]:
-            names = store.names()
-            return [{"name": name, "versions": list(store.versions(name))} for name in names]
+            names = self.store.names()
+            return [{"name": name, "versions": list(self.store.versions(name))} for name in names]
 
         return web.json_response({"models": await asyncio.to_thread(found)})
 
-    @routes.get(_PLACE + "/{name}/history")
-    async def history(request: web.Request) -> web.Response:
+    async def history(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
-        if not store.versions(name):
-            return _unknown(store, name)
-        versions = await asyncio.to_thread(store.history, name)
+        if not self.store.versions(name):
+            return self._unknown(name)
+        versions = await asyncio.to_thread(self.store.history, name)
         return web.json_response({"name": name, "versions": [version_answer(v) for v in versions]})
 
-    @routes.get(_PLACE + "/{model}")
-    async def one(request: web.Request) -> web.Response:
-        key = store.find(request.match_info["model"])
+    async def one(self, request: web.Request) -> web.Response:
+        key = self.store.find(request.match_info["model"])
         if key is None:
-            return _unknown(store, request.match_info["model"])
-        tag = f'"{await asyncio.to_thread(store.tag, key)}"'
-        asked = {part.strip().removeprefix("W/") for part in _header(request).split(",")}
-        if tag in asked or "*" in asked:
+            return self._unknown(request.match_info["model"])
+        tag = f'"{await asyncio.to_thread(self.store.tag, key)}"'
+        asked = request.headers.get("If-None-Match", "").split(",")
+        if {tag, "*"} & {part.strip().removeprefix("W/") for part in asked}:
             return web.Response(status=304, headers={"ETag": tag})
-        answer = await asyncio.to_thread(lambda: model_answer(store.read(key)))
+        answer = await asyncio.to_thread(lambda: model_answer(self.store.read(key)))
         return web.json_response(answer, headers={"ETag": tag})
 
-    return routes
+    def _unknown(self, key: str) -> web.Response:
+        names = ", ".join(self.store.names()) or "none"
+        return fault_answer(404, "model", f"the store has no {key!r}; its models: {names}")
 
 
-def _header(request: web.Request) -> str:
-    return request.headers.get("If-None-Match", "")
+def _answering(handler: Handler) -> Handler:
+    """A handler that says so when the store itself is damaged or full: 500, and a line in the log.
+
+    No body of a request comes to this.
+    """
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except (ConfigError, OSError) as error:
+            _LOG.error("%s %s failed: %s", request.method, request.path, error)
+            return fault_answer(500, "store", str(error))
+
+    return answer
 
 
 async def _body(request: web.Request) -> bytes | None:
@@ -107,8 +126,3 @@ def _store(store: ModelStore, body: bytes, is_json: bool) -> Upload:
     if done.profile is not None and done.outcome in (Outcome.CREATED, Outcome.IDENTICAL):
         add_model(done.profile, "the upload")
     return done
-
-
-def _unknown(store: ModelStore, key: str) -> web.Response:
-    names = ", ".join(store.names()) or "none"
-    return fault_answer(404, "model", f"the store has no {key!r}; its models: {names}")

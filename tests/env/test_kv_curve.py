@@ -1,5 +1,6 @@
 """KV by length: known points, bounds that hold for every table, and what follows for replicas."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +10,15 @@ from hypothesis import strategies as st
 
 from trimtab.env.cluster import ClusterSpec, ReplicaSpec, ServerSpec, kv_pages, page_copy_s
 from trimtab.env.hardware import GPUS, Precision
+from trimtab.env.knobs import ANALYTIC_SCORER_KNOBS
 from trimtab.env.kv_curve import KvCurve
+from trimtab.env.latency import iteration_time_s
 from trimtab.env.model_profile import MODELS, AttentionKind, ModelProfile, add_model
 from trimtab.env.model_store import ModelStore
 from trimtab.env.roofline import latency_coefficients
+from trimtab.env.simulated_fleet import run_workload
+from trimtab.env.simulator.setup import FleetConfig
+from trimtab.env.simulator.workload import Workload
 
 BF16 = Precision.BF16
 H100 = GPUS["H100-80G"]
@@ -136,6 +142,25 @@ def make_cluster(model: str, **settings: object) -> ClusterSpec:
     server = ServerSpec(name="s0", zone="z0", gpu="H100-80G", num_gpus=8)
     replica = ReplicaSpec(name="r0", server="s0", model=model, gpu_indices=(0,), **settings)
     return ClusterSpec(name="made", servers=(server,), replicas=(replica,))
+
+
+def test_a_bent_table_is_simulated(
+    model_store: ModelStore, make_workload: Callable[..., Workload]
+) -> None:
+    """A cache that stops growing at 1,000 tokens: decode slows no more from there on."""
+    kept = KvCurve(points=((1000, 1000.0 * TOKEN_BYTES), (2000, 1000.0 * TOKEN_BYTES)))
+    add_model(with_kv(kept, "kept"), "test")
+    workload = make_workload([0.0, 0.1], [500, 900], [2000, 2000])
+    finished_s = {}
+    for model, is_single_step in (("kept", False), ("kept", True), ("llama-3-8b", False)):
+        config = FleetConfig(is_single_step=is_single_step)
+        fleet = run_workload(make_cluster(model), workload, ANALYTIC_SCORER_KNOBS, config=config)
+        finished_s[model, is_single_step] = fleet.requests["finish_s"].copy()
+    np.testing.assert_allclose(finished_s["kept", False], finished_s["kept", True], rtol=1e-9)
+    assert (finished_s["kept", False] < finished_s["llama-3-8b", False]).all()
+    record = latency_coefficients(H100, MODELS["kept"])[0]
+    times_s = [iteration_time_s(record, 0, 0, 1, tokens) for tokens in (500, 1000, 5000)]
+    assert times_s[0] < times_s[1] == times_s[2]
 
 
 def test_pages_and_copies_by_hand(model_store: ModelStore) -> None:

@@ -1,6 +1,7 @@
 """Models in versions: written once, found by name, used by clusters and simulator at once."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from trimtab.env.model_changes import changes
 from trimtab.env.model_file import load_model
 from trimtab.env.model_profile import MODELS
 from trimtab.env.model_store import ModelStore, Outcome, default_store, is_shadowed
-from trimtab.env.model_version import next_version, split_key, version_order, version_text
+from trimtab.env.model_version import is_named, next_version, split_key, version_order, version_text
 from trimtab.env.simulator.served_models import model_of_names
 from trimtab.traces.atomic import write_new_file
 from trimtab.traces.errors import ConfigError
@@ -30,6 +31,14 @@ def test_versions_are_sorted_as_numbers() -> None:
     assert (next_version(["1.4", "2"]), next_version([])) == ("3", "1")
     assert split_key("own@2.0") == ("own", "2")
     assert split_key("own") == ("own", None)
+    assert [is_named("own@2", name) for name in ("own", "own@2.0", "own@1", "other")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    with pytest.raises(ValueError, match=r"in its shortest form, got '2\.0'"):
+        replace(MODELS["llama-3-8b"], version="2.0")
     for wrong in ("01", "1.2.3.4", "", "2a", "٢", True, None, 10**9, -1, 1.5):
         with pytest.raises(ValueError, match="must be a whole number, or up to three"):
             version_text(wrong)
@@ -164,6 +173,17 @@ def test_a_shipped_name_stays_what_it_was(model_store: ModelStore) -> None:
     assert is_shadowed(done.profile)
     assert load_model("llama-3-8b").activation_bytes_per_token == 0
     assert load_model("llama-3-8b@1").activation_bytes_per_token == 60_000
+
+
+def test_clusters_may_name_models_of_bundled_files(
+    model_store: ModelStore, tmp_path: Path
+) -> None:
+    model_store.add(make_text(name="mistral-7b", version=1))
+    path = tmp_path / "cluster.yaml"
+    path.write_text(make_cluster_text("mistral-7b"))
+    cluster = load_cluster(path)
+    assert cluster.model_of(cluster.replicas[0]) == load_model("mistral-7b")
+    assert MODELS["mistral-7b"].window_tokens == 4096
 
 
 def test_a_cluster_is_pinned_when_it_is_read(model_store: ModelStore, tmp_path: Path) -> None:

@@ -221,6 +221,9 @@ def test_a_damaged_file_keeps_no_other_from_being_served(
         post(model_store, make_text(name=name, version=1))
     (model_store.directory / "own" / "1.yaml").write_text("name: own")
     assert get(model_store, "/other")[0] == 200
+    for status, answer in (get(model_store, "/own")[::2], post(model_store, make_text())):
+        assert status == 500
+        assert answer["faults"][0]["text"].startswith("model '")
     assert "model own@1 of the store is left out" in caplog.text
 
 
