@@ -15,6 +15,7 @@ from ..traces.errors import ConfigError
 from .hardware import nearest_name, unknown_name_message
 
 DATA_DIR = Path(__file__).parent / "data"
+_PLURALS = {"policy": "policies"}
 
 _UNKNOWN_NAME: Literal["unknown_name"] = "unknown_name"
 
@@ -31,9 +32,13 @@ def read_yaml(kind: str, path: Path) -> object:
         raise ConfigError(msg) from error
 
 
+def _bundled_folder(kind: str) -> Path:
+    return DATA_DIR / _PLURALS.get(kind, f"{kind}s")
+
+
 def bundled_names(kind: str) -> tuple[str, ...]:
     """Names of the files of a kind that come with the package."""
-    return tuple(sorted(path.stem for path in (DATA_DIR / f"{kind}s").glob("*.yaml")))
+    return tuple(sorted(path.stem for path in _bundled_folder(kind).glob("*.yaml")))
 
 
 def file_path(kind: str, path_or_name: str | Path) -> Path:
@@ -46,7 +51,7 @@ def file_path(kind: str, path_or_name: str | Path) -> Path:
         return path
     names = bundled_names(kind)
     if str(path_or_name) in names:
-        return DATA_DIR / f"{kind}s" / f"{path_or_name}.yaml"
+        return _bundled_folder(kind) / f"{path_or_name}.yaml"
     message = unknown_name_message(kind, str(path_or_name), names)
     msg = f"{message}; or give the path of a YAML file"
     raise ConfigError(msg)

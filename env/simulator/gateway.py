@@ -43,12 +43,14 @@ from .memory import (
     replicas_of,
     requests_of,
     scraped_of,
+    shadow_of,
     shortlist_of,
     terms_of,
     views_of,
 )
 from .prefix_cache import match_replicas
 from .queues import push_waiting, waiting_list
+from .shadow import compare
 
 # Weights of the newest value in the moving averages.
 TTFT_RATIO_GAIN = 0.1
@@ -152,9 +154,14 @@ def dispatch(sim, index, now_s):
     _match(sim, request)
     keep_view(sim, index, now_s)
     is_found, r = _choose(sim, g, query, now_s)
-    if not is_found or is_shed(
-        views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r, fleet_of(sim).shed_limits
-    ):
+    is_placed = is_found
+    if is_found:
+        is_placed = not is_shed(
+            views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r, fleet_of(sim).shed_limits
+        )
+    if shadow_of(sim).every > 0:
+        compare(sim, index, now_s, is_placed, r)
+    if not is_placed:
         request.status = SHED
         request.finish_s = now_s
         note(sim, index, Moment.SHED, now_s, r if is_found else NONE, 0.0)
