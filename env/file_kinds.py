@@ -26,7 +26,8 @@ from .energy_prices import DayCurve, TariffFile, load_tariff
 from .fault_file import FaultFile, entry_of, groups, load_faults
 from .hardware import unknown_name_message
 from .model_file import MODEL_ENTRIES, read_model
-from .model_shape import LatentShape, ModelProfile
+from .model_layers import LayerGroup
+from .model_shape import BatchRange, LatentShape, ModelProfile
 from .simulator.faults import FaultConfig
 from .speculation import Speculation
 
@@ -73,9 +74,16 @@ FILE_KINDS: dict[str, FileKind] = {
         load=load_cluster,
     ),
     "model": FileKind(
-        what="The sizes of a model of one's own; a cluster file names model files under `models`.",
+        what=(
+            "The sizes of a model of one's own, as totals or layer by layer. A cluster file names "
+            "model files under `models`; `trimtab model add` stores them in versions."
+        ),
         top=Part((MODEL_ENTRIES["file"],), (ModelProfile,)),
-        parts={"latent": Part((MODEL_ENTRIES["latent"],), (LatentShape,))},
+        parts={
+            "latent": Part((MODEL_ENTRIES["latent"],), (LatentShape,)),
+            "layers": Part((MODEL_ENTRIES["layers"],), (LayerGroup,)),
+            "recommended_batch": Part((MODEL_ENTRIES["recommended_batch"],), (BatchRange,)),
+        },
         load=read_model,
     ),
     "fault": FileKind(
