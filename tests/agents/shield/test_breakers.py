@@ -81,9 +81,7 @@ def test_gpu_memory_over_92_percent_for_3_s_degrades():
     assert step.limits.penalties[1] == 0.0
     [alarm] = step.alarms
     assert alarm.is_resolved
-    assert alarm.sentence == (
-        "gpu gpu-1: gpu.hbm_used_frac is 50 % again, not above 92 % for 3 s"
-    )
+    assert alarm.sentence == ("gpu gpu-1: gpu.hbm_used_frac is 50 % again, not above 92 % for 3 s")
     assert len(fleet.alarms) == 2
 
 
