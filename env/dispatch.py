@@ -335,14 +335,19 @@ def choose_replica(
 
 
 @compiled
-def is_shed(view, nominal, query, hit_tokens, knobs, now_s, replica):
-    """Whether the request should be refused: its predicted TTFT is too far over its limit."""
-    if knobs.shed_enabled == 0.0:
+def is_shed(view, nominal, query, hit_tokens, knobs, now_s, replica, most_limits):
+    """Whether the request should be refused: its predicted TTFT is too far over its limit.
+
+    Beyond `most_limits` TTFT limits it is refused whatever the knobs say; infinity for never.
+    """
+    if knobs.shed_enabled == 0.0 and most_limits == np.inf:
         return False
     uncached_tokens = query.input_tokens - hit_tokens[replica]
     ttft_s = predicted_ttft_s(view[replica], nominal[replica], knobs, uncached_tokens, now_s)
     limit = knobs.shed_interactive if query.priority == 0 else knobs.shed_batch
-    return ttft_s > limit * query.ttft_slo_s
+    if knobs.shed_enabled == 0.0:
+        limit = np.inf
+    return ttft_s > min(limit, most_limits) * query.ttft_slo_s
 
 
 @compiled

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from .cluster import ClusterSpec
+from .guard import UNGUARDED, GuardReport
 from .knobs import Knobs
 from .state.cluster_state import ClusterState
 
@@ -28,6 +29,8 @@ class WindowOutcome:
     credit: float
     """Summed weight of the requests that finished in the window within both limits."""
     energy_j: float
+    guard: GuardReport = UNGUARDED
+    """What the guard between policy and fleet did; nothing where there is none."""
 
 
 class Fleet(Protocol):
@@ -42,8 +45,8 @@ class Fleet(Protocol):
         """Begin anew under some knobs and return the first state; a seed fixes the run."""
         ...
 
-    def apply(self, knobs: Knobs) -> None:
-        """Set the knobs from here on."""
+    def apply(self, knobs: Knobs) -> Knobs:
+        """Set the knobs from here on; return those in force, which a guard may have changed."""
         ...
 
     def advance(self, span_s: float) -> WindowOutcome:

@@ -22,7 +22,8 @@ class Kpis:
 
     num_requests: int
     goodput_frac: float
-    """Weighted share of requests that finished within both limits."""
+    """Weighted share of requests that finished within both limits; one whose answer was cut counts
+    by the share of its tokens that it got."""
     goodput_rps: float
     """Requests per second that did, unweighted."""
     slo_violation_frac: float
@@ -84,7 +85,8 @@ def is_met(requests: np.ndarray) -> np.ndarray:
 def credit_by_window(requests: np.ndarray, window_s: float, num_windows: int) -> np.ndarray:
     """Return the weight of met requests by the window in which they arrived; [num_windows]."""
     window = (requests["arrival_s"] / window_s).astype(np.int64)
-    credit = np.where(is_met(requests), requests["weight"], 0.0)
+    worth = requests["weight"] * requests["worth_frac"]
+    credit = np.where(is_met(requests), worth, 0.0)
     is_inside = window < num_windows
     return np.bincount(window[is_inside], credit[is_inside], minlength=num_windows)
 
@@ -141,7 +143,7 @@ def compute_kpis(
     e2e = (requests["finish_s"] - requests["arrival_s"])[status == FINISHED]
     return Kpis(
         num_requests=requests.size,
-        goodput_frac=float(weight[met].sum() / weight.sum()),
+        goodput_frac=float((weight * requests["worth_frac"])[met].sum() / weight.sum()),
         goodput_rps=float(met.sum() / max(requests["arrival_s"][-1], 1e-9)),
         slo_violation_frac=float(1.0 - met.mean()),
         shed_frac=float((status == SHED).mean()),

@@ -10,12 +10,16 @@ from typing import cast
 
 import numpy as np
 
+from . import emergency_orders
 from .cluster import ClusterSpec
+from .emergency import Emergency, EmergencyAction
 from .energy import cap_fault
 from .fleet import WindowOutcome
+from .guard import UNGUARDED, Guard
 from .hardware import unknown_name_message
 from .knobs import Knobs
 from .kpis import Kpis, Production, compute_kpis, credit_by_window, production
+from .regret import Regret
 from .restrictions import ReplicaLimits
 from .simulator.cluster_setup import cap_w
 from .simulator.faults import TroubleRecord, draw_trouble, places_of
@@ -31,6 +35,7 @@ from .simulator.orders import (
     pages_to_move,
 )
 from .simulator.setup import FleetConfig, allocate
+from .simulator.shadow import set_shadow, take_regret
 from .simulator.side_by_side import drain_many, over_parts, run_many
 from .simulator.snapshot import Bank, Snapshot, Sync, stack_records
 from .simulator.state_reader import StateBatch, StateReader, Window, read_many
@@ -58,14 +63,21 @@ _NO_STATE = "the fleet has no state yet; call reset(seed=...) first"
 class SimulatedFleet:
     """Replicas of a cluster serving a workload, at simulated time.
 
-    `reset` begins the workload anew. At any moment a fleet can be copied with `branch`, or its
+    `reset` begins the workload anew. A guard, if there is one, decides which knobs are let through
+    and acts while the fleet runs. At any moment a fleet can be copied with `branch`, or its
     state taken with `snapshot` and given back, to it or to another, with `restore`.
     """
 
     def __init__(
-        self, cluster: ClusterSpec, workload: Workload, config: FleetConfig | None = None
+        self,
+        cluster: ClusterSpec,
+        workload: Workload,
+        config: FleetConfig | None = None,
+        *,
+        guard: Guard | None = None,
     ) -> None:
         self._cluster = cluster
+        self._guard = guard
         self._workload = workload
         self._config = config or FleetConfig()
         self._reader = StateReader(cluster)
@@ -85,6 +97,11 @@ class SimulatedFleet:
         return self._workload
 
     @property
+    def config(self) -> FleetConfig:
+        """How it behaves beyond its cluster."""
+        return self._config
+
+    @property
     def arrays(self) -> SimulationArrays:
         """The simulation's memory.
 
@@ -100,8 +117,8 @@ class SimulatedFleet:
         return self._bank
 
     @property
-    def _sim(self) -> np.ndarray:
-        """The handle of the arrays, for compiled functions."""
+    def handle(self) -> np.ndarray:
+        """Addresses of the arrays, for compiled functions; HANDLE_DTYPE [1]."""
         return self._state_bank.handle
 
     @property
@@ -112,7 +129,7 @@ class SimulatedFleet:
     @property
     def num_open(self) -> int:
         """Requests that are waiting or running."""
-        return int(num_open(self._sim))
+        return int(num_open(self.handle))
 
     @property
     def requests(self) -> np.ndarray:
@@ -133,16 +150,23 @@ class SimulatedFleet:
         self._reader.begin(arrays)
         self._seed = seed
         self._made = None
+        if self._guard is not None:
+            self._set_knobs(self._guard.begin(self, knobs or Knobs()))
         return self.state()
 
-    def apply(self, knobs: Knobs) -> None:
-        """Set the knobs from here on."""
+    def apply(self, knobs: Knobs) -> Knobs:
+        """Set the knobs from here on, or what the guard lets through; return those in force."""
+        admitted = self._guard.admit(self, knobs) if self._guard is not None else knobs
+        self._set_knobs(admitted)
+        return admitted
+
+    def _set_knobs(self, knobs: Knobs) -> None:
         arrays = self.arrays
         arrays.knobs[:] = knobs.record()
         arrays.knob_bias[:] = 0.0
         arrays.knob_bias[: knobs.replica_bias.size] = knobs.replica_bias
         set_bias(arrays)
-        refresh_view(self._sim)
+        refresh_view(self.handle)
 
     def limit(self, limits: ReplicaLimits) -> None:
         """Let each replica have no more than this from here on.
@@ -152,6 +176,21 @@ class SimulatedFleet:
         """
         set_limits(self.arrays, limits)
 
+    def set_shadow(self, knobs: Knobs | None, *, every: int = 8) -> None:
+        """Place every n-th request on paper by other knobs too, from here on; None: no more.
+
+        What the fleet does stays the same, bit for bit. Take the regret before the knobs change:
+        it is of all since it was last taken.
+
+        Raises:
+            ValueError: `every` is below 1.
+        """
+        set_shadow(self.arrays, knobs, every)
+
+    def take_regret(self) -> Regret:
+        """Return how much better the shadow is estimated to do, since it was last taken."""
+        return take_regret(self.arrays)
+
     def start(self, replica: int) -> None:
         """Begin to start a stopped replica; it serves when its weights and engine are ready.
 
@@ -159,7 +198,7 @@ class SimulatedFleet:
             ValueError: there is no such replica, or it is not stopped.
         """
         self._check_state(replica, "started", "stopped", STOPPED)
-        order_start(self._sim, replica)
+        order_start(self.handle, replica)
 
     def wake(self, replica: int) -> None:
         """Begin to wake a replica that is asleep.
@@ -168,7 +207,7 @@ class SimulatedFleet:
             ValueError: there is no such replica, or it is not asleep.
         """
         self._check_state(replica, "woken", "asleep", ASLEEP)
-        order_start(self._sim, replica)
+        order_start(self.handle, replica)
 
     def stop(self, replica: int) -> None:
         """Let a replica finish what it has, and then switch its GPUs off.
@@ -177,7 +216,7 @@ class SimulatedFleet:
             ValueError: there is no such replica, or it is not ready.
         """
         self._check_state(replica, "stopped", "ready", READY)
-        order_pause(self._sim, replica, STOPPED)
+        order_pause(self.handle, replica, STOPPED)
 
     def sleep(self, replica: int) -> None:
         """Let a replica finish what it has, and then keep its weights in host memory only.
@@ -186,7 +225,7 @@ class SimulatedFleet:
             ValueError: there is no such replica, or it is not ready.
         """
         self._check_state(replica, "put to sleep", "ready", READY)
-        order_pause(self._sim, replica, ASLEEP)
+        order_pause(self.handle, replica, ASLEEP)
 
     def _check_state(self, replica: int, deed: str, expected: str, state: int) -> None:
         replicas = self.arrays.replicas
@@ -215,7 +254,7 @@ class SimulatedFleet:
             msg = f"request {request} is not decoding; only a decoding request can migrate"
             raise ValueError(msg)
         source, target = self.arrays.replicas[[int(record["replica"]), to_replica]]
-        pages = pages_to_move(self._sim, request)
+        pages = pages_to_move(self.handle, request)
         fault = None
         if record["replica"] == to_replica:
             fault = "is there already"
@@ -227,12 +266,32 @@ class SimulatedFleet:
             fault = "has been ordered to migrate already"
         elif not self._may_go(request, to_replica):
             fault = "may not go there by the rules in force"
-        elif not can_move(self._sim, to_replica, request, pages):
+        elif not can_move(self.handle, to_replica, request, pages):
             fault = f"finds no room for {pages} KV pages"
         if fault:
             msg = f"request {request} cannot migrate to replica {to_replica}: it {fault}"
             raise ValueError(msg)
-        order_migration(self._sim, request, to_replica, pages)
+        order_migration(self.handle, request, to_replica, pages)
+
+    def can(self, kind: Emergency, replica: int | None = None) -> bool:
+        """Whether the fleet, or a replica's engine, can do an emergency action."""
+        return emergency_orders.can(self, kind, replica)
+
+    def act(self, action: EmergencyAction) -> int:
+        """Do an emergency action; return how many requests or replicas it touched.
+
+        Raises:
+            ValueError: there is no such replica.
+        """
+        return emergency_orders.act(self, action)
+
+    def undo(self, kind: Emergency, replica: int | None = None) -> None:
+        """Take an emergency action back.
+
+        Raises:
+            ValueError: there is no such replica.
+        """
+        emergency_orders.undo(self, kind, replica)
 
     def degrade_link(self, name: str, factor: float) -> None:
         """Set a link's bandwidth to a share of what it is when whole, from here on.
@@ -249,7 +308,7 @@ class SimulatedFleet:
         if not 0 <= factor <= 1:
             msg = f"factor must be in [0, 1], got {factor}"
             raise ValueError(msg)
-        order_link(self._sim, topology.link_index(name), float(factor))
+        order_link(self.handle, topology.link_index(name), float(factor))
 
     def _may_go(self, request: int, replica: int) -> bool:
         group = int(self.requests[request]["query"]["group"])
@@ -282,15 +341,15 @@ class SimulatedFleet:
     def _begin_window(self) -> tuple[float, int, float]:
         """Return the moment, the next arrival and the energy used, for `_end_window`."""
         arrays = self.arrays
-        self._reader.begin_window(arrays, self._sim)
+        self._reader.begin_window(arrays, self.handle)
         first = int(arrays.fleet[0]["next_arrival"])
         return self.now_s, first, float(arrays.replicas["energy_j"].sum())
 
     def _end_window(self, start_s: float, first: int, energy_j: float) -> WindowOutcome:
         num_settled = self._reader.window.num_settled
-        totals, tenants, num_settled = window_totals(self._sim, start_s, first, num_settled)
+        totals, tenants, num_settled = window_totals(self.handle, start_s, first, num_settled)
         counts = (tenants, num_settled)
-        self._reader.end_window(self.arrays, self._sim, (start_s, first), counts)
+        self._reader.end_window(self.arrays, self.handle, (start_s, first), counts)
         return WindowOutcome(
             start_s=start_s,
             end_s=self.now_s,
@@ -301,6 +360,7 @@ class SimulatedFleet:
             arrived_weight=float(totals[ARRIVED_WEIGHT]),
             credit=float(totals[CREDIT]),
             energy_j=float(self.arrays.replicas["energy_j"].sum()) - energy_j,
+            guard=self._guard.report() if self._guard is not None else UNGUARDED,
         )
 
     def drain(self) -> None:
@@ -335,7 +395,7 @@ class SimulatedFleet:
 
     def state(self) -> ClusterState:
         """Return what a scheduler can see at this moment."""
-        return self._reader.read(self.arrays, self._sim)
+        return self._reader.read(self.arrays, self.handle)
 
     def credit_by_window(self, window_s: float, num_windows: int) -> np.ndarray:
         """Return the weight of met requests by the window in which they arrived."""
@@ -367,7 +427,7 @@ class SimulatedFleet:
         spec = replicas[replica]
         if watts is not None and cap_fault(self._cluster.gpu_of(spec), watts):
             raise ValueError(cap_fault(self._cluster.gpu_of(spec), watts))
-        set_power_cap(self._sim, replica, cap_w(self._cluster, spec, watts))
+        set_power_cap(self.handle, replica, cap_w(self._cluster, spec, watts))
 
     def snapshot(self, into: Snapshot | None = None) -> Snapshot:
         """Return the fleet's state, independent of what happens to the fleet afterwards.
@@ -431,25 +491,47 @@ class Workers:
 
 
 def _handles(fleets: Sequence[SimulatedFleet]) -> np.ndarray:
-    return fleets[0]._sim if len(fleets) == 1 else stack_records([f._sim for f in fleets]).ravel()
+    return (
+        fleets[0].handle if len(fleets) == 1 else stack_records([f.handle for f in fleets]).ravel()
+    )
+
+
+def _run_to(
+    fleets: Sequence[SimulatedFleet], until_s: np.ndarray, workers: Workers | None = None
+) -> None:
+    """Run fleets up to moments; guarded ones one by one, the others in one call."""
+    pool, num_workers = (workers.pool, workers.num_workers) if workers else (None, 1)
+    is_guarded = np.array([fleet._guard is not None for fleet in fleets])
+    if not is_guarded.all():
+        plain = [fleet for fleet in fleets if fleet._guard is None]
+        over_parts(run_many, _handles(plain), until_s[~is_guarded], pool, num_workers)
+    guarded = [
+        (fleet._guard, fleet, float(moment_s))
+        for fleet, moment_s in zip(fleets, until_s, strict=True)
+        if fleet._guard is not None
+    ]
+    if pool is None or len(guarded) < 2:
+        for guard, fleet, moment_s in guarded:
+            guard.run(fleet, moment_s)
+    else:
+        for done in [pool.submit(guard.run, fleet, at_s) for guard, fleet, at_s in guarded]:
+            done.result()
 
 
 def _run_all(
     fleets: Sequence[SimulatedFleet], until_s: np.ndarray, workers: Workers | None = None
 ) -> None:
     """Run fleets up to moments, and take stock of what each made at its last arrival."""
-    pool, num_workers = (workers.pool, workers.num_workers) if workers else (None, 1)
     ending = [
         fleet
         for fleet, moment_s in zip(fleets, until_s, strict=True)
         if fleet._made is None and moment_s >= fleet._end_s
     ]
     if ending:
-        ends_s = np.array([fleet._end_s for fleet in ending])
-        over_parts(run_many, _handles(ending), ends_s, pool, num_workers)
+        _run_to(ending, np.array([fleet._end_s for fleet in ending]), workers)
         for fleet in ending:
             fleet._made = production(fleet.arrays.replicas)
-    over_parts(run_many, _handles(fleets), until_s, pool, num_workers)
+    _run_to(fleets, until_s, workers)
 
 
 def advance_all(
@@ -478,11 +560,21 @@ def drain_all(fleets: Sequence[SimulatedFleet], workers: Workers | None = None) 
     pool, num_workers = (workers.pool, workers.num_workers) if workers else (None, 1)
     ends_s = np.array([max(fleet.now_s, fleet._end_s) for fleet in fleets])
     _run_all(fleets, ends_s, workers)
+    for fleet in fleets:
+        emergency_orders.thaw(fleet)
 
     def drain(handles: np.ndarray, deadline_s: np.ndarray) -> None:
         drain_many(handles, deadline_s, _DRAIN_STEP_S)
 
-    over_parts(drain, _handles(fleets), ends_s + DRAIN_LIMIT_S, pool, num_workers)
+    plain = [fleet._guard is None for fleet in fleets]
+    if any(plain):
+        handles = _handles([fleet for fleet in fleets if fleet._guard is None])
+        over_parts(drain, handles, ends_s[plain] + DRAIN_LIMIT_S, pool, num_workers)
+    # A guard goes on acting while what is open comes to its end.
+    left = [(f, end_s) for f, end_s in zip(fleets, ends_s, strict=True) if f._guard is not None]
+    while left := [(f, end) for f, end in left if f.num_open and f.now_s < end + DRAIN_LIMIT_S]:
+        moments_s = np.array([fleet.now_s + _DRAIN_STEP_S for fleet, _ in left])
+        _run_to([fleet for fleet, _ in left], moments_s, workers)
 
 
 def run_workload(

@@ -24,7 +24,8 @@ def _read_own(sim, r, now_s, s):
     s.outstanding_requests = 0.0
     s.pending_tokens = 0.0
     s.predicted_wait_s = 0.0
-    progress_at_s = replica.seen_s
+    # Every iteration of a batch that decodes sends tokens through the gateway.
+    progress_at_s = replica.seen_s if replica.num_decoding > 0 else 0.0
     for g in range(sim.num_gateways):
         v = views_of(sim, g)[r]
         s.is_available = v.is_available
@@ -49,6 +50,13 @@ def _read_page(sim, r, s):
     s.kv_usage_frac = v.kv_usage_frac
     if replica.is_page_frozen == 0:
         s.allocation_failures = float(replica.num_preemptions)
+
+
+@compiled
+def _busy_s(replica, now_s):
+    """Time in iterations, with what has gone by of the one in progress."""
+    under_way_s = now_s - replica.clock_s if replica.plan_iterations > 0 else 0.0
+    return replica.busy_s + max(0.0, under_way_s)
 
 
 @compiled
@@ -98,7 +106,8 @@ def read_signals(sim, fleet_signals, signals, num_free, is_probing):
         _read_own(sim, r, fleet.now_s, s)
         _read_page(sim, r, s)
         if is_probing:
-            s.busy_s = replicas_of(sim)[r].busy_s
+            s.busy_s = _busy_s(replicas_of(sim)[r], fleet.now_s)
+            s.probed_at_s = fleet.now_s
         total.num_outstanding += s.outstanding_requests
         if s.is_available != 0:
             total.num_spill += int(mask == _SPILL)

@@ -17,8 +17,8 @@ from ..shortlist import CANDIDATE_DTYPE
 from ..topology import LINK_DTYPE, MAX_PATH, PORT_DTYPE
 
 # Status of a request. Arrived requests are in exactly one of the others; a moving one has its KV
-# on the way from one replica to another, or waits for that.
-PENDING, WAITING, PREFILLING, DECODING, FINISHED, SHED, FAILED, MOVING = range(8)
+# on the way from one replica to another, or waits for that; a frozen one stands still with its KV.
+PENDING, WAITING, PREFILLING, DECODING, FINISHED, SHED, FAILED, MOVING, FROZEN = range(9)
 
 # Which phase of a request a replica takes.
 ROLE_BOTH, ROLE_PREFILL, ROLE_DECODE = range(3)
@@ -39,6 +39,7 @@ REQUEST_DTYPE = np.dtype(
         ("arrival_s", np.float64),
         ("output_tokens", np.int32),  # the truth, hidden from the scheduler
         ("weight", np.float64),
+        ("worth_frac", np.float64),  # share of it that is left: below 1 if its answer was cut
         ("first_block", np.int64),
         ("num_blocks", np.int32),
         ("extra_sequences", np.int32),  # beyond one: n, best_of or beam width, less 1
@@ -71,6 +72,8 @@ REQUEST_DTYPE = np.dtype(
         ("source", np.int64),  # the replica that still holds it, while it is moving; else `NONE`
         ("kv_ready_s", np.float64),  # when it was at hand where the request went on last
         ("num_moves", np.int32),
+        ("shed_reason", np.int32),  # a `Refusal`, 0 if it was not refused
+        ("paid_tokens", np.float64),  # taken from its group's budget
     ]
 )
 
@@ -209,6 +212,14 @@ REPLICA_DTYPE = np.dtype(
         ("prefill_positions", np.int64),
         ("read_tokens", np.int64),
         ("first_tokens", np.int64),
+        ("token_budget_frac", np.float64),  # share of the token budget that an emergency leaves
+        # Batch requests that stand still (`freeze.py`).
+        ("is_freezing", np.int64),  # 1 while some may, or have to be let go on
+        ("freeze_tokens", np.float64),  # context beyond which they do, infinity: none
+        ("freeze_from_s", np.float64),  # when that was set: it holds from the next iteration on
+        ("num_frozen", np.int64),
+        ("frozen_head", np.int64),
+        ("frozen_tail", np.int64),
     ]
 )
 
@@ -383,6 +394,11 @@ FLEET_DTYPE = np.dtype(
         ("num_clients", np.int64),  # of a closed loop, 0 if open
         ("next_release", np.int64),  # first request that a closed loop holds back, N if open
         ("closed_loop_gap_s", np.float64),
+        # Emergencies: from how many TTFT limits on requests are refused, infinity for none; most
+        # output tokens of new batch requests; most tokens of what may go to the spill tier.
+        ("shed_limits", np.float64),
+        ("shrink_tokens", np.float64),
+        ("spill_tokens", np.float64),
     ]
 )
 
@@ -404,6 +420,21 @@ SCRAPED_DTYPE = np.dtype(
         ("nominal_s", np.float64),
         ("prefill_s", np.float64),
         ("num_sequences", np.int64),
+    ]
+)
+
+# What is compared with the choices that are carried out, and sums over what was (`shadow.py`).
+SHADOW_DTYPE = np.dtype(
+    [
+        ("every", np.int64),  # requests from one comparison to the next; 0: it is off
+        ("num_seen", np.int64),
+        ("cursor", np.int64),
+        ("num_sampled", np.int64),
+        ("weight", np.float64),
+        ("weight_2", np.float64),  # of squared weights
+        ("difference", np.float64),  # weight times what is expected of the shadow, less the other
+        ("difference_2", np.float64),  # the same with squared weights
+        ("squared_2", np.float64),  # squared weight times squared difference
     ]
 )
 
@@ -460,6 +491,16 @@ class SimulationArrays(NamedTuple):
     seen_hits: np.ndarray  # int64 [P, R], cached prompt tokens at each placement
     pages: np.ndarray  # PAGE_DTYPE [G, R, P], metrics pages on their way; P = 1 if none are late
     throttled: np.ndarray  # LATENCY_DTYPE [R], scratch: coefficients at a lowered clock
+    # Choices on paper (`shadow.py`).
+    shadow: np.ndarray  # SHADOW_DTYPE [1]
+    shadow_knobs: np.ndarray  # KNOBS_DTYPE [1]
+    judge: np.ndarray  # KNOBS_DTYPE [1], by which outcomes are foretold
+    shadow_bias: np.ndarray  # float64 [R]
+    shadow_costs: np.ndarray  # float64 [R], scratch: what is added to the shadow's costs
+    shadow_factors: np.ndarray  # float64 [R], scratch: slow factors of the knobs that rule
+    shadow_random: np.ndarray  # uint64 [1], state of its own stream
+    groups: np.ndarray  # GROUP_DTYPE [groups], what holds for each group of requests
+    buckets: np.ndarray  # BUCKET_DTYPE [groups], what is left of their budgets
 
 
 __all__ = [
@@ -478,6 +519,7 @@ __all__ = [
     "FAILED",
     "FINISHED",
     "FLEET_DTYPE",
+    "FROZEN",
     "GATEWAY_DTYPE",
     "HOST_DTYPE",
     "KNOBS_DTYPE",
@@ -511,6 +553,7 @@ __all__ = [
     "ROLE_PREFILL",
     "SCRAPED_DTYPE",
     "SEQUENCE_DTYPE",
+    "SHADOW_DTYPE",
     "SHED",
     "SLOWDOWN_DTYPE",
     "STALL",

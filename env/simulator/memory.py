@@ -8,7 +8,6 @@ Does not know: what the arrays mean (`layout.py`).
 Source: the address intrinsic is numba's documented way to use a raw pointer with `carray`.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,12 @@ from numba import carray, types  # type: ignore[attr-defined]
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ..compiled import compiled
+from ..budget import BUCKET_DTYPE
+from ..compiled import compiled, source_tag
 from ..dispatch import NUM_TERMS, VIEW_DTYPE
 from ..knobs import KNOBS_DTYPE
 from ..latency import LATENCY_DTYPE
+from ..restrictions import GROUP_DTYPE
 from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
 from ..topology import LINK_DTYPE, PORT_DTYPE
 from .calls import CALLED, address_of
@@ -39,6 +40,7 @@ from .layout import (
     REQUEST_DTYPE,
     SCRAPED_DTYPE,
     SEQUENCE_DTYPE,
+    SHADOW_DTYPE,
     SLOWDOWN_DTYPE,
     TRANSFER_DTYPE,
     SimulationArrays,
@@ -46,7 +48,7 @@ from .layout import (
 
 _COMPILED_FILES = (
     *("compiled.py", "dispatch.py", "energy.py", "knobs.py", "latency.py", "shortlist.py"),
-    *("masks.py", "topology.py"),
+    *("budget.py", "masks.py", "refusals.py", "restrictions.py", "shadow.py", "topology.py"),
     "../traces/hashing.py",
 )
 _SIZES = (
@@ -80,22 +82,17 @@ _SIZES = (
 )
 
 
-def _source_tag() -> str:
-    """Return a hash of the compiled code's source files.
-
-    numba's cache looks only at the file of the function that it compiled, so a change in a file
-    that this one calls would go unnoticed. With the tag in the handle's type it does not.
-    """
+def _source_files() -> list[Path]:
+    """Return the files of the compiled code."""
     room = Path(__file__).parent
-    files = [*sorted(room.glob("*.py")), *(room.parent / name for name in _COMPILED_FILES)]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+    return [*sorted(room.glob("*.py")), *(room.parent / name for name in _COMPILED_FILES)]
 
 
 HANDLE_DTYPE = np.dtype(
     [(f"{name}_at", np.int64) for name in SimulationArrays._fields]
     + [(name, np.int64) for name in _SIZES]
     + [(f"call_{name}", np.int64) for name in CALLED]
-    + [(f"source_{_source_tag()}", np.int8)]
+    + [(f"source_{source_tag(_source_files())}", np.int8)]
 )
 
 
@@ -313,6 +310,18 @@ def bias_of(sim, group):
 
 
 @compiled
+def groups_of(sim):
+    """What holds for each group of requests [groups]."""
+    return carray(_pointer(sim.groups_at), (sim.num_groups,), GROUP_DTYPE)
+
+
+@compiled
+def buckets_of(sim):
+    """What is left of each group's budget [groups]."""
+    return carray(_pointer(sim.buckets_at), (sim.num_groups,), BUCKET_DTYPE)
+
+
+@compiled
 def hits_of(sim):
     """Scratch: cached prompt tokens of the request in hand [R]."""
     return carray(_pointer(sim.hits_at), (sim.num_replicas,), np.int64)
@@ -426,3 +435,58 @@ def late_pages_of(sim, g, r):
     """Metrics pages of a replica that are on their way to a gateway [P]."""
     shape = (sim.num_gateways, sim.num_replicas, sim.num_pages)
     return carray(_pointer(sim.pages_at), shape, PAGE_DTYPE)[g, r]
+
+
+@compiled
+def group_costs_of(sim, group):
+    """Penalties of each replica for a request of a group, infinite where masked [R]."""
+    shape = (sim.num_groups, sim.num_replicas)
+    return carray(_pointer(sim.group_costs_at), shape, np.float64)[group]
+
+
+@compiled
+def penalties_of(sim):
+    """Penalties of each replica from the shield [R]."""
+    return carray(_pointer(sim.penalties_at), (sim.num_replicas,), np.float64)
+
+
+@compiled
+def shadow_of(sim):
+    """What the shadow's choices are compared for."""
+    return carray(_pointer(sim.shadow_at), (1,), SHADOW_DTYPE)[0]
+
+
+@compiled
+def shadow_knobs_of(sim):
+    """The knobs of the shadow."""
+    return carray(_pointer(sim.shadow_knobs_at), (1,), KNOBS_DTYPE)[0]
+
+
+@compiled
+def judge_of(sim):
+    """The knobs by which outcomes are foretold."""
+    return carray(_pointer(sim.judge_at), (1,), KNOBS_DTYPE)[0]
+
+
+@compiled
+def shadow_bias_of(sim):
+    """Bias of each replica under the shadow's knobs [R]."""
+    return carray(_pointer(sim.shadow_bias_at), (sim.num_replicas,), np.float64)
+
+
+@compiled
+def shadow_costs_of(sim):
+    """Scratch: what is added to each replica's cost for the shadow [R]."""
+    return carray(_pointer(sim.shadow_costs_at), (sim.num_replicas,), np.float64)
+
+
+@compiled
+def shadow_factors_of(sim):
+    """Scratch: slow factors of the knobs that rule [R]."""
+    return carray(_pointer(sim.shadow_factors_at), (sim.num_replicas,), np.float64)
+
+
+@compiled
+def shadow_random_of(sim):
+    """State of the shadow's random stream [1]."""
+    return carray(_pointer(sim.shadow_random_at), (1,), np.uint64)

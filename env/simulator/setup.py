@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..budget import full_buckets
 from ..cluster import (
     ClusterSpec,
     Preemption,
@@ -15,6 +16,7 @@ from ..cluster import (
     pcie_copy_bytes_per_s,
 )
 from ..dispatch import NUM_TERMS, VIEW_DTYPE
+from ..emergency import Emergency
 from ..energy import power_range
 from ..energy_prices import EnergyConfig
 from ..knobs import Knobs
@@ -44,6 +46,7 @@ from .layout import (
 from .life import life_arrays
 from .memory import handle
 from .served_models import model_of_names, served_models
+from .shadow import shadow_arrays
 from .snapshot import copy_array
 from .start_up import StartUpConfig
 from .tariffs import set_tariffs, tariff_events
@@ -94,6 +97,8 @@ class FleetConfig:
     """Engines compose a batch while the one before it runs (vLLM's async scheduling, SGLang's
     overlap): a request that arrives at a busy engine waits for one iteration more."""
 
+    emergencies: frozenset[Emergency] = frozenset(Emergency)
+    """Emergency actions that the engines can do."""
     restrictions: Restrictions | None = None
     """What each tenant's requests may use; None lets all use all."""
 
@@ -142,6 +147,8 @@ def _fill_replica(record: np.ndarray, cluster: ClusterSpec, replica: ReplicaSpec
     power = power_range(gpu, num_gpus)
     record["is_up"] = 1
     record["slow_factor"] = 1.0
+    record["token_budget_frac"] = 1.0
+    record["freeze_tokens"] = np.inf
     record["max_num_seqs"] = replica.max_num_seqs
     record["max_batch_tokens"] = replica.max_batch_tokens
     record["total_pages"] = record["free_pages"] = kv_pages(cluster, replica)
@@ -155,8 +162,8 @@ def _fill_replica(record: np.ndarray, cluster: ClusterSpec, replica: ReplicaSpec
     record["is_swapping"] = replica.preemption is Preemption.SWAP
     record["max_adapters"] = replica.max_loras
     record["adapter_load_s"] = replica.adapter_bytes / pcie_copy_bytes_per_s(gpu)
-    for field_name in ("waiting_head", "waiting_tail", "prefill_head", "prefill_tail"):
-        record[field_name] = NONE
+    for kind in ("waiting", "prefill", "frozen"):
+        record[f"{kind}_head"] = record[f"{kind}_tail"] = NONE
 
 
 def _make_replicas(cluster: ClusterSpec) -> np.ndarray:
@@ -240,6 +247,7 @@ def _make_fleet(
     fleet["is_async_scheduling"] = config.is_async_scheduling
     fleet["num_clients"] = config.closed_loop_requests
     fleet["closed_loop_gap_s"] = config.closed_loop_gap_s
+    fleet["shed_limits"] = fleet["shrink_tokens"] = np.inf
     return fleet
 
 
@@ -352,6 +360,9 @@ def allocate(
             (num_gateways, num_replicas, int(fleet["page_lag"][0]) + 1), dtype=PAGE_DTYPE
         ),
         throttled=nominal.copy(),
+        **shadow_arrays(num_replicas),
+        groups=restrictions.groups,
+        buckets=full_buckets(restrictions.groups),
     )
     set_limits(arrays, limits)
     begin(handle(arrays))

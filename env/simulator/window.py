@@ -33,7 +33,7 @@ def _add_ended(request, totals):
     if request.status == FINISHED:
         totals[NUM_FINISHED] += 1.0
         if meets_limits(request):
-            totals[CREDIT] += request.weight
+            totals[CREDIT] += request.weight * request.worth_frac
     elif request.status == SHED:
         totals[NUM_SHED] += 1.0
     elif request.status == FAILED:

@@ -91,6 +91,7 @@ def compile_workload(
     requests["arrival_s"] = trace.arrival_s
     requests["output_tokens"] = trace.output_tokens
     requests["weight"] = np.asarray(levels.weights)[priority]
+    requests["worth_frac"] = 1.0
     requests["status"] = PENDING
     requests["replica"] = NONE
     requests["next"] = NONE

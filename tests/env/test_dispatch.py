@@ -50,9 +50,16 @@ class Gateway:
         )  # fmt: skip
         return replica if is_found else None
 
-    def is_shed(self, knobs: Knobs, replica: int = 0) -> bool:
+    def is_shed(self, knobs: Knobs, replica: int = 0, most_limits: float = np.inf) -> bool:
         return is_shed(
-            self.view, self.nominal, self.query[0], self.hits, knobs.record()[0], 0.0, replica
+            self.view,
+            self.nominal,
+            self.query[0],
+            self.hits,
+            knobs.record()[0],
+            0.0,
+            replica,
+            most_limits,
         )
 
     def ttft_s(self, knobs: Knobs, replica: int = 0, now_s: float = 0.0) -> float:
@@ -262,6 +269,10 @@ def test_refusal_threshold_of_each_class(make_gateway, priority, knob):
         values = {knob: ratio * factor, other: ratio * (2.0 - factor)}
         assert gateway.is_shed(Knobs.of(shed_enabled=1.0, **values)) is is_refused
         assert gateway.is_shed(Knobs.of(**values)) is False
+        # In an emergency it is refused whatever the knobs say.
+        assert gateway.is_shed(Knobs.of(**values), most_limits=ratio * factor) is is_refused
+        knobs = Knobs.of(shed_enabled=1.0, **{knob: 40.0})
+        assert gateway.is_shed(knobs, most_limits=ratio * factor) is is_refused
 
 
 def test_scorer_hinges_and_batch_term(make_gateway):

@@ -23,6 +23,7 @@ ROWS = [
 
 def make_requests() -> np.ndarray:
     requests = np.zeros(len(ROWS), REQUEST_DTYPE)
+    requests["worth_frac"] = 1.0
     names = ("status", "arrival_s", "first_token_s", "finish_s", "output_tokens")
     for row, values in zip(requests, ROWS, strict=True):
         for name, value in zip(names, values, strict=False):
