@@ -96,20 +96,32 @@ def entries(
 
 def _fault_text(kind: type[BaseModel], path: str, detail: ErrorDetails) -> str:
     """One fault: key path, what is wrong, the value, what was expected."""
+    key_path, text = _keyed_fault(kind, path, detail)
+    return f"{key_path}: {text}"
+
+
+def keyed_faults(
+    kind: type[BaseModel], error: ValidationError, path: str = ""
+) -> list[tuple[str, str]]:
+    """The faults of an entry, each as its key path and what is wrong."""
+    return [_keyed_fault(kind, path, detail) for detail in error.errors()]
+
+
+def _keyed_fault(kind: type[BaseModel], path: str, detail: ErrorDetails) -> tuple[str, str]:
     keys = [str(part) for part in detail["loc"]]
     key_path = ".".join(part for part in (path, *keys) if part) or "file"
     known = list(kind.model_fields)
     if detail["type"] == "extra_forbidden":
         nearest = nearest_name(keys[-1], known)
         hint = f"did you mean {nearest!r}?" if nearest else f"known keys: {', '.join(known)}"
-        return f"{key_path}: unknown key with value {detail['input']!r}; {hint}"
+        return key_path, f"unknown key with value {detail['input']!r}; {hint}"
     if detail["type"] == "missing":
-        return f"{key_path}: key is missing; add it"
+        return key_path, "key is missing; add it"
     if detail["type"] == "model_type":
-        return f"{key_path}: must be a mapping of {', '.join(known)}, got {detail['input']!r}"
+        return key_path, f"must be a mapping of {', '.join(known)}, got {detail['input']!r}"
     text = detail["msg"]
     is_unknown = detail["type"] == _UNKNOWN_NAME
-    return f"{key_path}: {text}" if is_unknown else f"{key_path}: {text}, got {detail['input']!r}"
+    return key_path, text if is_unknown else f"{text}, got {detail['input']!r}"
 
 
 def faults_message(kind: str, source: str, faults: Sequence[str]) -> str:

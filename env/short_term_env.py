@@ -95,8 +95,8 @@ class ShortTermEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     | `layout` | 16 replicas, 16 GPUs, 4 servers, 2 tenants | padded sizes |
 
     ## Version History
-    - v0: first version. A fleet may have a guard: the shield then stands between the action and
-      the fleet, and `info["outcome"]["guard"]` says what it did; `info["knobs"]` are those in force.
+    - v0: first version. A fleet may have a guard: the shield then stands between action and fleet,
+      `info["outcome"]["guard"]` says what it did, and `info["knobs"]` are the knobs in force.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012, Gymnasium declares it so

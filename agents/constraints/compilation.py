@@ -271,10 +271,11 @@ def _empty_faults(
         tenant = policy.tenants[group // width]
         where = policy.origin("tenants", tenant.name)
         everything = np.ones(facts.num_replicas, np.bool_)
-        yield from _nowhere(f"{where}: {names[group]}", own, everything, "")
-        for model in tenant.models:
+        found = [*_nowhere(f"{where}: {names[group]}", own, everything, "")]
+        for model in () if found else tenant.models:
             serving = facts.any_of("models", [model])
-            yield from _nowhere(f"{where}: {names[group]}", own, serving, f" for '{model}'")
+            found += _nowhere(f"{where}: {names[group]}", own, serving, f" for '{model}'")
+        yield from found
 
 
 def _nowhere(who: str, causes: Sequence[Cause], serving: BoolArray, what: str) -> Iterator[str]:

@@ -120,7 +120,7 @@ def test_who_is_left_without_a_replica_hears_the_fewest_rules_that_cause_it():
     )
     with pytest.raises(ConfigError) as caught:
         compile_policy(policy, CLUSTER)
-    bank, _, shop = str(caught.value).splitlines()[1:]
+    bank, shop = str(caught.value).splitlines()[1:]
     # One of three rules has no part in it: the model's.
     assert bank.endswith(
         "bank is left without a replica, because: tier 'gold' uses pool 'vip' only; tier 'gold' "

@@ -91,7 +91,7 @@ pool: []
         (3, "priority"),
         (5, "ttft_ms: unknown key with value 300; did you mean 'ttft_s'?"),
         (6, "ttft_s"),
-        (11, "usd_per_hour needs usd_per_million_tokens"),
+        (9, "usd_per_hour needs usd_per_million_tokens"),
         (13, "hbm_used_frac"),
         (14, "92"),
         (16, "unknown action 'sheds'"),
