@@ -175,9 +175,7 @@ def test_a_shipped_name_stays_what_it_was(model_store: ModelStore) -> None:
     assert load_model("llama-3-8b@1").activation_bytes_per_token == 60_000
 
 
-def test_clusters_may_name_models_of_bundled_files(
-    model_store: ModelStore, tmp_path: Path
-) -> None:
+def test_clusters_may_name_models_of_bundled_files(model_store: ModelStore, tmp_path: Path) -> None:
     model_store.add(make_text(name="mistral-7b", version=1))
     path = tmp_path / "cluster.yaml"
     path.write_text(make_cluster_text("mistral-7b"))
