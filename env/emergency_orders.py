@@ -9,6 +9,7 @@ import numpy as np
 
 from .emergency import Emergency, EmergencyAction
 from .simulator.emergencies import cap_batch_tokens
+from .simulator.freeze import order_freeze
 from .simulator.layout import DECODING, READY, ROLE_PREFILL
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def act(fleet: "SimulatedFleet", action: EmergencyAction) -> int:
     if action.kind is Emergency.CAP_BATCH_TOKENS:
         cap_batch_tokens(fleet.handle, replica, float(action.amount))
         return 1
+    if action.kind is Emergency.FREEZE_KV_GROWTH:
+        return _freeze(fleet, replica, float(action.amount))
     if action.kind is Emergency.MOVE_KV:
         return _move_kv(fleet, replica, int(action.amount))
     return 0
@@ -55,6 +58,14 @@ def undo(fleet: "SimulatedFleet", kind: Emergency, replica: int | None) -> None:
         fleet.arrays.fleet[name] = value
     elif kind is Emergency.CAP_BATCH_TOKENS:
         cap_batch_tokens(fleet.handle, int(replica or 0), 1.0)
+    elif kind is Emergency.FREEZE_KV_GROWTH:
+        order_freeze(fleet.handle, int(replica or 0), np.inf)
+
+
+def thaw(fleet: "SimulatedFleet") -> None:
+    """Let all requests that stand still go on: a run that ends leaves none behind."""
+    for replica in np.flatnonzero(fleet.arrays.replicas["is_freezing"]):
+        order_freeze(fleet.handle, int(replica), np.inf)
 
 
 def _check_replica(fleet: "SimulatedFleet", replica: int | None) -> None:
@@ -78,14 +89,34 @@ def _neighbours(fleet: "SimulatedFleet", replica: int) -> np.ndarray:
     return found[np.lexsort((usage[found], is_far[found]))]
 
 
+def _decoding(fleet: "SimulatedFleet", replica: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of a replica's decoding requests, and the tokens that each has in KV."""
+    requests, iteration = fleet.requests, fleet.arrays.replicas["decode_iteration"][replica]
+    rows = np.flatnonzero((requests["status"] == DECODING) & (requests["replica"] == replica))
+    taken = iteration - requests["joined_iteration"][rows]
+    return rows, requests["prefill_target_tokens"][rows] + taken
+
+
+def _freeze(fleet: "SimulatedFleet", replica: int, most_tokens: float) -> int:
+    """Let long batch requests stand still; return how many have that much context now.
+
+    Others follow when they grow beyond it. A replica that does not serve cannot freeze.
+    """
+    if fleet.arrays.replicas["state"][replica] != READY:
+        return 0
+    rows, context = _decoding(fleet, replica)
+    is_batch = fleet.requests["query"]["priority"][rows] > 0
+    order_freeze(fleet.handle, replica, most_tokens)
+    return int((is_batch & (context > most_tokens)).sum())
+
+
 def _move_kv(fleet: "SimulatedFleet", replica: int, most: int) -> int:
     """Order the least urgent, longest sequences of a replica to migrate, as far as there is room.
 
     A sequence that finds no room, or may not go there, stays.
     """
     requests = fleet.requests
-    rows = np.flatnonzero((requests["status"] == DECODING) & (requests["replica"] == replica))
-    context = requests["query"]["input_tokens"][rows] + requests["generated_tokens"][rows]
+    rows, context = _decoding(fleet, replica)
     order = np.lexsort((-context, -requests["query"]["priority"][rows]))
     num_moved = 0
     for row in rows[order][:most]:

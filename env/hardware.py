@@ -1,4 +1,4 @@
-"""The GPU catalogue: what each accelerator could do at most, and what it draws.
+"""The GPU catalogue: what each accelerator could do at most, and what it draws. A CPU is one too.
 
 Does not know: models, tensor parallelism, or how much of a peak is reached (`roofline.py`).
 Source: vendor datasheets; aiconfigurator 0.12 (`systems/*.yaml`) for memory and link sizes;
@@ -242,6 +242,30 @@ _RTXPRO6000_96G = Gpu(
     host_w=100,
 )
 
+# A socket of a server without GPUs, for replicas that are kept for emergencies. "HBM" is its main
+# memory. Nobody measured its kernels for us: its shares of the peaks are those of the GPUs'
+# datasheet rule (`datasheet.py`), assumed.
+_XEON8480_256G = Gpu(
+    name="XEON8480-256G",
+    # TFLOP/s, Intel Xeon Platinum 8480+: 56 cores x 1,024 BF16 operations a cycle in AMX (2,048 of
+    # INT8; Intel 64 and IA-32 optimization manual) x 2.0 GHz base clock; FP16 assumed to be
+    # computed as BF16, which this generation's AMX has instead
+    peak_flops=_peaks(114.7, int8=229.4),
+    # bytes: 8 DIMMs of 32 GiB, assumed; bytes/s: 8 channels of DDR5-4800, Intel ARK
+    hbm_bytes=256 * GIB,
+    hbm_bytes_per_s=0.3072e12,
+    # bytes/s one direction, PCIe gen 5 x16, Intel ARK; sockets are taken to be linked by it too
+    nvlink_bytes_per_s=None,
+    pcie_bytes_per_s=64e9,
+    # W, TDP from Intel ARK; idle and decode (0.7 of TDP: memory-bound cores still spin) assumed
+    idle_w=100,
+    decode_w=245,
+    prefill_w=350,
+    tdp_w=350,
+    # W, assumed: half of a two-socket server's 150 W for memory, fans and network
+    host_w=75,
+)
+
 GPUS: Mapping[str, Gpu] = {
     entry.name: entry
     for entry in (
@@ -253,6 +277,7 @@ GPUS: Mapping[str, Gpu] = {
         _L40S_48G,
         _MI300X_192G,
         _RTXPRO6000_96G,
+        _XEON8480_256G,
     )
 }
 

@@ -15,11 +15,14 @@ import numpy as np
 
 from .kpis import is_met, tpot_s
 from .placement import Placement, read_placement
+from .refusals import refusal_text
 from .simulated_fleet import SimulatedFleet
 from .simulator.layout import (
     DECODING,
     FAILED,
     FINISHED,
+    FROZEN,
+    MOVING,
     NONE,
     PENDING,
     PREFILLING,
@@ -38,6 +41,8 @@ STATUS_NAMES = {
     FINISHED: "finished",
     SHED: "shed",
     FAILED: "failed",
+    MOVING: "moving",
+    FROZEN: "frozen",
 }
 
 
@@ -73,6 +78,10 @@ class RequestLife:
     ttft_slo_s: float
     tpot_slo_s: float
     status: str
+    refusal: str | None
+    """Why it was refused, if it was."""
+    worth_frac: float
+    """Share of its worth that is left: below 1 if an emergency cut its answer."""
     is_met: bool
     """Whether it finished within both limits."""
     ttft_s: float | None
@@ -101,8 +110,15 @@ def _notes(fleet: SimulatedFleet, arrival_s: float, names: list[str]) -> Iterato
             moment=moment.name.lower(),
             phase=moment.phase,
             replica=replica,
-            text=moment.text.format(replica=replica, value=float(row["value"])),
+            text=_text(moment, replica, float(row["value"])),
         )
+
+
+def _text(moment: Moment, replica: str | None, value: float) -> str:
+    """Return what happened, in words; the value of a refusal is its reason."""
+    text = moment.text.format(replica=replica, value=value)
+    reason = refusal_text(int(value)) if moment is Moment.SHED else None
+    return f"{text}: {reason}" if reason else text
 
 
 def _phases(notes: tuple[LifeNote, ...], until_s: float) -> dict[str, float]:
@@ -168,6 +184,8 @@ def read_life(fleet: SimulatedFleet) -> RequestLife:
         ttft_slo_s=float(query["ttft_slo_s"][0]),
         tpot_slo_s=float(query["tpot_slo_s"][0]),
         status=STATUS_NAMES[int(request["status"][0])],
+        refusal=refusal_text(int(request["shed_reason"][0])),
+        worth_frac=float(request["worth_frac"][0]),
         is_met=bool(is_met(request)[0]),
         ttft_s=_or_none(ttft_s),
         tpot_s=_or_none(float(tpot_s(request)[0])),

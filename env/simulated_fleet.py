@@ -560,6 +560,8 @@ def drain_all(fleets: Sequence[SimulatedFleet], workers: Workers | None = None) 
     pool, num_workers = (workers.pool, workers.num_workers) if workers else (None, 1)
     ends_s = np.array([max(fleet.now_s, fleet._end_s) for fleet in fleets])
     _run_all(fleets, ends_s, workers)
+    for fleet in fleets:
+        emergency_orders.thaw(fleet)
 
     def drain(handles: np.ndarray, deadline_s: np.ndarray) -> None:
         drain_many(handles, deadline_s, _DRAIN_STEP_S)

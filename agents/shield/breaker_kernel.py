@@ -20,7 +20,7 @@ MAX_AGE_S = 5.0
 SAME_MOMENT_S = 1e-3
 # times the rule's cool-down: how long a breaker that keeps opening may stay open
 MAX_BACK_OFF = 8.0
-# s; a sum of gaps that falls short by rounding is long enough
+# s; a span that falls short by rounding is long enough
 _ROUNDING_S = 1e-6
 
 # What an observation says.
@@ -127,7 +127,7 @@ def _phase_when_closed(rule, breaker, says, clock_s):
 def _phase_when_open(rule, breaker, phase, clock_s):
     """Return the next phase of an open or half open breaker."""
     if phase == OPEN:
-        is_over = clock_s - breaker.since_s >= breaker.cool_down_s
+        is_over = clock_s - breaker.since_s >= breaker.cool_down_s - _ROUNDING_S
         if is_over and (rule.is_trying or breaker.run_says == _QUIET):
             return HALF_OPEN
     elif _is_breach(rule, breaker):

@@ -123,7 +123,7 @@ class NoveltyModel:
 
     def scores(self, summaries: FloatArray) -> FloatArray:
         """Return the scores of summaries; [n, S] to [n]."""
-        is_finite = np.isfinite(summaries).all(axis=1)
+        is_finite = np.asarray(np.isfinite(summaries).all(axis=1))
         known = np.where(is_finite[:, None], summaries, 0.0)
         parts = _parts(known, self.mean, self.whitening, self.low, self.high)
         return np.where(is_finite, (parts / self.units).max(axis=1), np.inf)

@@ -13,6 +13,7 @@ from . import calls, gateway
 from .adapters import can_use_adapter, use_adapter
 from .calls import called_as
 from .closed_loop import on_end
+from .freeze import pop_latest_frozen
 from .host_tier import load_blocks
 from .kv_pages import (
     available_pages,
@@ -212,9 +213,9 @@ def _is_worse(a, b):
     return a.admission > b.admission
 
 
-@called_as("preempt_one")
-def preempt_one(sim, r):
-    """Preempt the least urgent, latest running request. Needs two running."""
+@compiled
+def _take_worst(sim, r):
+    """Take the least urgent, latest running request off; return (which, whether it decoded)."""
     replica, requests, heap = replicas_of(sim)[r], requests_of(sim), sequences_of(sim, r)
     worst, worst_position, worst_before = NONE, NONE, NONE
     for position in range(replica.num_decoding):
@@ -226,19 +227,35 @@ def preempt_one(sim, r):
         if worst == NONE or _is_worse(requests[index], requests[worst]):
             worst, worst_position, worst_before = index, NONE, before
         before, index = index, requests[index].next
-    lost = requests[worst]
     if worst_position != NONE:
         leave_decode(sim, r, worst_position)
+        return worst, True
+    lost = requests[worst]
+    remove_prefill(replica, requests, worst, worst_before)
+    replica.prefill_left_tokens -= lost.prefill_target_tokens - lost.prefill_done_tokens
+    let_go(sim, r, lost, lost.query.input_tokens + lost.generated_tokens)
+    return worst, False
+
+
+@called_as("preempt_one")
+def preempt_one(sim, r):
+    """Preempt the latest request that stands still, or else the least urgent, latest running one.
+
+    Needs one that stands still, or two that run.
+    """
+    replica, requests = replicas_of(sim)[r], requests_of(sim)
+    if replica.num_frozen > 0:
+        worst, has_decoded = pop_latest_frozen(sim, r), True
+        let_go(sim, r, requests[worst], np.int64(requests[worst].prefill_target_tokens))
     else:
-        remove_prefill(replica, requests, worst, worst_before)
-        replica.prefill_left_tokens -= lost.prefill_target_tokens - lost.prefill_done_tokens
-        let_go(sim, r, lost, lost.query.input_tokens + lost.generated_tokens)
+        worst, has_decoded = _take_worst(sim, r)
+    lost = requests[worst]
     lost.status = WAITING
     lost.num_preemptions += 1
     replica.num_preemptions += 1
     replica.has_preempted = 1
     note(sim, worst, Moment.PREEMPTED, replica.clock_s, r, lost.generated_tokens)
-    if worst_position != NONE and replica.is_swapping != 0:
+    if has_decoded and replica.is_swapping != 0:
         swap_out(sim, r, worst)
     push_waiting(replica, requests, worst, True)
 
@@ -251,7 +268,7 @@ def make_room(sim, r):
     while replica.num_sequences > available_pages(sim, r):
         if growth_pages(sim, r, np.int64(1)) <= available_pages(sim, r):
             return
-        if replica.num_decoding + replica.num_prefilling > 1:
+        if replica.num_frozen > 0 or replica.num_decoding + replica.num_prefilling > 1:
             calls.preempt_one(sim, r)
         else:
             index = leave_decode(sim, r, np.int64(0))

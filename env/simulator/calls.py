@@ -26,6 +26,7 @@ _ARGUMENTS = {
     "follow_up": (types.float64,),
     "preempt_one": (types.int64,),
     "settle": (types.int64,),
+    "settle_freeze": (types.int64,),
     "take_actions": (types.float64,),
     "take_event": (),
 }
@@ -134,6 +135,12 @@ def settle(sim, r):
 
 
 @compiled
+def settle_freeze(sim, r):
+    """Call `freeze.settle_freeze`."""
+    _call_r(sim.call_settle_freeze, sim, r)
+
+
+@compiled
 def take_actions(sim, now_s):
     """Call `cluster_loop.take_actions`."""
     _call_s(sim.call_take_actions, sim, now_s)
@@ -155,6 +162,7 @@ __all__ = [
     "follow_up",
     "preempt_one",
     "settle",
+    "settle_freeze",
     "take_actions",
     "take_event",
 ]

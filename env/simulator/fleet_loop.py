@@ -22,6 +22,7 @@ from .cluster_loop import (
     retry_departed,
 )
 from .due import set_next_event, wake
+from .freeze import forget_freeze, pop_frozen
 from .host_tier import clear_host
 from .late_pages import fill
 from .layout import CRASH, FAILED, LINK, NONE, NUM_PRIORITIES, RESTART
@@ -95,6 +96,9 @@ def _crash(sim, r, now_s, is_off):
         _lose(sim, index, now_s)
     while replica.prefill_head != NONE:
         _lose(sim, pop_prefill(replica, requests_of(sim)), now_s)
+    while replica.frozen_head != NONE:
+        _lose(sim, pop_frozen(sim, r), now_s)
+    forget_freeze(replica)
     for k in range(NUM_PRIORITIES):
         while replica.waiting_head[k] != NONE:
             _lose(sim, pop_waiting(replica, requests_of(sim), k), now_s)
@@ -213,12 +217,13 @@ def refresh_view(handle):
 
 @compiled
 def num_open(handle):
-    """Return how many requests are waiting, running or moving anywhere."""
+    """Return how many requests are waiting, running, standing still or moving anywhere."""
     sim = handle[0]
     count = fleet_of(sim).num_moving
     for r in range(replicas_of(sim).size):
         replica = replicas_of(sim)[r]
         count += replica.num_waiting + replica.num_prefilling + replica.num_decoding
+        count += replica.num_frozen
     return count
 
 

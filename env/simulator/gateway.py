@@ -20,7 +20,9 @@ from ..dispatch import (
     refresh_prefill_stretch,
     refresh_slow_factor,
 )
+from ..refusals import Refusal
 from ..shortlist import can_use_shortlist, choose_candidate
+from .budgets import charge, refund
 from .calls import called_as
 from .closed_loop import on_end
 from .due import wake
@@ -139,38 +141,27 @@ def _choose(sim, g, query, now_s):
     )  # fmt: skip
 
 
-@called_as("dispatch")
-def dispatch(sim, index, now_s):
-    """Place a request on a replica, or shed it."""
-    request, knobs = requests_of(sim)[index], knobs_of(sim)
-    query = request.query
-    g = _gateway_of(sim, query)
-    request.gateway = g
-    gateway, views = gateways_of(sim)[g], views_of(sim, g)
-    query.expected_output_tokens = gateway.expected_output_tokens[waiting_list(request)]
-    shrink(sim, index)
-    expected_tokens = query.input_tokens + query.expected_output_tokens
-    query.may_spill = int(expected_tokens <= fleet_of(sim).spill_tokens)
-    _match(sim, request)
-    keep_view(sim, index, now_s)
-    is_found, r = _choose(sim, g, query, now_s)
-    is_placed = is_found
-    if is_found:
-        is_placed = not is_shed(
-            views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r, fleet_of(sim).shed_limits
-        )
-    if shadow_of(sim).every > 0:
-        compare(sim, index, now_s, is_placed, r)
-    if not is_placed:
-        request.status = SHED
-        request.finish_s = now_s
-        note(sim, index, Moment.SHED, now_s, r if is_found else NONE, 0.0)
-        on_end(sim, now_s)
-        return
-    gateway.cursor = (r + 1) % views.size
+@compiled
+def _refuse(sim, index, now_s, r, reason):
+    """Refuse a request; `r` is the replica that was best for it, or `NONE`."""
+    request = requests_of(sim)[index]
+    request.status = SHED
+    request.finish_s = now_s
+    request.shed_reason = reason
+    refund(sim, index)
+    note(sim, index, Moment.SHED, now_s, r, request.shed_reason)
+    on_end(sim, now_s)
+
+
+@compiled
+def _place(sim, index, now_s, r):
+    """Send a request to a replica."""
+    request = requests_of(sim)[index]
+    query, g = request.query, request.gateway
+    v = views_of(sim, g)[r]
+    gateways_of(sim)[g].cursor = (r + 1) % sim.num_replicas
     uncached_tokens = query.input_tokens - hits_of(sim)[r]
-    v = views[r]
-    ttft_s = predicted_ttft_s(v, nominal_of(sim)[r], knobs, uncached_tokens, now_s)
+    ttft_s = predicted_ttft_s(v, nominal_of(sim)[r], knobs_of(sim), uncached_tokens, now_s)
     request.predicted_ttft_s = ttft_s / v.slow_factor
     request.status = WAITING
     request.replica = r
@@ -185,6 +176,42 @@ def dispatch(sim, index, now_s):
     v.outstanding_tokens += _footprint_tokens(query)
     v.pending_tokens += uncached_tokens
     wake(sim, r, now_s)
+
+
+@called_as("dispatch")
+def dispatch(sim, index, now_s):
+    """Place a request on a replica, or shed it."""
+    request, knobs = requests_of(sim)[index], knobs_of(sim)
+    query = request.query
+    g = _gateway_of(sim, query)
+    request.gateway = g
+    gateway, views = gateways_of(sim)[g], views_of(sim, g)
+    query.expected_output_tokens = gateway.expected_output_tokens[waiting_list(request)]
+    shrink(sim, index)
+    if not charge(sim, index, now_s):
+        _refuse(sim, index, now_s, NONE, Refusal.BUDGET)
+        return
+    expected_tokens = query.input_tokens + query.expected_output_tokens
+    query.may_spill = int(expected_tokens <= fleet_of(sim).spill_tokens)
+    _match(sim, request)
+    keep_view(sim, index, now_s)
+    is_found, r = _choose(sim, g, query, now_s)
+    most_limits = fleet_of(sim).shed_limits
+    is_placed = is_found
+    if is_found:
+        is_placed = not is_shed(
+            views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r, most_limits
+        )
+    if shadow_of(sim).every > 0:
+        compare(sim, index, now_s, is_placed, r)
+    if not is_found:
+        _refuse(sim, index, now_s, NONE, Refusal.NOBODY)
+        return
+    if not is_placed:
+        is_late = is_shed(views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r, np.inf)
+        _refuse(sim, index, now_s, r, Refusal.LATE if is_late else Refusal.EMERGENCY)
+        return
+    _place(sim, index, now_s, r)
 
 
 @compiled

@@ -17,8 +17,8 @@ from ..shortlist import CANDIDATE_DTYPE
 from ..topology import LINK_DTYPE, MAX_PATH, PORT_DTYPE
 
 # Status of a request. Arrived requests are in exactly one of the others; a moving one has its KV
-# on the way from one replica to another, or waits for that.
-PENDING, WAITING, PREFILLING, DECODING, FINISHED, SHED, FAILED, MOVING = range(8)
+# on the way from one replica to another, or waits for that; a frozen one stands still with its KV.
+PENDING, WAITING, PREFILLING, DECODING, FINISHED, SHED, FAILED, MOVING, FROZEN = range(9)
 
 # Which phase of a request a replica takes.
 ROLE_BOTH, ROLE_PREFILL, ROLE_DECODE = range(3)
@@ -72,6 +72,8 @@ REQUEST_DTYPE = np.dtype(
         ("source", np.int64),  # the replica that still holds it, while it is moving; else `NONE`
         ("kv_ready_s", np.float64),  # when it was at hand where the request went on last
         ("num_moves", np.int32),
+        ("shed_reason", np.int32),  # a `Refusal`, 0 if it was not refused
+        ("paid_tokens", np.float64),  # taken from its group's budget
     ]
 )
 
@@ -211,6 +213,13 @@ REPLICA_DTYPE = np.dtype(
         ("read_tokens", np.int64),
         ("first_tokens", np.int64),
         ("token_budget_frac", np.float64),  # share of the token budget that an emergency leaves
+        # Batch requests that stand still (`freeze.py`).
+        ("is_freezing", np.int64),  # 1 while some may, or have to be let go on
+        ("freeze_tokens", np.float64),  # context beyond which they do, infinity: none
+        ("freeze_from_s", np.float64),  # when that was set: it holds from the next iteration on
+        ("num_frozen", np.int64),
+        ("frozen_head", np.int64),
+        ("frozen_tail", np.int64),
     ]
 )
 
@@ -490,6 +499,8 @@ class SimulationArrays(NamedTuple):
     shadow_costs: np.ndarray  # float64 [R], scratch: what is added to the shadow's costs
     shadow_factors: np.ndarray  # float64 [R], scratch: slow factors of the knobs that rule
     shadow_random: np.ndarray  # uint64 [1], state of its own stream
+    groups: np.ndarray  # GROUP_DTYPE [groups], what holds for each group of requests
+    buckets: np.ndarray  # BUCKET_DTYPE [groups], what is left of their budgets
 
 
 __all__ = [
@@ -508,6 +519,7 @@ __all__ = [
     "FAILED",
     "FINISHED",
     "FLEET_DTYPE",
+    "FROZEN",
     "GATEWAY_DTYPE",
     "HOST_DTYPE",
     "KNOBS_DTYPE",

@@ -14,6 +14,7 @@ from ..compiled import compiled
 from ..topology import PAGE_CACHE
 from . import gateway, transfers
 from .due import set_next_event, wake
+from .freeze import set_freeze
 from .layout import DOWN, DRAINING, NONE, READY, STARTING, STOPPED, WAKING
 from .memory import (
     cache_of,
@@ -123,6 +124,8 @@ def soonest_timer_s(sim):
 def begin_drain(sim, r, drain_state):
     """Let a replica serve what it has, and nothing new, before it goes off or asleep."""
     replica, fleet = replicas_of(sim)[r], fleet_of(sim)
+    if replica.is_freezing != 0:
+        set_freeze(sim, r, np.inf)
     gateway.dismiss_replica(sim, r)
     replica.state = DRAINING
     replica.drain_state = drain_state

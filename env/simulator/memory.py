@@ -16,10 +16,12 @@ from numba import carray, types  # type: ignore[attr-defined]
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ..budget import BUCKET_DTYPE
 from ..compiled import compiled, source_tag
 from ..dispatch import NUM_TERMS, VIEW_DTYPE
 from ..knobs import KNOBS_DTYPE
 from ..latency import LATENCY_DTYPE
+from ..restrictions import GROUP_DTYPE
 from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
 from ..topology import LINK_DTYPE, PORT_DTYPE
 from .calls import CALLED, address_of
@@ -46,7 +48,7 @@ from .layout import (
 
 _COMPILED_FILES = (
     *("compiled.py", "dispatch.py", "energy.py", "knobs.py", "latency.py", "shortlist.py"),
-    *("masks.py", "shadow.py", "topology.py"),
+    *("budget.py", "masks.py", "refusals.py", "restrictions.py", "shadow.py", "topology.py"),
     "../traces/hashing.py",
 )
 _SIZES = (
@@ -305,6 +307,18 @@ def bias_of(sim, group):
     """What is added to each replica's cost for a request of a group, infinite: masked [R]."""
     shape = (sim.num_groups, sim.num_replicas)
     return carray(_pointer(sim.bias_at), shape, np.float64)[group]
+
+
+@compiled
+def groups_of(sim):
+    """What holds for each group of requests [groups]."""
+    return carray(_pointer(sim.groups_at), (sim.num_groups,), GROUP_DTYPE)
+
+
+@compiled
+def buckets_of(sim):
+    """What is left of each group's budget [groups]."""
+    return carray(_pointer(sim.buckets_at), (sim.num_groups,), BUCKET_DTYPE)
 
 
 @compiled

@@ -22,8 +22,9 @@ from .admission import (
     next_ready_s,
     prefill_budget,
 )
-from .calls import admit, called_as, settle
+from .calls import admit, called_as, settle, settle_freeze
 from .due import set_next_event
+from .freeze import iterations_to_freeze
 from .kv_pages import (
     cache_output,
     cache_prompt,
@@ -110,6 +111,8 @@ def _plan(sim, r):
     if seqs > 0:
         to_finish = sequences_of(sim, r)[0].end_iteration - replica.decode_iteration
         limit = iterations_within_pages(sim, r, min(limit, to_finish))
+        if replica.is_freezing != 0:
+            limit = iterations_to_freeze(sim, r, limit)
     # Copies over PCIe lengthen one iteration, which is then taken by itself.
     if fleet_of(sim).is_single_step != 0 or replica.has_preempted != 0 or replica.copy_s > 0.0:
         limit = np.int64(1)
@@ -286,6 +289,8 @@ def _prepare(sim, r, until_s):
         _update_slow_factor(sim, r)
         if replica.change_at_s <= replica.clock_s:
             settle(sim, r)
+        if replica.is_freezing != 0:
+            settle_freeze(sim, r)
         if replica.has_preempted == 0:
             admit(sim, r)
         make_room(sim, r)

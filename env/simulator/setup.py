@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..budget import full_buckets
 from ..cluster import (
     ClusterSpec,
     Preemption,
@@ -147,6 +148,7 @@ def _fill_replica(record: np.ndarray, cluster: ClusterSpec, replica: ReplicaSpec
     record["is_up"] = 1
     record["slow_factor"] = 1.0
     record["token_budget_frac"] = 1.0
+    record["freeze_tokens"] = np.inf
     record["max_num_seqs"] = replica.max_num_seqs
     record["max_batch_tokens"] = replica.max_batch_tokens
     record["total_pages"] = record["free_pages"] = kv_pages(cluster, replica)
@@ -160,8 +162,8 @@ def _fill_replica(record: np.ndarray, cluster: ClusterSpec, replica: ReplicaSpec
     record["is_swapping"] = replica.preemption is Preemption.SWAP
     record["max_adapters"] = replica.max_loras
     record["adapter_load_s"] = replica.adapter_bytes / pcie_copy_bytes_per_s(gpu)
-    for field_name in ("waiting_head", "waiting_tail", "prefill_head", "prefill_tail"):
-        record[field_name] = NONE
+    for kind in ("waiting", "prefill", "frozen"):
+        record[f"{kind}_head"] = record[f"{kind}_tail"] = NONE
 
 
 def _make_replicas(cluster: ClusterSpec) -> np.ndarray:
@@ -359,6 +361,8 @@ def allocate(
         ),
         throttled=nominal.copy(),
         **shadow_arrays(num_replicas),
+        groups=restrictions.groups,
+        buckets=full_buckets(restrictions.groups),
     )
     set_limits(arrays, limits)
     begin(handle(arrays))

@@ -101,6 +101,8 @@ COPY_RULES: dict[str, Copy] = {
     "shadow_costs": Copy.WHOLE,
     "shadow_factors": Copy.WHOLE,
     "shadow_random": Copy.WHOLE,
+    "groups": Copy.SHARED,
+    "buckets": Copy.WHOLE,
     "life": Copy.WHOLE,
     "placements": Copy.WHOLE,
     "seen_views": Copy.WHOLE,
