@@ -132,7 +132,9 @@ def outcome_lines(life: RequestLife) -> list[str]:
     if life.refusal:
         lines.append(f"  refused: {life.refusal}")
     if life.worth_frac < 1.0:
-        lines.append(f"  an emergency cut its answer to {100 * life.worth_frac:.0f} % of its tokens")
+        lines.append(
+            f"  an emergency cut its answer to {100 * life.worth_frac:.0f} % of its tokens"
+        )
     lines.append("  " + _against("TTFT", life.ttft_s, life.ttft_slo_s))
     if life.ttft_split_s and life.ttft_s is not None:
         total_s = max(life.ttft_s, 1e-12)

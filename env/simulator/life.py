@@ -76,7 +76,11 @@ class Moment(IntEnum):
     LANDED = 11, Phase.DECODE, "its KV has come; it decodes from the next iteration on"
     SWAPPED_OUT = 12, Phase.WAITING, "its KV goes to host memory, {value:.0f} pages"
     SWAPPED_IN = 13, Phase.DECODE, "its KV is back, {value:.0f} pages; it decodes on"
-    FROZEN = 14, Phase.WAITING, "stands still by an emergency action; it keeps {value:.0f} tokens of KV"
+    FROZEN = (
+        14,
+        Phase.WAITING,
+        "stands still by an emergency action; it keeps {value:.0f} tokens of KV",
+    )
     THAWED = 15, Phase.DECODE, "decodes on, with {value:.0f} tokens of KV"
 
 
