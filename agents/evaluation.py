@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..env.guard import Guard
 from ..env.knobs import KNOB_NAMES, Knobs
 from ..env.kpis import Kpis, ttft_s
 from ..env.scenario import Part, Scenario
@@ -123,15 +124,15 @@ def run_policy(
     *,
     seed: int,
     window_s: float = DEFAULT_WINDOW_S,
+    guard: Guard | None = None,
 ) -> tuple[SimulatedFleet, KnobTrack]:
-    """Run one workload under a policy and return the fleet at its end and the knobs it set."""
-    fleet = SimulatedFleet(scenario.cluster, workload, scenario.config)
+    """Run one workload under a policy and return the fleet at its end and the knobs in force."""
+    fleet = SimulatedFleet(scenario.cluster, workload, scenario.config, guard=guard)
     knobs = policy.begin()
     fleet.reset(seed=seed, knobs=knobs)
     moments, settings = [0.0], [knobs]
     while not policy.is_constant and fleet.now_s < workload.span_s:
-        knobs = policy.act(fleet.state())
-        fleet.apply(knobs)
+        knobs = fleet.apply(policy.act(fleet.state()))
         moments.append(fleet.now_s)
         settings.append(knobs)
         fleet.advance(window_s)

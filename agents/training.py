@@ -29,6 +29,7 @@ from ..env.simulated_fleet import SimulatedFleet, Workers, advance_all, drain_al
 from ..env.vector_env import FleetVectorEnv, observe_fleets
 from .fleet_vec_env import FleetVecEnv
 from .policy_network import EquivariantPolicy
+from .shielded_training import ShieldLog, training_guard
 from .training_log import WandbMode, training_log
 
 _COUNTS = (
@@ -71,6 +72,8 @@ class TrainingConfig:
     """Windows in a minibatch."""
     episode: EpisodeConfig = field(default_factory=EpisodeConfig)
     """Shape of an episode."""
+    is_shielded: bool = True
+    """The shield stands between policy and fleets, in training and on the validation part."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -174,6 +177,7 @@ class _Checkpoints(BaseCallback):
             scenario.workload(Part.VALIDATION, i) for i in range(config.num_validation_workloads)
         ]
         self._workers = Workers()
+        self._is_shielded = config.is_shielded
         self._window_s = config.episode.window_s
         self._num_windows = config.num_windows
         self._interval = max(1, config.num_windows // config.num_checks)
@@ -208,7 +212,9 @@ class _Checkpoints(BaseCallback):
         """Return the mean goodput share; of the base where there is no policy."""
         fleets = []
         for seed, workload in enumerate(self._workloads):
-            fleet = SimulatedFleet(self._scenario.cluster, workload, self._scenario.config)
+            guard = training_guard() if self._is_shielded else None
+            cluster, config = self._scenario.cluster, self._scenario.config
+            fleet = SimulatedFleet(cluster, workload, config, guard=guard)
             fleet.reset(seed=seed, knobs=self._env.base)
             fleets.append(fleet)
         if policy is not None:
@@ -232,7 +238,8 @@ def make_model(
     scenario: Scenario, base: Knobs, config: TrainingConfig
 ) -> tuple[PPO, list[ShortTermEnv]]:
     """Return an untrained model on its environments, and those environments."""
-    tasks = ScenarioTasks(scenario, Part.TRAIN, config.num_workloads)
+    guard = training_guard if config.is_shielded else None
+    tasks = ScenarioTasks(scenario, Part.TRAIN, config.num_workloads, make_guard=guard)
     layout = layout_for(scenario)
     envs = FleetVectorEnv(
         config.num_envs, tasks=tasks, base=base, episode=config.episode, layout=layout
@@ -274,7 +281,12 @@ def train(
     try:
         model, envs = make_model(scenario, base, config)
         checkpoints = _Checkpoints(scenario, envs[0], config)
-        callbacks: list[BaseCallback] = [_ArrivalRewards(), _KnobLog(on_windows), checkpoints]
+        callbacks: list[BaseCallback] = [
+            _ArrivalRewards(),
+            _KnobLog(on_windows),
+            ShieldLog(),
+            checkpoints,
+        ]
         with training_log(directory, mode=wandb_mode, config=asdict(config)) as logger:
             model.set_logger(logger)
             model.learn(config.num_windows, callback=callbacks)

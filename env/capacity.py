@@ -1,7 +1,7 @@
 """Moves of capacity: what a controller may ask of single replicas beyond knobs.
 
-Does not know: who asks, which moves are allowed (`agents/shield/projection.py`), or how a fleet
-makes them.
+Does not know: who asks, which moves are allowed (`agents/shield/move_projection.py`), or how a
+fleet makes them.
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,7 @@
 
 Does not know: load, time or latency; what a fleet does at a moment is the simulator's business.
 `cluster_file.py` reads these specs from YAML.
-Source: page arithmetic as in vLLM; memory not for KV from aiconfigurator 0.12 `systems/*.yaml`.
+Source: page arithmetic as in vLLM.
 """
 
 from collections import Counter
@@ -15,11 +15,11 @@ from .config_file import faults_message
 from .energy import cap_fault
 from .hardware import GPUS, Gpu, Precision, unknown_name_message
 from .model_profile import MODELS, ModelProfile
+from .replica_memory import OTHER_BYTES_PER_GPU as OTHER_BYTES_PER_GPU
+from .replica_memory import activation_bytes, free_kv_bytes, page_bytes
 from .roofline import parallel_fault
 from .speculation import Speculation
 
-# bytes per GPU for CUDA context, activations and buffers, `other_mem` of aiconfigurator (3.5 GiB)
-OTHER_BYTES_PER_GPU = 3_758_096_384
 # Gb/s per server when a file names none: one 200 Gb/s adapter, aiconfigurator a100_sxm
 DEFAULT_NETWORK_GBPS = 200.0
 # bytes/s in a Gb/s
@@ -219,13 +219,13 @@ def kv_pages(cluster: ClusterSpec, replica: ReplicaSpec) -> int:
     """KV pages, at least 1: the engine's own count, or what fits beside weights and the rest."""
     if replica.kv_blocks is not None:
         return replica.kv_blocks
-    free_bytes = _kv_bytes(cluster.gpu_of(replica), cluster.model_of(replica), replica)
-    return int(free_bytes // _page_bytes(cluster.model_of(replica), replica))
+    model = cluster.model_of(replica)
+    return int(free_kv_bytes(cluster.gpu_of(replica), model, replica) // page_bytes(model, replica))
 
 
 def host_kv_pages(cluster: ClusterSpec, replica: ReplicaSpec) -> int:
     """KV pages that the replica's share of host memory holds."""
-    return int(replica.host_kv_bytes // _page_bytes(cluster.model_of(replica), replica))
+    return int(replica.host_kv_bytes // page_bytes(cluster.model_of(replica), replica))
 
 
 def pcie_copy_bytes_per_s(gpu: Gpu) -> float:
@@ -235,9 +235,8 @@ def pcie_copy_bytes_per_s(gpu: Gpu) -> float:
 
 def page_copy_s(cluster: ClusterSpec, replica: ReplicaSpec) -> float:
     """Time to copy one KV page to or from host memory; each GPU copies its part of it."""
-    page_bytes = _page_bytes(cluster.model_of(replica), replica)
     rate = pcie_copy_bytes_per_s(cluster.gpu_of(replica)) * replica.num_gpus
-    return page_bytes / rate
+    return page_bytes(cluster.model_of(replica), replica) / rate
 
 
 def replica_label(replica: ReplicaSpec) -> str:
@@ -338,6 +337,22 @@ def _memory_fault(replica: ReplicaSpec) -> str | None:
     return None
 
 
+def _precision_fault(replica: ReplicaSpec, gpu: Gpu, model: ModelProfile) -> str | None:
+    """Why the replica's format of weights cannot be, as `key: text`, or None."""
+    if replica.precision not in gpu.peak_flops:
+        known = ", ".join(gpu.peak_flops)
+        return (
+            f"precision: {gpu.name!r} has no {replica.precision.value!r} arithmetic; "
+            f"expected one of {known}"
+        )
+    if model.precisions and replica.precision not in model.precisions:
+        return (
+            f"precision: model {model.key!r} is not had in {replica.precision.value!r}; "
+            f"expected one of {', '.join(model.precisions)}"
+        )
+    return None
+
+
 def _replica_fault(replica: ReplicaSpec, gpu: Gpu) -> str | None:
     """Why the replica cannot run on GPUs of this kind, as `key: text`, or None."""
     memory_fault = _memory_fault(replica)
@@ -361,34 +376,20 @@ def _replica_fault(replica: ReplicaSpec, gpu: Gpu) -> str | None:
     )
     if fault:
         return f"{fault.split(maxsplit=1)[0]}: {fault}, with {model.name!r}"
-    if replica.precision not in gpu.peak_flops:
-        known = ", ".join(gpu.peak_flops)
-        return (
-            f"precision: {gpu.name!r} has no {replica.precision.value!r} arithmetic; "
-            f"expected one of {known}"
-        )
+    precision_fault = _precision_fault(replica, gpu, model)
+    if precision_fault:
+        return precision_fault
     if replica.power_cap_w is not None and cap_fault(gpu, replica.power_cap_w):
         return cap_fault(gpu, replica.power_cap_w)
-    missing_bytes = _page_bytes(model, replica) - _kv_bytes(gpu, model, replica)
+    missing_bytes = page_bytes(model, replica) - free_kv_bytes(gpu, model, replica)
     if missing_bytes > 0 and replica.kv_blocks is None:
         weight_gb = model.weight_bytes(replica.precision) / 1e9
+        activation_gb = activation_bytes(model, replica) / 1e9
+        activations = f" and {activation_gb:.1f} GB of activations" if activation_gb else ""
         return (
-            f"model: {model.name!r} with {weight_gb:.1f} GB of {replica.precision.value} weights "
-            f"does not fit {replica.num_gpus} x {gpu.name} on server {replica.server!r} by "
-            f"{missing_bytes / 1e9:.1f} GB; raise tensor_parallel or choose a smaller precision"
+            f"model: {model.name!r} with {weight_gb:.1f} GB of {replica.precision.value} weights"
+            f"{activations} does not fit {replica.num_gpus} x {gpu.name} on server "
+            f"{replica.server!r} by {missing_bytes / 1e9:.1f} GB; raise tensor_parallel or choose "
+            "a smaller precision"
         )
     return None
-
-
-def _kv_bytes(gpu: Gpu, model: ModelProfile, replica: ReplicaSpec) -> float:
-    """Bytes left for KV on all GPUs of the replica; negative when the weights do not fit."""
-    usable_bytes = gpu.hbm_bytes * replica.gpu_frac * replica.kv_memory_frac - OTHER_BYTES_PER_GPU
-    return usable_bytes * replica.num_gpus - model.weight_bytes(replica.precision)
-
-
-def _page_bytes(model: ModelProfile, replica: ReplicaSpec) -> int:
-    """Bytes of one KV page over all GPUs of the replica."""
-    token_bytes = model.kv_bytes_per_token(
-        replica.precision.attention_precision, tensor_parallel=replica.tensor_parallel
-    )
-    return token_bytes * replica.page_tokens

@@ -7,6 +7,7 @@ Every `*.yaml` in `env/data/clusters/` is a cluster that `load_cluster` finds by
 Does not know: what the specs mean (`cluster.py`).
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from itertools import count, islice
@@ -35,6 +36,7 @@ from .cluster import (
     Sharing,
     spec_faults,
 )
+from .cluster_notes import cluster_notes
 from .config_file import (
     Entry,
     bundled_names,
@@ -46,9 +48,10 @@ from .config_file import (
     validated,
 )
 from .hardware import GPUS, Precision
-from .model_file import load_model
-from .model_profile import MODELS
+from .model_file import find_model, known_names, load_model
 from .speculation import Speculation
+
+_LOG = logging.getLogger(__name__)
 
 
 def bundled_cluster_names() -> tuple[str, ...]:
@@ -67,10 +70,10 @@ def load_cluster(path_or_name: str | Path) -> ClusterSpec:
     file = validated(_ClusterFile, content, "", faults)
     if file is None:
         raise ConfigError(faults_message("cluster", str(path), faults))
-    for model_file in file.models:
-        load_model(path.parent / model_file)
+    own = [load_model(path.parent / model_file) for model_file in file.models]
+    items = _with_own_models(file.replicas, {profile.name: profile.key for profile in own})
     server_entries = entries(_ServerEntry, file.servers, "servers", faults)
-    replica_entries = entries(_ReplicaEntry, file.replicas, "replicas", faults)
+    replica_entries = entries(_ReplicaEntry, items, "replicas", faults)
     servers = [entry.spec() for entry in server_entries.values()]
     faults += _gpu_faults(replica_entries)
     replicas, paths = _expand(replica_entries)
@@ -81,13 +84,32 @@ def load_cluster(path_or_name: str | Path) -> ClusterSpec:
     faults += spec_faults(servers, replicas, lambda replica: paths[replica.name])
     if faults:
         raise ConfigError(faults_message("cluster", str(path), list(dict.fromkeys(faults))))
-    return ClusterSpec(
+    cluster = ClusterSpec(
         name=file.name,
         servers=tuple(servers),
         replicas=tuple(replicas),
         inter_zone_bytes_per_s=file.inter_zone_gbps * BYTES_PER_S_PER_GBPS,
         inter_zone_latency_s=file.inter_zone_latency_s,
     )
+    for note in cluster_notes(cluster):
+        _LOG.warning("cluster file '%s': %s", path, note)
+    return cluster
+
+
+def _with_own_models(items: list[Any], own: dict[str, str]) -> list[Any]:
+    """The items of `replicas`, bare names of the file's own models in the version that it names."""
+    return [
+        {**item, "model": own[item["model"]]}
+        if isinstance(item, dict) and isinstance(item.get("model"), str) and item["model"] in own
+        else item
+        for item in items
+    ]
+
+
+def _model_key(name: str) -> str:
+    """The catalogue's key of a model; for pydantic, a fault that names the nearest if unknown."""
+    found = find_model(name)
+    return known_name("model", name, known_names()) if found is None else found.key
 
 
 class _ClusterFile(Entry):
@@ -164,8 +186,8 @@ class _ReplicaEntry(Entry):
 
     server: str
     """Name of the server that holds them."""
-    model: Annotated[str, AfterValidator(lambda name: known_name("model", name, MODELS))]
-    """Model that they serve, a name of the catalogue."""
+    model: Annotated[str, AfterValidator(_model_key)]
+    """Model that they serve: a name, or `name@version`; a bare name means the newest version."""
     tensor_parallel: int = Field(default=1, ge=1)
     """GPUs of a replica that work as one; must divide the model's heads."""
     gpus: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)

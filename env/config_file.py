@@ -15,6 +15,7 @@ from ..traces.errors import ConfigError
 from .hardware import nearest_name, unknown_name_message
 
 DATA_DIR = Path(__file__).parent / "data"
+_PLURALS = {"policy": "policies"}
 
 _UNKNOWN_NAME: Literal["unknown_name"] = "unknown_name"
 
@@ -31,9 +32,13 @@ def read_yaml(kind: str, path: Path) -> object:
         raise ConfigError(msg) from error
 
 
+def _bundled_folder(kind: str) -> Path:
+    return DATA_DIR / _PLURALS.get(kind, f"{kind}s")
+
+
 def bundled_names(kind: str) -> tuple[str, ...]:
     """Names of the files of a kind that come with the package."""
-    return tuple(sorted(path.stem for path in (DATA_DIR / f"{kind}s").glob("*.yaml")))
+    return tuple(sorted(path.stem for path in _bundled_folder(kind).glob("*.yaml")))
 
 
 def file_path(kind: str, path_or_name: str | Path) -> Path:
@@ -46,7 +51,7 @@ def file_path(kind: str, path_or_name: str | Path) -> Path:
         return path
     names = bundled_names(kind)
     if str(path_or_name) in names:
-        return DATA_DIR / f"{kind}s" / f"{path_or_name}.yaml"
+        return _bundled_folder(kind) / f"{path_or_name}.yaml"
     message = unknown_name_message(kind, str(path_or_name), names)
     msg = f"{message}; or give the path of a YAML file"
     raise ConfigError(msg)
@@ -91,20 +96,32 @@ def entries(
 
 def _fault_text(kind: type[BaseModel], path: str, detail: ErrorDetails) -> str:
     """One fault: key path, what is wrong, the value, what was expected."""
+    key_path, text = _keyed_fault(kind, path, detail)
+    return f"{key_path}: {text}"
+
+
+def keyed_faults(
+    kind: type[BaseModel], error: ValidationError, path: str = ""
+) -> list[tuple[str, str]]:
+    """The faults of an entry, each as its key path and what is wrong."""
+    return [_keyed_fault(kind, path, detail) for detail in error.errors()]
+
+
+def _keyed_fault(kind: type[BaseModel], path: str, detail: ErrorDetails) -> tuple[str, str]:
     keys = [str(part) for part in detail["loc"]]
     key_path = ".".join(part for part in (path, *keys) if part) or "file"
     known = list(kind.model_fields)
     if detail["type"] == "extra_forbidden":
         nearest = nearest_name(keys[-1], known)
         hint = f"did you mean {nearest!r}?" if nearest else f"known keys: {', '.join(known)}"
-        return f"{key_path}: unknown key with value {detail['input']!r}; {hint}"
+        return key_path, f"unknown key with value {detail['input']!r}; {hint}"
     if detail["type"] == "missing":
-        return f"{key_path}: key is missing; add it"
+        return key_path, "key is missing; add it"
     if detail["type"] == "model_type":
-        return f"{key_path}: must be a mapping of {', '.join(known)}, got {detail['input']!r}"
+        return key_path, f"must be a mapping of {', '.join(known)}, got {detail['input']!r}"
     text = detail["msg"]
     is_unknown = detail["type"] == _UNKNOWN_NAME
-    return f"{key_path}: {text}" if is_unknown else f"{key_path}: {text}, got {detail['input']!r}"
+    return key_path, text if is_unknown else f"{text}, got {detail['input']!r}"
 
 
 def faults_message(kind: str, source: str, faults: Sequence[str]) -> str:

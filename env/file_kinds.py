@@ -26,7 +26,8 @@ from .energy_prices import DayCurve, TariffFile, load_tariff
 from .fault_file import FaultFile, entry_of, groups, load_faults
 from .hardware import unknown_name_message
 from .model_file import MODEL_ENTRIES, read_model
-from .model_shape import LatentShape, ModelProfile
+from .model_layers import LayerGroup
+from .model_shape import BatchRange, LatentShape, ModelProfile
 from .simulator.faults import FaultConfig
 from .speculation import Speculation
 
@@ -73,9 +74,16 @@ FILE_KINDS: dict[str, FileKind] = {
         load=load_cluster,
     ),
     "model": FileKind(
-        what="The sizes of a model of one's own; a cluster file names model files under `models`.",
+        what=(
+            "The sizes of a model of one's own, as totals or layer by layer. A cluster file names "
+            "model files under `models`; `trimtab model add` stores them in versions."
+        ),
         top=Part((MODEL_ENTRIES["file"],), (ModelProfile,)),
-        parts={"latent": Part((MODEL_ENTRIES["latent"],), (LatentShape,))},
+        parts={
+            "latent": Part((MODEL_ENTRIES["latent"],), (LatentShape,)),
+            "layers": Part((MODEL_ENTRIES["layers"],), (LayerGroup,)),
+            "recommended_batch": Part((MODEL_ENTRIES["recommended_batch"],), (BatchRange,)),
+        },
         load=read_model,
     ),
     "fault": FileKind(
@@ -93,19 +101,19 @@ FILE_KINDS: dict[str, FileKind] = {
 }
 
 
-def file_kind(name: str) -> FileKind:
+def file_kind(name: str, kinds: Mapping[str, FileKind] = FILE_KINDS) -> FileKind:
     """Return a kind of file by name.
 
     Raises: `ConfigError` when there is none of that name.
     """
-    if name not in FILE_KINDS:
-        raise ConfigError(unknown_name_message("file kind", name, FILE_KINDS))
-    return FILE_KINDS[name]
+    if name not in kinds:
+        raise ConfigError(unknown_name_message("file kind", name, kinds))
+    return kinds[name]
 
 
-def example_path(name: str) -> Path:
+def example_path(name: str, kinds: Mapping[str, FileKind] = FILE_KINDS) -> Path:
     """Return the complete, commented example of a kind of file."""
-    file_kind(name)
+    file_kind(name, kinds)
     return DATA_DIR / "examples" / f"{name}.yaml"
 
 
@@ -162,12 +170,12 @@ def _part_schema(part: Part, definitions: Schema) -> Schema:
     }
 
 
-def schema_of(name: str) -> Schema:
+def schema_of(name: str, kinds: Mapping[str, FileKind] = FILE_KINDS) -> Schema:
     """Return the JSON Schema of a kind of file.
 
     Raises: `ConfigError` when there is no such kind.
     """
-    kind, definitions = file_kind(name), Schema()
+    kind, definitions = file_kind(name, kinds), Schema()
     schema = _part_schema(kind.top, definitions)
     for path, part in kind.parts.items():
         *outer, key = path.split(".")

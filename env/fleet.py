@@ -45,8 +45,8 @@ class Fleet(Protocol):
         """Begin anew under some knobs and return the first state; a seed fixes the run."""
         ...
 
-    def apply(self, knobs: Knobs) -> None:
-        """Set the knobs from here on."""
+    def apply(self, knobs: Knobs) -> Knobs:
+        """Set the knobs from here on; return those in force, which a guard may have changed."""
         ...
 
     def advance(self, span_s: float) -> WindowOutcome:

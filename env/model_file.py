@@ -1,113 +1,90 @@
 """Model files: YAML that names the sizes of one's own model.
 
-The keys are the fields of `ModelProfile`, sizes as `config.json` has them; `latent` holds the sizes
-of latent attention. Every fault of a file is reported at once, with key, value and nearest key.
-Every `*.yaml` in `env/data/models/` is a model that `load_model` finds by its name.
+The keys are the fields of `ModelProfile`, sizes as `config.json` has them; layers may be described
+in the place of totals. Every fault of a file is reported at once, with line, key, value and
+nearest key. Every `*.yaml` in `env/data/models/` is a model that `load_model` finds by its name;
+so is every version in the model store.
 
-Does not know: what the sizes mean (`model_shape.py`).
+Does not know: what the sizes mean (`model_shape.py`), or what a file may hold (`model_entry.py`).
 """
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import Field
 
 from ..traces.errors import ConfigError
-from .config_file import (
-    Entry,
-    bundled_names,
-    faults_message,
-    file_path,
-    read_yaml,
-    validated,
-)
+from .config_file import faults_message, file_path
 from .hardware import unknown_name_message
-from .model_profile import MODELS
-from .model_shape import AttentionKind, LatentShape, ModelProfile
-
-
-class _LatentEntry(Entry):
-    """Sizes of latent attention."""
-
-    query_rank: int = Field(ge=0)
-    kv_rank: int = Field(ge=1)
-    rope_dim: int = Field(ge=1)
-    nope_dim: int = Field(ge=1)
-    value_dim: int = Field(ge=1)
-
-
-class _ModelFile(Entry):
-    """Top level of a model file."""
-
-    name: str = Field(min_length=1)
-    num_layers: int = Field(ge=1)
-    hidden_size: int = Field(ge=1)
-    num_heads: int = Field(ge=1)
-    num_kv_heads: int = Field(ge=1)
-    head_dim: int = Field(ge=1)
-    vocab_size: int = Field(ge=1)
-    has_tied_embeddings: bool
-    total_params: int = Field(ge=1)
-    expert_params: int = Field(default=0, ge=0)
-    num_experts: int = Field(default=0, ge=0)
-    experts_per_token: int = Field(default=0, ge=0)
-    num_expert_layers: int | None = Field(default=None, ge=1)
-    attention: Annotated[AttentionKind, Field(strict=False)] = AttentionKind.GQA
-    window_tokens: int | None = Field(default=None, ge=1)
-    num_window_layers: int | None = Field(default=None, ge=1)
-    latent: _LatentEntry | None = None
-
-
-def bundled_model_files() -> tuple[str, ...]:
-    """Names of the model files that come with the package."""
-    return bundled_names("model")
+from .model_entry import MODEL_ENTRIES as MODEL_ENTRIES
+from .model_entry import read_text
+from .model_profile import MODELS, add_model, known_versions
+from .model_shape import ModelProfile
+from .model_store import ModelStore, default_store
+from .model_store import bundled_model_files as bundled_model_files
+from .model_version import split_key, version_order
 
 
 def read_model(path_or_name: str | Path) -> ModelProfile:
-    """Read a model from a YAML file, or a bundled file by its name.
+    """Read a model from a YAML or JSON file, or a bundled file by its name.
 
-    Raises: `ConfigError` with every fault of the file: key path, value and nearest known key.
+    Raises: `ConfigError` with every fault of the file: line, key path, value and nearest known key.
     """
     path = file_path("model", path_or_name)
-    faults: list[str] = []
-    file = validated(_ModelFile, read_yaml("model", path), "", faults)
-    if file is None:
-        raise ConfigError(faults_message("model", str(path), faults))
-    values = {name: getattr(file, name) for name in _ModelFile.model_fields}
-    if file.latent is not None:
-        values["latent"] = LatentShape(**file.latent.model_dump())
     try:
-        return ModelProfile(**values)
-    except ValueError as error:
-        raise ConfigError(faults_message("model", str(path), [str(error)])) from error
+        text = path.read_bytes()
+    except OSError as error:
+        msg = f"model file '{path}' cannot be read: {error}"
+        raise ConfigError(msg) from error
+    reading = read_text(text, is_json=path.suffix == ".json")
+    if reading.profile is None:
+        faults = [str(fault) for fault in reading.faults]
+        raise ConfigError(faults_message("model", str(path), faults))
+    return reading.profile
 
 
 def load_model(path_or_name: str | Path) -> ModelProfile:
-    """A model of the catalogue by its name, or from a YAML file; a file adds to the catalogue.
+    """A model by its name, by `name@version`, or from a file; what is read joins the catalogue.
 
-    Cluster files may then name it. Reading the same model again changes nothing.
+    A bare name is the model that comes with the package or was read without a version, else the
+    newest version that the catalogue or the model store has. Cluster files may name what is
+    loaded. Reading a model again changes nothing.
 
     Raises: `ConfigError` for an unknown name, a faulty file, or one that would change a model that
     the catalogue has.
     """
     if str(path_or_name) in MODELS:
         return MODELS[str(path_or_name)]
-    if not Path(path_or_name).is_file() and str(path_or_name) not in bundled_model_files():
-        known = unknown_name_message("model", str(path_or_name), (*MODELS, *bundled_model_files()))
+    if Path(path_or_name).is_file():
+        return add_model(read_model(path_or_name), f"model file '{path_or_name}'")
+    found = find_model(str(path_or_name))
+    if found is None:
+        names = (*known_names(), *bundled_model_files())
+        known = unknown_name_message("model", str(path_or_name), names)
         msg = f"{known}; or give the path of a YAML file"
         raise ConfigError(msg)
-    profile = read_model(path_or_name)
-    known_profile = MODELS.get(profile.name)
-    if known_profile is not None and asdict(known_profile) != asdict(profile):
-        msg = (
-            f"model file '{path_or_name}' names model {profile.name!r}, which the catalogue has "
-            "with other sizes; choose another name"
-        )
-        raise ConfigError(msg)
-    MODELS[profile.name] = profile
-    return profile
+    return found
 
 
-MODEL_ENTRIES: dict[str, type[Entry]] = {"file": _ModelFile, "latent": _LatentEntry}
-"""What a model file holds: its top level, and the mapping in it."""
+def find_model(name: str, store: ModelStore | None = None) -> ModelProfile | None:
+    """The model that `name` or `name@version` means in catalogue and store, or None."""
+    if name in MODELS:
+        return MODELS[name]
+    if name in bundled_model_files():
+        return add_model(read_model(name), f"model file '{name}'")
+    store = store or default_store()
+    own, version = split_key(name)
+    if version is None:
+        versions = [*known_versions(own), *store.versions(own)]
+        if not versions:
+            return None
+        version = max(versions, key=version_order)
+    name = f"{own}@{version}"
+    if name in MODELS:
+        return MODELS[name]
+    if store.find(name) is None:
+        return None
+    return store.publish(name)
+
+
+def known_names() -> tuple[str, ...]:
+    """All that `find_model` finds: the catalogue's models, and the store's."""
+    store = default_store()
+    return tuple(dict.fromkeys((*MODELS, *store.names(), *store.model_keys())))

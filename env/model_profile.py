@@ -1,4 +1,8 @@
-"""The model catalogue.
+"""The model catalogue: models by their keys, several versions of one beside each other.
+
+A key stands for the same model as long as the process runs: `name`, or `name@version` where a
+model has versions. What a bare name of such a model means is settled when a file is read, so that
+no fleet changes under its feet.
 
 Does not know: what a shape means for time (`roofline.py`); `model_file.py` reads more models from
 YAML files.
@@ -8,8 +12,18 @@ Source: each model's `config.json` and safetensors index on the Hugging Face hub
 from ..traces.errors import ConfigError
 from .hardware import unknown_name_message
 from .model_shape import AttentionKind, LatentShape, ModelProfile
+from .model_version import split_key, version_order
 
-__all__ = ["MODELS", "AttentionKind", "LatentShape", "ModelProfile", "model"]
+__all__ = [
+    "MODELS",
+    "SHIPPED_MODELS",
+    "AttentionKind",
+    "LatentShape",
+    "ModelProfile",
+    "add_model",
+    "known_versions",
+    "model",
+]
 
 # Shapes: config.json of the repository named above each entry. Parameter counts: its
 # safetensors index; expert_params = layers x experts x 3 x hidden x expert width.
@@ -213,15 +227,41 @@ _PROFILES = (
     ),
 )
 
-MODELS: dict[str, ModelProfile] = {profile.name: profile for profile in _PROFILES}
-"""By name; `model_file.load_model` adds to it."""
+MODELS: dict[str, ModelProfile] = {profile.key: profile for profile in _PROFILES}
+"""By key; `add_model` adds to it."""
+
+SHIPPED_MODELS = frozenset(MODELS)
+"""Names that come with the package; their bare name always means the sizes above."""
 
 
 def model(name: str) -> ModelProfile:
-    """The catalogue's model of this name.
+    """The catalogue's model of this key.
 
-    Raises: `ConfigError` for an unknown name.
+    Raises: `ConfigError` for an unknown one.
     """
     if name not in MODELS:
         raise ConfigError(unknown_name_message("model", name, MODELS))
     return MODELS[name]
+
+
+def add_model(profile: ModelProfile, source: str) -> ModelProfile:
+    """Add a model under its key; the same model again changes nothing.
+
+    Raises: `ConfigError` when the catalogue has other sizes under this key.
+    """
+    known = MODELS.setdefault(profile.key, profile)
+    if known != profile:
+        other = "version" if profile.version else "name"
+        msg = (
+            f"{source} names model {profile.key!r}, which the catalogue has with other sizes; "
+            f"choose another {other}"
+        )
+        raise ConfigError(msg)
+    return known
+
+
+def known_versions(name: str) -> list[str]:
+    """Versions of a model that the catalogue has, the oldest first."""
+    keys = (split_key(key) for key in list(MODELS))
+    found = [version for own, version in keys if own == name and version is not None]
+    return sorted(found, key=version_order)

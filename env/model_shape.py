@@ -4,14 +4,19 @@ Does not know: which models there are (`model_profile.py`, `model_file.py`), GPU
 a replica is placed; `gemms.py` lists a model's matrix multiplications. Quantised profiles count
 every weight at the precision asked for, although engines leave embeddings in 16 bits (1-7 % of the
 bytes). KV pages hold every token in every layer, windowed layers included, as an engine with one
-page size does.
+page size does, unless the profile says what its KV takes (`kv_curve.py`).
 Source: each architecture's `config.json` on the Hugging Face hub.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from enum import StrEnum
+from typing import Any, NamedTuple
 
 from .hardware import Precision
+from .kv_curve import KvCurve
+from .model_version import is_version
 
 
 class AttentionKind(StrEnum):
@@ -48,6 +53,24 @@ class LatentShape:
     def cached_values(self) -> int:
         """Values that a token keeps in a layer's cache."""
         return self.kv_rank + self.rope_dim
+
+
+class BatchRange(NamedTuple):
+    """Sequences in a batch."""
+
+    min: int
+    """Fewest."""
+    max: int
+    """Most."""
+
+
+class ShapeFault(NamedTuple):
+    """A key of a shape that contradicts the others."""
+
+    key: str
+    """Name of the field."""
+    text: str
+    """What is wrong, the value, and what was expected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,40 +111,40 @@ class ModelProfile:
     """Layers with experts; None for a model with experts: all of them."""
     latent: LatentShape | None = None
     """Sizes of latent attention; only with MLA."""
+    kv_bytes: KvCurve | None = None
+    """What the KV of a sequence really takes; None computes it from heads and layers."""
+    activation_bytes_per_token: int = 0
+    """Peak memory of activations for each token of a batch, over all GPUs of a replica."""
+    recommended_batch: BatchRange | None = None
+    """Sequences in a batch that the model's makers advise."""
+    precisions: tuple[Precision, ...] = ()
+    """Formats that the weights are had in; empty for any."""
+    version: str | None = None
+    """Whole numbers with dots between; None for a model without versions."""
+    source: str = ""
+    """Where the sizes were taken from."""
+    licence: str = ""
+    """Terms of the weights."""
 
     def __post_init__(self) -> None:
         """Refuse a shape that contradicts itself."""
-        if self.num_heads % self.num_kv_heads:
-            heads = (self.num_heads, self.num_kv_heads)
-            msg = f"model {self.name!r}: num_heads must be a multiple of num_kv_heads, got {heads}"
+        fault = next(contradictions(self), None)
+        if fault is not None:
+            msg = f"model {self.name!r}: {fault.text}"
             raise ValueError(msg)
-        if (self.expert_params > 0) != (0 < self.experts_per_token < self.num_experts):
-            experts = (self.expert_params, self.num_experts, self.experts_per_token)
-            msg = (
-                f"model {self.name!r}: expert_params, num_experts, experts_per_token must be all 0 "
-                f"or 0 < experts_per_token < num_experts, got {experts}"
-            )
-            raise ValueError(msg)
-        if (self.window_tokens is not None) != (self.attention is AttentionKind.SLIDING):
-            msg = (
-                f"model {self.name!r}: window_tokens belongs to sliding attention, got "
-                f"{self.window_tokens} with {self.attention.value!r}"
-            )
-            raise ValueError(msg)
-        if (self.latent is not None) != (self.attention is AttentionKind.MLA):
-            msg = (
-                f"model {self.name!r}: latent belongs to mla attention, got {self.latent} with "
-                f"{self.attention.value!r}"
-            )
-            raise ValueError(msg)
-        for name in ("num_window_layers", "num_expert_layers"):
-            count = getattr(self, name)
-            if count is not None and not 0 < count <= self.num_layers:
-                msg = (
-                    f"model {self.name!r}: {name} must be between 1 and num_layers "
-                    f"({self.num_layers}), got {count}"
-                )
-                raise ValueError(msg)
+
+    @classmethod
+    def unchecked(cls, **values: Any) -> "ModelProfile":
+        """A profile that may contradict itself, for those who report all that is wrong with it."""
+        profile = object.__new__(cls)
+        for field in fields(cls):
+            object.__setattr__(profile, field.name, values.get(field.name, field.default))
+        return profile
+
+    @property
+    def key(self) -> str:
+        """Its key in the catalogue: the name, with the version if it has one."""
+        return self.name if self.version is None else f"{self.name}@{self.version}"
 
     @property
     def window_layers(self) -> int:
@@ -224,13 +247,42 @@ class ModelProfile:
 
         A group wider than `num_kv_heads` keeps one KV head on each GPU, copies included.
         Every GPU of the group keeps the whole latent of MLA. `tensor_parallel` is the group that
-        shares a layer; pipeline stages hold different layers.
+        shares a layer; pipeline stages hold different layers. A profile that says what its KV
+        takes is taken at its word, whatever the precision; `kv_curve.py` says what is exact.
         """
+        if self.kv_bytes is not None:
+            return math.ceil(self.kv_bytes.page_token_bytes * self.kv_copies(tensor_parallel))
         if self.latent is not None:
             values = self.latent.cached_values * tensor_parallel
         else:
             values = 2 * max(self.num_kv_heads, tensor_parallel) * self.head_dim
         return self.num_layers * values * precision.bytes_per_value
+
+    def kv_copies(self, tensor_parallel: int) -> float:
+        """How often the GPUs of a group that shares a layer keep its KV, together."""
+        if self.latent is not None:
+            return float(tensor_parallel)
+        return max(self.num_kv_heads, tensor_parallel) / self.num_kv_heads
+
+    def kv_read_bytes_per_token(self, precision: Precision, *, tensor_parallel: int = 1) -> float:
+        """Bytes that decode reads for each of the first tokens of context, over all GPUs."""
+        if self.kv_bytes is None:
+            return self.kv_bytes_per_token(precision, tensor_parallel=tensor_parallel)
+        return self.kv_bytes.first_slope * self.kv_copies(tensor_parallel)
+
+    @property
+    def kv_window_tokens(self) -> int:
+        """Context from which on the KV read in windowed layers grows no more; 0 without."""
+        if self.window_tokens is None and self.kv_bytes is not None:
+            return self.kv_bytes.bend_tokens
+        return self.window_tokens or 0
+
+    @property
+    def kv_window_layers(self) -> float:
+        """Layers whose KV is read up to `kv_window_tokens` only; by a table, a part of a layer."""
+        if self.window_tokens is None and self.kv_bytes is not None:
+            return self.num_layers * self.kv_bytes.bent_frac
+        return self.window_layers
 
     def matmul_flops_per_token(self) -> float:
         """FLOPs of one token in the layers' matrix multiplications, attention excluded.
@@ -276,3 +328,35 @@ class ModelProfile:
             min(self.num_kv_heads, tensor_parallel),
         )
         return tensor_parallel >= 1 and self.num_heads % tensor_parallel == 0 and wide % narrow == 0
+
+
+def contradictions(shape: ModelProfile) -> Iterator[ShapeFault]:
+    """What no model can be: sizes that contradict each other, whatever they mean for bytes."""
+    if shape.num_heads % shape.num_kv_heads:
+        heads = (shape.num_heads, shape.num_kv_heads)
+        text = f"num_heads must be a multiple of num_kv_heads, got {heads}"
+        yield ShapeFault("num_kv_heads", text)
+    if (shape.expert_params > 0) != (0 < shape.experts_per_token < shape.num_experts):
+        experts = (shape.expert_params, shape.num_experts, shape.experts_per_token)
+        text = (
+            "expert_params, num_experts, experts_per_token must be all 0 "
+            f"or 0 < experts_per_token < num_experts, got {experts}"
+        )
+        yield ShapeFault("num_experts", text)
+    if (shape.window_tokens is not None) != (shape.attention is AttentionKind.SLIDING):
+        text = (
+            f"window_tokens belongs to sliding attention, got {shape.window_tokens} "
+            f"with {shape.attention.value!r}"
+        )
+        yield ShapeFault("window_tokens", text)
+    if (shape.latent is not None) != (shape.attention is AttentionKind.MLA):
+        text = f"latent belongs to mla attention, got {shape.latent} with {shape.attention.value!r}"
+        yield ShapeFault("latent", text)
+    if shape.version is not None and not is_version(shape.version):
+        text = f"version must be as '2' or '1.4', in its shortest form, got {shape.version!r}"
+        yield ShapeFault("version", text)
+    for name in ("num_window_layers", "num_expert_layers"):
+        count = getattr(shape, name)
+        if count is not None and not 0 < count <= shape.num_layers:
+            text = f"{name} must be between 1 and num_layers ({shape.num_layers}), got {count}"
+            yield ShapeFault(name, text)

@@ -9,7 +9,7 @@ Source: input-dependent baselines (Mao et al. 2019); the project's prototype stu
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from threading import Lock
@@ -17,6 +17,7 @@ from threading import Lock
 import numpy as np
 
 from .fleet import Fleet
+from .guard import Guard
 from .knobs import Knobs
 from .scenario import Part, Scenario
 from .simulated_fleet import SimulatedFleet, Workers, advance_all, drain_all
@@ -94,6 +95,8 @@ class ScenarioTasks:
     scenario: Scenario
     part: Part
     num_workloads: int
+    make_guard: Callable[[], Guard] | None = None
+    """Makes what stands between policy and fleet, the twin's too; None for nothing."""
     _workloads: dict[int, Workload] = field(default_factory=dict)
     _twins: dict[tuple[int, bytes, float, int], TwinOutcome] = field(default_factory=dict)
     _locks: dict[int, Lock] = field(default_factory=lambda: defaultdict(Lock))
@@ -139,4 +142,8 @@ class ScenarioTasks:
     def _fleet(self, index: int) -> SimulatedFleet:
         if index not in self._workloads:
             self._workloads[index] = self.scenario.workload(self.part, index)
-        return SimulatedFleet(self.scenario.cluster, self._workloads[index], self.scenario.config)
+        guard = self.make_guard() if self.make_guard is not None else None
+        scenario = self.scenario
+        return SimulatedFleet(
+            scenario.cluster, self._workloads[index], scenario.config, guard=guard
+        )

@@ -226,7 +226,7 @@ def _fill_attention(coefficients: NDArray[np.void], share: _Share) -> None:
     model, efficiency = share.model, share.efficiency
     group = share.tensor_parallel
     pair_s = model.layer_flops_per_pair / group / share.attention_flops
-    token_bytes = model.kv_bytes_per_token(
+    token_bytes = model.kv_read_bytes_per_token(
         share.precision.attention_precision, tensor_parallel=group
     )
     kv_bytes_per_s = efficiency.kv_frac * share.hbm_bytes_per_s
@@ -238,13 +238,13 @@ def _fill_attention(coefficients: NDArray[np.void], share: _Share) -> None:
         context_s = max(context_s, flops / share.attention_flops)
     full_layers = model.num_layers - model.window_layers
     coefficients["prefill_attention_s"] = full_layers * pair_s
-    coefficients["decode_context_s"] = full_layers * context_s
+    coefficients["decode_context_s"] = (model.num_layers - model.kv_window_layers) * context_s
     coefficients["prefill_position_s"] = full_layers * efficiency.prefill_position_s
     # beside prefill, decode runs in the kernel for prefill: a tile of rows for every query head
     in_vain_s = efficiency.mixed_tile_rows * pair_s
     coefficients["mixed_context_factor"] = 1.0 + in_vain_s / context_s
-    coefficients["window_tokens"] = model.window_tokens or 0.0
-    coefficients["window_context_s"] = model.window_layers * context_s
+    coefficients["window_tokens"] = model.kv_window_tokens
+    coefficients["window_context_s"] = model.kv_window_layers * context_s
     coefficients["window_attention_s"] = model.window_layers * pair_s
 
 

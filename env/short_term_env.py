@@ -95,7 +95,8 @@ class ShortTermEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     | `layout` | 16 replicas, 16 GPUs, 4 servers, 2 tenants | padded sizes |
 
     ## Version History
-    - v0: first version.
+    - v0: first version. A fleet may have a guard: the shield then stands between action and fleet,
+      `info["outcome"]["guard"]` says what it did, and `info["knobs"]` are the knobs in force.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012, Gymnasium declares it so
@@ -209,8 +210,8 @@ class ShortTermEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         """
         fleet = self.task.fleet
         self._last_action = np.clip(action, -1.0, 1.0).astype(np.float32)
-        self._knobs = residual(self._base, self._last_action, len(fleet.cluster.replicas))
-        fleet.apply(self._knobs)
+        asked = residual(self._base, self._last_action, len(fleet.cluster.replicas))
+        self._knobs = fleet.apply(asked)
         return fleet
 
     def end_step(self, outcome: WindowOutcome) -> tuple[float, bool, dict[str, Any]]:

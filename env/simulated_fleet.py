@@ -19,6 +19,7 @@ from .guard import UNGUARDED, Guard
 from .hardware import unknown_name_message
 from .knobs import Knobs
 from .kpis import Kpis, Production, compute_kpis, credit_by_window, production
+from .regret import Regret
 from .restrictions import ReplicaLimits
 from .simulator.cluster_setup import cap_w
 from .simulator.faults import TroubleRecord, draw_trouble, places_of
@@ -34,6 +35,7 @@ from .simulator.orders import (
     pages_to_move,
 )
 from .simulator.setup import FleetConfig, allocate
+from .simulator.shadow import set_shadow, take_regret
 from .simulator.side_by_side import drain_many, over_parts, run_many
 from .simulator.snapshot import Bank, Snapshot, Sync, stack_records
 from .simulator.state_reader import StateBatch, StateReader, Window, read_many
@@ -152,9 +154,11 @@ class SimulatedFleet:
             self._set_knobs(self._guard.begin(self, knobs or Knobs()))
         return self.state()
 
-    def apply(self, knobs: Knobs) -> None:
-        """Set the knobs from here on, or what the guard lets through of them."""
-        self._set_knobs(self._guard.admit(self, knobs) if self._guard is not None else knobs)
+    def apply(self, knobs: Knobs) -> Knobs:
+        """Set the knobs from here on, or what the guard lets through; return those in force."""
+        admitted = self._guard.admit(self, knobs) if self._guard is not None else knobs
+        self._set_knobs(admitted)
+        return admitted
 
     def _set_knobs(self, knobs: Knobs) -> None:
         arrays = self.arrays
@@ -171,6 +175,21 @@ class SimulatedFleet:
             ValueError: the limits are of another number of replicas.
         """
         set_limits(self.arrays, limits)
+
+    def set_shadow(self, knobs: Knobs | None, *, every: int = 8) -> None:
+        """Place every n-th request on paper by other knobs too, from here on; None: no more.
+
+        What the fleet does stays the same, bit for bit. Take the regret before the knobs change:
+        it is of all since it was last taken.
+
+        Raises:
+            ValueError: `every` is below 1.
+        """
+        set_shadow(self.arrays, knobs, every)
+
+    def take_regret(self) -> Regret:
+        """Return how much better the shadow is estimated to do, since it was last taken."""
+        return take_regret(self.arrays)
 
     def start(self, replica: int) -> None:
         """Begin to start a stopped replica; it serves when its weights and engine are ready.

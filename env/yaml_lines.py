@@ -18,7 +18,12 @@ def key_lines(path: Path) -> dict[str, int]:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
-    return dict(_lines(node, "")) if node is not None else {}
+    return node_lines(node) if node is not None else {}
+
+
+def node_lines(node: yaml.Node) -> dict[str, int]:
+    """Return the line, from 1, of every key path below a node."""
+    return dict(_lines(node, ""))
 
 
 def _lines(node: yaml.Node, path: str) -> Iterator[tuple[str, int]]:

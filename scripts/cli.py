@@ -36,6 +36,7 @@ COMMANDS: dict[str, Command] = {
     "calibrate": Command(
         "calibrate:calibrate", "Fit a GPU's latency to profiles or to a recorded run."
     ),
+    "model": Command("model:app", "Add, list, show or check model profiles, in versions."),
     "watch": Command("watch:watch", "Watch this machine through probe, aggregator and hub."),
     "evaluate": Command("evaluate:evaluate", "Compare schedulers on the same unseen workloads."),
     "tune": Command("tune:tune", "Tune the analytic scorer to a trace and a cluster."),

@@ -4,6 +4,7 @@ may use them; each returns a function.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from trimtab.env.cluster import OTHER_BYTES_PER_GPU, ClusterSpec, ReplicaSpec, ServerSpec
 from trimtab.env.hardware import GPUS, Precision
 from trimtab.env.model_profile import MODELS
+from trimtab.env.model_store import STORE_VARIABLE, ModelStore
 from trimtab.env.simulator import setup
 from trimtab.env.simulator.workload import Workload, compile_workload
 from trimtab.traces.schema import RequestTrace
@@ -149,6 +151,16 @@ def _sliding_window(window_tokens: int) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def make_cluster() -> Callable[..., ClusterSpec]:
     return _make_cluster
+
+
+@pytest.fixture
+def model_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelStore]:
+    """An empty store that names are looked up in; afterwards the catalogue is as it was."""
+    known = dict(MODELS)
+    monkeypatch.setenv(STORE_VARIABLE, str(tmp_path / "models"))
+    yield ModelStore(tmp_path / "models")
+    MODELS.clear()
+    MODELS.update(known)
 
 
 @pytest.fixture(scope="session")

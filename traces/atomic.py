@@ -1,4 +1,4 @@
-"""Directories that appear whole or not at all.
+"""Directories and files that appear whole or not at all.
 
 Does not know: what is written.
 """
@@ -35,3 +35,23 @@ def write_directory(target: Path, files: Mapping[str, bytes]) -> None:
             old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def write_new_file(target: Path, content: bytes) -> bool:
+    """Write a file that must not be there yet; return False, and change nothing, if it is.
+
+    Of several writers at the same time one has its way, and nobody sees half of a file.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new = target.with_name(f".{target.name}.{uuid.uuid4().hex}.new")
+    try:
+        with new.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        target.hardlink_to(new)
+    except FileExistsError:
+        return False
+    finally:
+        new.unlink(missing_ok=True)
+    return True

@@ -20,6 +20,7 @@ from .emergency_rules import (
     Precondition,
     rule_records,
 )
+from .trigger_levels import TriggerLevels
 
 _AT_REST, _ACTIVE, _COOLING = 0, 1, 2
 
@@ -28,6 +29,7 @@ MACHINE_DTYPE = np.dtype(
         ("state", np.int64),
         ("until_s", np.float64),  # end of its time, or of its cool-down
         ("quiet_from_s", np.float64),  # since when its triggers are quiet, infinity: they hold
+        ("unmet_until_s", np.float64),  # a precondition that is not met is not counted again
     ]
 )
 
@@ -41,6 +43,8 @@ TRANSITION_DTYPE = np.dtype(
     ]
 )
 _FLEET = -1
+# Clocks add up ticks; a span may come out shorter by this.
+_TINY_S = 1e-6
 
 _SPILL_IS_UP = int(Precondition.SPILL_IS_UP)
 _WAIT_IS_LONG = int(Precondition.WAIT_IS_LONG)
@@ -55,18 +59,24 @@ class Controller(NamedTuple):
     detector: Detector
     rules: np.ndarray  # RULE_DTYPE [K]
     machines: np.ndarray  # MACHINE_DTYPE [K, R]; those of the whole fleet use the first
+    num_unmet: np.ndarray  # int64 [K], calls whose precondition was not met, one a cool-down
     transitions: np.ndarray  # TRANSITION_DTYPE [K * R], of the last tick
 
 
 def make_controller(
-    num_replicas: int, rules: tuple[EmergencyRule, ...] = DEFAULT_RULES
+    num_replicas: int,
+    rules: tuple[EmergencyRule, ...] = DEFAULT_RULES,
+    levels: TriggerLevels | None = None,
 ) -> Controller:
     """Return a controller at rest."""
     shape = (len(rules), num_replicas)
+    machines = np.zeros(shape, MACHINE_DTYPE)
+    machines["unmet_until_s"] = -np.inf
     return Controller(
-        detector=make_detector(num_replicas),
+        detector=make_detector(num_replicas, levels),
         rules=rule_records(rules),
-        machines=np.zeros(shape, MACHINE_DTYPE),
+        machines=machines,
+        num_unmet=np.zeros(len(rules), np.int64),
         transitions=np.zeros(shape[0] * shape[1], TRANSITION_DTYPE),
     )
 
@@ -103,17 +113,22 @@ def _step(controller, kind, replica, place, triggers, is_met):
     if machine.state == _COOLING and now_s >= machine.until_s:
         machine.state = _AT_REST
     if machine.state == _AT_REST:
-        if fires != 0 and is_met and rule.is_on != 0:
-            machine.state = _ACTIVE
-            machine.until_s = now_s + rule.max_s
-            machine.quiet_from_s = np.inf
-            _push(controller, kind, replica, 1, fires)
+        if fires != 0 and rule.is_on != 0:
+            if is_met:
+                machine.state = _ACTIVE
+                machine.until_s = now_s + rule.max_s
+                machine.quiet_from_s = np.inf
+                _push(controller, kind, replica, 1, fires)
+            elif now_s >= machine.unmet_until_s:
+                machine.unmet_until_s = now_s + rule.cool_down_s
+                controller.num_unmet[kind] += 1
     elif machine.state == _ACTIVE:
         if holds != 0:
             machine.quiet_from_s = np.inf
         else:
             machine.quiet_from_s = min(machine.quiet_from_s, now_s)
-        if now_s >= machine.until_s or now_s - machine.quiet_from_s >= rule.quiet_s:
+        is_over = now_s >= machine.until_s - _TINY_S
+        if is_over or now_s - machine.quiet_from_s >= rule.quiet_s - _TINY_S:
             machine.state = _COOLING
             machine.until_s = now_s + rule.cool_down_s
             _push(controller, kind, replica, 0, 0)

@@ -43,6 +43,10 @@ def trigger_text(triggers: int, joint: str = " and ") -> str:
     return joint.join(text for one, text in TRIGGER_TEXTS.items() if triggers & one)
 
 
+MOMENTARY = frozenset({Emergency.MOVE_KV})
+"""Actions that are done at once: there is nothing to undo, and only the cool-down counts."""
+
+
 class Precondition(IntEnum):
     """What must hold besides a trigger."""
 
@@ -65,7 +69,8 @@ class EmergencyRule:
     """When one kind of action begins and ends.
 
     Raises:
-        ValueError: the amount is out of the action's bounds, or a span is negative or infinite.
+        ValueError: the amount is out of the action's bounds, a span out of its range, or the
+            action would never fire.
     """
 
     kind: Emergency
@@ -73,7 +78,7 @@ class EmergencyRule:
     amount: float
     """Its meaning and bounds stand in `EMERGENCY_SPECS`."""
     max_s: float
-    """Longest that it lasts; 0 for what is done at once and not undone."""
+    """Longest that it lasts; 0 for what is done at once, and only for that."""
     cool_down_s: float
     """Least time from its end to its next beginning."""
     quiet_s: float
@@ -94,6 +99,13 @@ class EmergencyRule:
             if not low <= value <= 3600.0:
                 msg = f"{name} of {self.kind} must be in [{low:g}, 3600] s, got {value:g}"
                 raise ValueError(msg)
+        if (self.kind in MOMENTARY) != (self.max_s == 0.0):
+            expected = "0 s, as it is done at once" if self.kind in MOMENTARY else "above 0 s"
+            msg = f"max_s of {self.kind} must be {expected}, got {self.max_s:g}"
+            raise ValueError(msg)
+        if not self.triggers:
+            msg = f"{self.kind} has no triggers; set is_on to false where it must never happen"
+            raise ValueError(msg)
 
     def sentence(self) -> str:
         """Return what the rule does, in words."""
@@ -205,7 +217,7 @@ class EmergencyEntry(Entry):
 
     is_on: bool | None = None
     """Whether the shield may do it at all (default true)."""
-    amount: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    amount: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """How much; meaning and bounds depend on the action."""
     max_s: float | None = Field(default=None, ge=0, le=3600)
     """Longest that it lasts, s."""
@@ -218,7 +230,7 @@ class EmergencyEntry(Entry):
         """Return the default rule of an action with what is given here.
 
         Raises:
-            ValueError: the amount is out of the action's bounds.
+            ValueError: the amount is out of the action's bounds, or it would last no time.
         """
         (default,) = (rule for rule in DEFAULT_RULES if rule.kind is kind)
         known = {field.name for field in fields(default)}

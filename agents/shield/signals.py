@@ -2,7 +2,8 @@
 
 Whoever drives the controller fills them before each tick: the simulator's reader
 (`simulated_signals.py`), or a live gateway and its probes. Counters only ever grow; where one goes
-back, its engine has started anew.
+back, its engine has started anew. What has not been read yet is NaN, or a counter of 0 if it is
+known to begin there.
 
 Does not know: what is made of them (`detector.py`).
 """
@@ -22,6 +23,7 @@ REPLICA_SIGNAL_DTYPE = np.dtype(
         ("kv_usage_frac", np.float64),  # page
         ("allocation_failures", np.float64),  # page, counter: sequences preempted for want of pages
         ("busy_s", np.float64),  # probe, counter: time in iterations
+        ("probed_at_s", np.float64),  # when that was read
         ("has_neighbour", np.int64),  # another replica could take over some of its KV
     ]
 )
@@ -32,7 +34,7 @@ FLEET_SIGNAL_DTYPE = np.dtype(
         ("num_arrived", np.float64),  # counter
         ("arrived_tokens", np.float64),  # counter: prompt tokens
         ("num_outstanding", np.float64),
-        ("least_wait_s", np.float64),  # shortest predicted wait of any replica that is available
+        ("least_wait_s", np.float64),  # shortest predicted wait anywhere; infinity: nobody serves
         ("ttft_slo_s", np.float64),  # tightest limit that is asked for
         ("num_spill", np.int64),  # replicas of the spill tier that are available
     ]

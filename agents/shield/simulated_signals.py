@@ -53,6 +53,13 @@ def _read_page(sim, r, s):
 
 
 @compiled
+def _busy_s(replica, now_s):
+    """Time in iterations, with what has gone by of the one in progress."""
+    under_way_s = now_s - replica.clock_s if replica.plan_iterations > 0 else 0.0
+    return replica.busy_s + max(0.0, under_way_s)
+
+
+@compiled
 def _is_free(sim, r, s):
     """Whether a replica could take over KV from another."""
     return (
@@ -99,7 +106,8 @@ def read_signals(sim, fleet_signals, signals, num_free, is_probing):
         _read_own(sim, r, fleet.now_s, s)
         _read_page(sim, r, s)
         if is_probing:
-            s.busy_s = replicas_of(sim)[r].busy_s
+            s.busy_s = _busy_s(replicas_of(sim)[r], fleet.now_s)
+            s.probed_at_s = fleet.now_s
         total.num_outstanding += s.outstanding_requests
         if s.is_available != 0:
             total.num_spill += int(mask == _SPILL)

@@ -45,12 +45,14 @@ from .memory import (
     replicas_of,
     requests_of,
     scraped_of,
+    shadow_of,
     shortlist_of,
     terms_of,
     views_of,
 )
 from .prefix_cache import match_replicas
 from .queues import push_waiting, waiting_list
+from .shadow import compare
 
 # Weights of the newest value in the moving averages.
 TTFT_RATIO_GAIN = 0.1
@@ -151,6 +153,31 @@ def _refuse(sim, index, now_s, r, reason):
     on_end(sim, now_s)
 
 
+@compiled
+def _place(sim, index, now_s, r):
+    """Send a request to a replica."""
+    request = requests_of(sim)[index]
+    query, g = request.query, request.gateway
+    v = views_of(sim, g)[r]
+    gateways_of(sim)[g].cursor = (r + 1) % sim.num_replicas
+    uncached_tokens = query.input_tokens - hits_of(sim)[r]
+    ttft_s = predicted_ttft_s(v, nominal_of(sim)[r], knobs_of(sim), uncached_tokens, now_s)
+    request.predicted_ttft_s = ttft_s / v.slow_factor
+    request.status = WAITING
+    request.replica = r
+    request.ready_s = now_s
+    request.believed_uncached_tokens = uncached_tokens
+    request.num_dispatches += 1
+    note(sim, index, Moment.DISPATCHED, now_s, r, ttft_s)
+    push_waiting(replicas_of(sim)[r], requests_of(sim), index, False)
+    if v.pending_tokens == 0.0:
+        v.progress_at_s = now_s
+    v.outstanding_requests += 1
+    v.outstanding_tokens += _footprint_tokens(query)
+    v.pending_tokens += uncached_tokens
+    wake(sim, r, now_s)
+
+
 @called_as("dispatch")
 def dispatch(sim, index, now_s):
     """Place a request on a replica, or shed it."""
@@ -169,32 +196,22 @@ def dispatch(sim, index, now_s):
     _match(sim, request)
     keep_view(sim, index, now_s)
     is_found, r = _choose(sim, g, query, now_s)
+    most_limits = fleet_of(sim).shed_limits
+    is_placed = is_found
+    if is_found:
+        is_placed = not is_shed(
+            views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r, most_limits
+        )
+    if shadow_of(sim).every > 0:
+        compare(sim, index, now_s, is_placed, r)
     if not is_found:
         _refuse(sim, index, now_s, NONE, Refusal.NOBODY)
         return
-    most_limits = fleet_of(sim).shed_limits
-    if is_shed(views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r, most_limits):
+    if not is_placed:
         is_late = is_shed(views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r, np.inf)
         _refuse(sim, index, now_s, r, Refusal.LATE if is_late else Refusal.EMERGENCY)
         return
-    gateway.cursor = (r + 1) % views.size
-    uncached_tokens = query.input_tokens - hits_of(sim)[r]
-    v = views[r]
-    ttft_s = predicted_ttft_s(v, nominal_of(sim)[r], knobs, uncached_tokens, now_s)
-    request.predicted_ttft_s = ttft_s / v.slow_factor
-    request.status = WAITING
-    request.replica = r
-    request.ready_s = now_s
-    request.believed_uncached_tokens = uncached_tokens
-    request.num_dispatches += 1
-    note(sim, index, Moment.DISPATCHED, now_s, r, ttft_s)
-    push_waiting(replicas_of(sim)[r], requests_of(sim), index, False)
-    if v.pending_tokens == 0.0:
-        v.progress_at_s = now_s
-    v.outstanding_requests += 1
-    v.outstanding_tokens += _footprint_tokens(query)
-    v.pending_tokens += uncached_tokens
-    wake(sim, r, now_s)
+    _place(sim, index, now_s, r)
 
 
 @compiled

@@ -423,6 +423,21 @@ SCRAPED_DTYPE = np.dtype(
     ]
 )
 
+# What is compared with the choices that are carried out, and sums over what was (`shadow.py`).
+SHADOW_DTYPE = np.dtype(
+    [
+        ("every", np.int64),  # requests from one comparison to the next; 0: it is off
+        ("num_seen", np.int64),
+        ("cursor", np.int64),
+        ("num_sampled", np.int64),
+        ("weight", np.float64),
+        ("weight_2", np.float64),  # of squared weights
+        ("difference", np.float64),  # weight times what is expected of the shadow, less the other
+        ("difference_2", np.float64),  # the same with squared weights
+        ("squared_2", np.float64),  # squared weight times squared difference
+    ]
+)
+
 
 class SimulationArrays(NamedTuple):
     """All arrays of one simulation.
@@ -476,6 +491,14 @@ class SimulationArrays(NamedTuple):
     seen_hits: np.ndarray  # int64 [P, R], cached prompt tokens at each placement
     pages: np.ndarray  # PAGE_DTYPE [G, R, P], metrics pages on their way; P = 1 if none are late
     throttled: np.ndarray  # LATENCY_DTYPE [R], scratch: coefficients at a lowered clock
+    # Choices on paper (`shadow.py`).
+    shadow: np.ndarray  # SHADOW_DTYPE [1]
+    shadow_knobs: np.ndarray  # KNOBS_DTYPE [1]
+    judge: np.ndarray  # KNOBS_DTYPE [1], by which outcomes are foretold
+    shadow_bias: np.ndarray  # float64 [R]
+    shadow_costs: np.ndarray  # float64 [R], scratch: what is added to the shadow's costs
+    shadow_factors: np.ndarray  # float64 [R], scratch: slow factors of the knobs that rule
+    shadow_random: np.ndarray  # uint64 [1], state of its own stream
     groups: np.ndarray  # GROUP_DTYPE [groups], what holds for each group of requests
     buckets: np.ndarray  # BUCKET_DTYPE [groups], what is left of their budgets
 
@@ -530,6 +553,7 @@ __all__ = [
     "ROLE_PREFILL",
     "SCRAPED_DTYPE",
     "SEQUENCE_DTYPE",
+    "SHADOW_DTYPE",
     "SHED",
     "SLOWDOWN_DTYPE",
     "STALL",

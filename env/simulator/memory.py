@@ -40,6 +40,7 @@ from .layout import (
     REQUEST_DTYPE,
     SCRAPED_DTYPE,
     SEQUENCE_DTYPE,
+    SHADOW_DTYPE,
     SLOWDOWN_DTYPE,
     TRANSFER_DTYPE,
     SimulationArrays,
@@ -47,7 +48,7 @@ from .layout import (
 
 _COMPILED_FILES = (
     *("compiled.py", "dispatch.py", "energy.py", "knobs.py", "latency.py", "shortlist.py"),
-    *("budget.py", "masks.py", "refusals.py", "restrictions.py", "topology.py"),
+    *("budget.py", "masks.py", "refusals.py", "restrictions.py", "shadow.py", "topology.py"),
     "../traces/hashing.py",
 )
 _SIZES = (
@@ -434,3 +435,58 @@ def late_pages_of(sim, g, r):
     """Metrics pages of a replica that are on their way to a gateway [P]."""
     shape = (sim.num_gateways, sim.num_replicas, sim.num_pages)
     return carray(_pointer(sim.pages_at), shape, PAGE_DTYPE)[g, r]
+
+
+@compiled
+def group_costs_of(sim, group):
+    """Penalties of each replica for a request of a group, infinite where masked [R]."""
+    shape = (sim.num_groups, sim.num_replicas)
+    return carray(_pointer(sim.group_costs_at), shape, np.float64)[group]
+
+
+@compiled
+def penalties_of(sim):
+    """Penalties of each replica from the shield [R]."""
+    return carray(_pointer(sim.penalties_at), (sim.num_replicas,), np.float64)
+
+
+@compiled
+def shadow_of(sim):
+    """What the shadow's choices are compared for."""
+    return carray(_pointer(sim.shadow_at), (1,), SHADOW_DTYPE)[0]
+
+
+@compiled
+def shadow_knobs_of(sim):
+    """The knobs of the shadow."""
+    return carray(_pointer(sim.shadow_knobs_at), (1,), KNOBS_DTYPE)[0]
+
+
+@compiled
+def judge_of(sim):
+    """The knobs by which outcomes are foretold."""
+    return carray(_pointer(sim.judge_at), (1,), KNOBS_DTYPE)[0]
+
+
+@compiled
+def shadow_bias_of(sim):
+    """Bias of each replica under the shadow's knobs [R]."""
+    return carray(_pointer(sim.shadow_bias_at), (sim.num_replicas,), np.float64)
+
+
+@compiled
+def shadow_costs_of(sim):
+    """Scratch: what is added to each replica's cost for the shadow [R]."""
+    return carray(_pointer(sim.shadow_costs_at), (sim.num_replicas,), np.float64)
+
+
+@compiled
+def shadow_factors_of(sim):
+    """Scratch: slow factors of the knobs that rule [R]."""
+    return carray(_pointer(sim.shadow_factors_at), (sim.num_replicas,), np.float64)
+
+
+@compiled
+def shadow_random_of(sim):
+    """State of the shadow's random stream [1]."""
+    return carray(_pointer(sim.shadow_random_at), (1,), np.uint64)

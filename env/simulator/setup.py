@@ -46,6 +46,7 @@ from .layout import (
 from .life import life_arrays
 from .memory import handle
 from .served_models import model_of_names, served_models
+from .shadow import shadow_arrays
 from .snapshot import copy_array
 from .start_up import StartUpConfig
 from .tariffs import set_tariffs, tariff_events
@@ -359,6 +360,7 @@ def allocate(
             (num_gateways, num_replicas, int(fleet["page_lag"][0]) + 1), dtype=PAGE_DTYPE
         ),
         throttled=nominal.copy(),
+        **shadow_arrays(num_replicas),
         groups=restrictions.groups,
         buckets=full_buckets(restrictions.groups),
     )

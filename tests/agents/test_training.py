@@ -13,11 +13,14 @@ from trimtab.agents.bundle import load_bundle, save_bundle
 from trimtab.agents.evaluation import run_policy
 from trimtab.agents.heuristics import ANALYTIC_SCORER
 from trimtab.agents.policy import ConstantPolicy, LearnedPolicy
+from trimtab.agents.shield.projection import KnobLimit, KnobLimits
+from trimtab.agents.shield.simulated_shield import ShieldConfig, SimulatedShield
 from trimtab.agents.training import TrainingConfig, layout_for, make_model, train
 from trimtab.agents.training_log import WandbMode, training_log
-from trimtab.env.knobs import TUNABLE_KNOBS
+from trimtab.env.knobs import KNOB_NAMES, TUNABLE_KNOBS
+from trimtab.env.reward import ScenarioTasks
 from trimtab.env.scenario import Part
-from trimtab.env.short_term_env import EpisodeConfig
+from trimtab.env.short_term_env import EpisodeConfig, ShortTermEnv
 from trimtab.traces.errors import MissingExtraError
 
 BASE = ANALYTIC_SCORER.knobs
@@ -48,6 +51,11 @@ def test_256_windows_train_and_log(scenario, tmp_path):
     assert {f"policy/weight_{name}" for name in TUNABLE_KNOBS} <= names
     assert {"train/approx_kl", "train/explained_variance", "time/fps"} <= names
     assert {"eval/small/goodput_frac", "eval/small/goodput_gain"} <= names
+    logged = rows[-2]
+    assert 0.0 <= float(logged["shield/override_rate"]) <= 1.0
+    assert float(logged["shield/max_override_size"]) >= float(logged["shield/override_size"])
+    for name in ("actions_per_window", "skipped_per_window", "barred_frac"):
+        assert float(logged[f"shield/{name}"]) >= 0.0
 
 
 def test_same_seed_same_policy(scenario, tmp_path):
@@ -149,3 +157,26 @@ def test_offline_wandb_writes_a_run(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=120)
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_what_the_shield_takes_off_is_seen_by_the_environment(scenario):
+    limits = KnobLimits.of([KnobLimit(knob="backlog", max_change_per_s=0.0)])
+
+    def guard():
+        return SimulatedShield(ShieldConfig(limits=limits, tick_s=0.02))
+
+    tasks = ScenarioTasks(scenario, Part.TRAIN, 1, make_guard=guard)
+    env = ShortTermEnv(tasks=tasks, base=BASE, layout=layout_for(scenario), episode=QUICK.episode)
+    env.reset(seed=0)
+    action = np.zeros(env.action_space.shape, np.float32)
+    action[TUNABLE_KNOBS.index("backlog")] = 1.0
+    action[TUNABLE_KNOBS.index("hit_weight")] = 1.0
+    env.step(action)
+    *_, info = env.step(-action)
+    report = info["outcome"]["guard"]
+    # This knob stands still; the other may swing from end to end in a window.
+    assert report.is_overridden
+    assert report.override_size == pytest.approx(1.0)
+    knobs = dict(zip(KNOB_NAMES, info["knobs"], strict=True))
+    assert knobs["backlog"] == pytest.approx(BASE["backlog"])
+    assert knobs["hit_weight"] == pytest.approx(BASE["hit_weight"] * np.exp(-0.5))

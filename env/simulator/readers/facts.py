@@ -167,15 +167,17 @@ def _fill_work(record: np.ndarray, replica: ReplicaSpec, model: ModelProfile) ->
     full_layers = model.num_layers - model.window_layers
     record["pair_flops"] = full_layers * model.layer_flops_per_pair
     record["window_pair_flops"] = model.window_layers * model.layer_flops_per_pair
-    record["window_tokens"] = model.window_tokens or 0.0
+    record["window_tokens"] = model.kv_window_tokens
     record["precision"] = PRECISIONS.index(precision)
     record["attention_precision"] = PRECISIONS.index(attention)
     record["dense_gpu_bytes"] = model.dense_read_bytes(precision) / group
     record["expert_gpu_bytes"] = model.expert_bytes(precision) / group
     record["expert_miss_frac"] = 1.0 - model.expert_use_frac
-    layer_bytes = model.kv_bytes_per_token(attention, tensor_parallel=group) / model.num_layers
-    record["kv_gpu_bytes"] = full_layers * layer_bytes / replica.num_gpus
-    record["window_kv_gpu_bytes"] = model.window_layers * layer_bytes / replica.num_gpus
+    read_bytes = model.kv_read_bytes_per_token(attention, tensor_parallel=group)
+    layer_bytes = read_bytes / model.num_layers
+    full_kv_layers = model.num_layers - model.kv_window_layers
+    record["kv_gpu_bytes"] = full_kv_layers * layer_bytes / replica.num_gpus
+    record["window_kv_gpu_bytes"] = model.kv_window_layers * layer_bytes / replica.num_gpus
     hidden_bytes = model.hidden_size * ACTIVATION_BYTES
     # A ring sends 2 (n - 1) / n of what it sums; stages hand the hidden vector on.
     sums = ALL_REDUCES_PER_LAYER * model.num_layers / replica.pipeline_parallel

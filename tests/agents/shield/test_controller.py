@@ -49,6 +49,7 @@ class Bench:
         for _ in range(round(span_s / TICK_S)):
             self.replicas["progress_at_s"] = self.now_s + TICK_S
             self.replicas["busy_s"] += TICK_S
+            self.replicas["probed_at_s"] = self.now_s + TICK_S
             change(self)
             self.tick()
 

@@ -1,0 +1,423 @@
+"""Policy files: YAML in which operators and product owners write their rules.
+
+Every section may be left out. Several files make one policy. All faults are reported at once, each
+with its file, line, key, value and the nearest key that is known.
+
+Does not know: any cluster (`compilation.py`), or what breakers and actions do (`..shield`).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ...env.config_file import (
+    Entry,
+    entries,
+    faults_message,
+    file_path,
+    read_yaml,
+    validated,
+)
+from ...env.emergency import Emergency
+from ...env.hardware import unknown_name_message
+from ...env.yaml_lines import key_lines, line_of
+from ...traces.errors import ConfigError
+from ..shield.breaker_file import BreakerEntry
+from ..shield.breaker_rules import BreakerRule
+from ..shield.emergency_rules import DEFAULT_RULES, EmergencyEntry, EmergencyRule
+from ..shield.fallback import FallbackConfig, FallbackEntry
+from ..shield.projection import KnobLimit, LimitEntry
+from ..shield.staleness import DEFAULT_STALENESS, StalenessEntry, StalenessRule
+from .placement_rules import PlacementEntry, PlacementRule
+from .service_rules import AdapterRule, Budget, OverBudget, Pool, Priority, Tenant, Tier
+
+_Names = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class PoolEntry(Entry):
+    """One item of `pools`."""
+
+    name: str = Field(min_length=1)
+    """Unique; tiers and adapters name the pool by it."""
+    replicas: _Names = ()
+    """Names of replicas."""
+    servers: _Names = ()
+    """Names of servers."""
+    zones: _Names = ()
+    """Names of zones."""
+    gpus: _Names = ()
+    """Kinds of GPU."""
+    models: _Names = ()
+    """Models that they serve."""
+    is_exclusive: bool = False
+    """Closed to all tenants that are not assigned to it."""
+
+    def rule(self) -> Pool:
+        """Return the rule."""
+        return Pool(**self.model_dump())
+
+
+class TierEntry(Entry):
+    """One item of `tiers`."""
+
+    name: str = Field(min_length=1)
+    """Unique; tenants name their tier by it."""
+    priority: Annotated[Priority, Field(strict=False)] = Priority.INTERACTIVE
+    """Class in every queue: `interactive` or `batch`."""
+    weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Worth of a request that meets its limits (default: 2 interactive, 1 batch)."""
+    ttft_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Limit on the time to first token, s; in place of the requests' own."""
+    tpot_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Limit on the time per output token, s; in place of the requests' own."""
+    pools: _Names = ()
+    """Pools that its requests may use; none: all that are not exclusive."""
+    preferred_pools: _Names = ()
+    """Pools that they use before others."""
+    zones: _Names = ()
+    """Zones that their data may be in; none: all."""
+
+    def rule(self) -> Tier:
+        """Return the rule."""
+        return Tier(**self.model_dump())
+
+
+class BudgetEntry(Entry):
+    """The `budget` of a tenant."""
+
+    tokens_per_min: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Prompt and output tokens a minute."""
+    requests_per_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Requests a second."""
+    usd_per_hour: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Dollars an hour, at the price below."""
+    usd_per_million_tokens: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Price of a million tokens, USD."""
+    burst_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    """Time whose budget may be used at once, s."""
+    when_over: Annotated[OverBudget, Field(strict=False)] = OverBudget.REFUSE
+    """What becomes of requests beyond it: `refuse`, or `demote` to batch."""
+
+    def rule(self) -> Budget:
+        """Return the rule.
+
+        Raises:
+            ValueError: it limits nothing, or dollars without a price.
+        """
+        return Budget(**self.model_dump())
+
+
+class TenantEntry(Entry):
+    """One item of `tenants`."""
+
+    name: str = Field(min_length=1)
+    """Name by which requests carry it."""
+    tier: str
+    """Name of its tier."""
+    zones: _Names = ()
+    """Zones that its data may be in, in place of the tier's."""
+    ttft_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Limit on the time to first token, s, in place of the tier's."""
+    tpot_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Limit on the time per output token, s, in place of the tier's."""
+    models: _Names = ()
+    """Models that it may use; none: all."""
+    adapters: _Names = ()
+    """Adapters, of those with a rule, that it may use; none: all."""
+    budget: BudgetEntry | None = None
+    """What it may use; none: as much as it gets."""
+
+    def rule(self) -> Tenant:
+        """Return the rule.
+
+        Raises:
+            ValueError: the budget contradicts itself.
+        """
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        budget = self.budget.rule() if self.budget is not None else None
+        return Tenant(**{**values, "budget": budget})
+
+
+class AdapterEntry(Entry):
+    """One item of `adapters`."""
+
+    name: str = Field(min_length=1)
+    """Name of the LoRA adapter, as requests carry it."""
+    replicas: _Names = ()
+    """Replicas that have it."""
+    pools: _Names = ()
+    """Pools whose replicas have it."""
+
+    def rule(self) -> AdapterRule:
+        """Return the rule.
+
+        Raises:
+            ValueError: it is served nowhere.
+        """
+        if not self.replicas and not self.pools:
+            msg = f"adapter '{self.name}' must be served by some replicas or pools, got none"
+            raise ValueError(msg)
+        return AdapterRule(**self.model_dump())
+
+
+class PolicyFileEntry(Entry):
+    """Top level of a policy file; the lists' items are checked one by one."""
+
+    name: str = "policy"
+    """What the policy is called in results."""
+    default_tier: str | None = None
+    """Tier of tenants that no rule names (default: none, no rule applies to them)."""
+    pools: list[Any] = Field(default_factory=list)
+    """Named sets of replicas."""
+    tiers: list[Any] = Field(default_factory=list)
+    """Levels of service."""
+    tenants: list[Any] = Field(default_factory=list)
+    """Applications, each with its tier."""
+    adapters: list[Any] = Field(default_factory=list)
+    """Where LoRA adapters are to be had."""
+    placement: list[Any] = Field(default_factory=list)
+    """How many replicas of each model stand where."""
+    breakers: list[Any] = Field(default_factory=list)
+    """Circuit breakers on features of the state."""
+    staleness: list[Any] = Field(default_factory=list)
+    """What old data means, by group of features."""
+    emergency: dict[str, Any] = Field(default_factory=dict)
+    """Changes to the rules of emergency actions, by action."""
+    fallback: Any = None
+    """What replaces a learned policy, and when."""
+    limits: list[Any] = Field(default_factory=list)
+    """Limits on what a learned policy may set."""
+
+
+LISTS: Mapping[str, type[Entry]] = {
+    "pools": PoolEntry,
+    "tiers": TierEntry,
+    "tenants": TenantEntry,
+    "adapters": AdapterEntry,
+    "placement": PlacementEntry,
+    "breakers": BreakerEntry,
+    "staleness": StalenessEntry,
+    "limits": LimitEntry,
+}
+"""What the items of each list are; each has a method that makes the rule."""
+
+_MAKERS: Mapping[type[Entry], Callable[[Any], Any]] = {
+    LimitEntry: LimitEntry.limit,
+    **{kind: kind.rule for kind in (PoolEntry, TierEntry, TenantEntry, AdapterEntry)},
+    PlacementEntry: PlacementEntry.rule,
+    BreakerEntry: BreakerEntry.rule,
+    StalenessEntry: StalenessEntry.rule,
+}
+# Lists whose items are told apart by a name.
+_NAMED = ("pools", "tiers", "tenants", "adapters", "breakers")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a rule was written."""
+
+    path: str
+    line: int | None
+
+    def __str__(self) -> str:
+        return self.path if self.line is None else f"{self.path} line {self.line}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """All rules of one or more policy files."""
+
+    name: str = "policy"
+    default_tier: str | None = None
+    pools: tuple[Pool, ...] = ()
+    tiers: tuple[Tier, ...] = ()
+    tenants: tuple[Tenant, ...] = ()
+    adapters: tuple[AdapterRule, ...] = ()
+    placement: tuple[PlacementRule, ...] = ()
+    breakers: tuple[BreakerRule, ...] = ()
+    staleness: tuple[StalenessRule, ...] = DEFAULT_STALENESS
+    emergencies: tuple[EmergencyRule, ...] = DEFAULT_RULES
+    fallback: FallbackConfig = field(default_factory=FallbackConfig)
+    limits: tuple[KnobLimit, ...] = ()
+    origins: Mapping[tuple[str, str], Origin] = field(default_factory=dict)
+    """By section and name of the rule."""
+
+    def origin(self, section: str, name: str) -> str:
+        """Return where a rule was written, empty if in no file."""
+        return str(self.origins.get((section, name), ""))
+
+    def sentences(self) -> Iterator[tuple[str, str, str]]:
+        """Yield (section, name, sentence) of every rule."""
+        for section in ("pools", "tiers", "tenants", "adapters"):
+            for rule in getattr(self, section):
+                yield section, rule.name, rule.sentence()
+        for number, placed in enumerate(self.placement):
+            yield "placement", f"{placed.model} ({number + 1})", placed.sentence()
+        for breaker in self.breakers:
+            yield "breakers", breaker.name, breaker.sentence()
+        for stale in self.staleness:
+            yield "staleness", str(stale.group), stale.sentence()
+        for action in self.emergencies:
+            yield "emergency", str(action.kind), action.sentence()
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Reads files into lists of rules, gathering faults."""
+
+    faults: list[str] = field(default_factory=list)
+    rules: dict[str, list[Any]] = field(default_factory=lambda: {key: [] for key in LISTS})
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[tuple[str, str], Origin] = field(default_factory=dict)
+
+    def read(self, path: Path) -> None:
+        """Take in one file."""
+        lines = key_lines(path)
+        content = read_yaml("policy", path)
+        found: list[str] = []
+        file = validated(PolicyFileEntry, content, "", found)
+        if file is None and isinstance(content, dict):
+            # A key too many must not hide what is wrong elsewhere.
+            known = {key: content[key] for key in PolicyFileEntry.model_fields if key in content}
+            file = validated(PolicyFileEntry, known, "", [])
+        if file is not None:
+            for key, kind in LISTS.items():
+                for where, entry in entries(kind, getattr(file, key), key, found).items():
+                    self._add(key, where, entry, Origin(str(path), line_of(lines, where)), found)
+            self._take_single(file, path, lines, found)
+        self.faults += [_with_line(fault, path, lines) for fault in found]
+
+    def _add(self, key: str, where: str, entry: Entry, origin: Origin, found: list[str]) -> None:
+        try:
+            rule = _MAKERS[type(entry)](entry)
+        except ValueError as error:
+            found.append(f"{where}: {error}")
+            return
+        self.rules[key].append(rule)
+        if key not in _NAMED:
+            return
+        known = self.origins.get((key, rule.name))
+        if known is not None:
+            found.append(f"{where}: name '{rule.name}' is taken in {known}; choose another")
+        else:
+            self.origins[key, rule.name] = origin
+
+    def _take_single(
+        self, file: PolicyFileEntry, path: Path, lines: dict[str, int], found: list[str]
+    ) -> None:
+        """Take what a policy has once: a later file must not contradict an earlier one."""
+        for key in ("name", "default_tier", "fallback"):
+            if key not in file.model_fields_set:
+                continue
+            origin = Origin(str(path), line_of(lines, key))
+            if key in self.values and key != "name":
+                found.append(f"{key}: is set in {self.origins['file', key]} already; set it once")
+            self.values.setdefault(key, getattr(file, key))
+            self.origins.setdefault(("file", key), origin)
+        for name, content in file.emergency.items():
+            line = line_of(lines, f"emergency.{name}")
+            self._take_emergency(name, content, Origin(str(path), line), found)
+
+    def _take_emergency(self, name: str, content: object, origin: Origin, found: list[str]) -> None:
+        where = f"emergency.{name}"
+        if name not in list(Emergency):
+            found.append(f"{where}: {unknown_name_message('action', name, list(Emergency))}")
+            return
+        entry = validated(EmergencyEntry, content, where, found)
+        if entry is None:
+            return
+        try:
+            rule = entry.rule(Emergency(name))
+        except ValueError as error:
+            found.append(f"{where}: {error}")
+            return
+        if self.origins.setdefault(("emergency", name), origin) is not origin:
+            found.append(f"{where}: is set in {self.origins['emergency', name]} already")
+        self.values.setdefault("emergency", {})[rule.kind] = rule
+
+
+def _with_line(fault: str, path: Path, lines: dict[str, int]) -> str:
+    line = line_of(lines, fault.split(": ", 1)[0])
+    return f"{path}: {fault}" if line is None else f"{path} line {line}: {fault}"
+
+
+def read_policy(*paths: str | Path) -> Policy:
+    """Read policy files, or bundled ones by name, as one policy.
+
+    Raises: `ConfigError` with every fault of all files: line, key path, value, what was expected.
+    """
+    if not paths:
+        msg = "a policy needs at least one file, got none"
+        raise ConfigError(msg)
+    reader = _Reader()
+    for path in paths:
+        reader.read(file_path("policy", path))
+    fallback = _fallback(reader)
+    policy = _policy(reader, fallback)
+    reader.faults += _reference_faults(policy)
+    if reader.faults:
+        raise ConfigError(faults_message("policy", ", ".join(map(str, paths)), reader.faults))
+    return policy
+
+
+def _fallback(reader: _Reader) -> FallbackConfig:
+    content = reader.values.get("fallback")
+    if content is None:
+        return FallbackConfig()
+    found: list[str] = []
+    entry = validated(FallbackEntry, content, "fallback", found)
+    config = FallbackConfig()
+    if entry is not None:
+        try:
+            config = entry.config()
+        except ValueError as error:
+            found.append(f"fallback: {error}")
+    reader.faults += [f"{reader.origins['file', 'fallback']}: {fault}" for fault in found]
+    return config
+
+
+def _policy(reader: _Reader, fallback: FallbackConfig) -> Policy:
+    changed = reader.values.get("emergency", {})
+    stale = {rule.group: rule for rule in (*DEFAULT_STALENESS, *reader.rules["staleness"])}
+    lists = ("pools", "tiers", "tenants", "adapters", "placement", "breakers", "limits")
+    return Policy(
+        name=reader.values.get("name", "policy"),
+        default_tier=reader.values.get("default_tier"),
+        **{key: tuple(reader.rules[key]) for key in lists},
+        staleness=tuple(stale.values()),
+        emergencies=tuple(changed.get(rule.kind, rule) for rule in DEFAULT_RULES),
+        fallback=fallback,
+        origins=reader.origins,
+    )
+
+
+def _reference_faults(policy: Policy) -> Iterator[str]:
+    """Names of tiers, pools and adapters that no rule defines."""
+    known = {
+        "tier": [tier.name for tier in policy.tiers],
+        "pool": [pool.name for pool in policy.pools],
+        "adapter": [adapter.name for adapter in policy.adapters],
+    }
+
+    def unknown(kind: str, names: Sequence[str], origin: str, what: str) -> Iterator[str]:
+        for name in names:
+            if name not in known[kind]:
+                yield f"{origin}: {what}: {unknown_name_message(kind, name, known[kind])}"
+
+    if policy.default_tier is not None:
+        origin = policy.origin("file", "default_tier")
+        yield from unknown("tier", [policy.default_tier], origin, "default_tier")
+    for tier in policy.tiers:
+        origin = policy.origin("tiers", tier.name)
+        names = (*tier.pools, *tier.preferred_pools)
+        yield from unknown("pool", names, origin, f"tier '{tier.name}'")
+    for tenant in policy.tenants:
+        origin, what = policy.origin("tenants", tenant.name), f"tenant '{tenant.name}'"
+        yield from unknown("tier", [tenant.tier], origin, what)
+        yield from unknown("adapter", tenant.adapters, origin, what)
+    for adapter in policy.adapters:
+        origin = policy.origin("adapters", adapter.name)
+        yield from unknown("pool", adapter.pools, origin, f"adapter '{adapter.name}'")

@@ -1,0 +1,1 @@
+"""Circuit breakers in a running fleet: rules read again when they change, alarms sent to people."""
