@@ -6,9 +6,9 @@ import pytest
 from trimtab.env.emergency import Emergency, EmergencyAction
 from trimtab.env.knobs import Knobs
 from trimtab.env.masks import Mask
-from trimtab.env.refusals import REFUSAL_TEXTS, Refusal, refusal_text
 from trimtab.env.request_life import read_life
 from trimtab.env.restrictions import Restrictions, open_groups
+from trimtab.env.shed_reason import SHED_TEXTS, ShedReason, shed_text
 from trimtab.env.simulated_fleet import SimulatedFleet, run_workload
 from trimtab.env.simulator.layout import FINISHED, SHED
 from trimtab.env.simulator.setup import FleetConfig
@@ -44,7 +44,7 @@ def test_a_tenant_over_its_budget_is_refused_and_others_are_not(make_cluster, ma
     fleet = run(make_cluster(), workload, budget(requests_per_s=1.0, burst_requests=2.0))
     status, reason = fleet.requests["status"], fleet.requests["shed_reason"]
     assert list(status) == [FINISHED, FINISHED, FINISHED, SHED, FINISHED, FINISHED]
-    assert list(reason) == [0, 0, 0, Refusal.BUDGET, 0, 0]
+    assert list(reason) == [0, 0, 0, ShedReason.BUDGET, 0, 0]
     # A run begins with full buckets, whatever the one before took.
     fleet.reset(seed=0, knobs=FIRST)
     fleet.drain()
@@ -85,7 +85,7 @@ def test_what_is_refused_for_another_reason_costs_nothing(make_cluster, make_wor
     workload = make_workload([0.0, 0.1], [10, 10], [5, 5], tenant=["bank"] * 2)
     rules = budget(masks=Mask.REGION, requests_per_s=1e-6, burst_requests=1.0)
     fleet = run(make_cluster(), workload, rules)
-    assert set(fleet.requests["shed_reason"]) == {Refusal.NOBODY}
+    assert set(fleet.requests["shed_reason"]) == {ShedReason.NOBODY}
     assert fleet.arrays.buckets["requests"][0] == 1.0
 
 
@@ -105,29 +105,29 @@ def test_gateways_share_a_budget_and_copies_of_a_fleet_do_not(make_cluster, make
     assert np.array_equal(fleet.requests["status"], copy.requests["status"])
 
 
-@pytest.mark.parametrize("reason", Refusal)
+@pytest.mark.parametrize("reason", ShedReason)
 def test_a_life_says_why_a_request_was_refused(make_cluster, make_workload, reason):
     workload = make_workload([0.0, 0.0], [9000, 9000], [2, 2], ttft_slo_s=0.1, tenant=["bank"] * 2)
     rules, knobs = None, FIRST
-    if reason is Refusal.BUDGET:
+    if reason is ShedReason.BUDGET:
         rules = budget(requests_per_s=1.0, burst_requests=1.0)
-    elif reason is Refusal.NOBODY:
+    elif reason is ShedReason.NOBODY:
         rules = budget(masks=Mask.TENANT)
-    elif reason is Refusal.LATE:
+    elif reason is ShedReason.LATE:
         knobs = Knobs.of(shed_enabled=1.0, shed_interactive=1.5)
     config = FleetConfig(restrictions=rules, watched_request=1)
     fleet = SimulatedFleet(make_cluster(), workload, config)
     fleet.reset(seed=0, knobs=knobs)
-    if reason in (Refusal.EMERGENCY, Refusal.LATE):
+    if reason in (ShedReason.EMERGENCY, ShedReason.LATE):
         # Where both refuse, it is the knobs that are named.
         fleet.act(EmergencyAction(kind=Emergency.SHED, amount=1.5))
     fleet.drain()
     assert fleet.requests["shed_reason"][1] == reason
-    life, words = read_life(fleet), REFUSAL_TEXTS[reason]
+    life, words = read_life(fleet), SHED_TEXTS[reason]
     assert life.refusal == words
     assert life.notes[-1].text == f"refused by the gateway: {words}"
     assert f"  refused: {words}" in outcome_lines(life)
 
 
 def test_who_is_not_refused_has_no_reason():
-    assert refusal_text(0) is None
+    assert shed_text(0) is None

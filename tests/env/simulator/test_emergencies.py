@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.env.cluster import ClusterSpec, Preemption
+from trimtab.env.cluster import ClusterSpec, Preemption, ReplicaSpec, ServerSpec
 from trimtab.env.emergency import EMERGENCY_SPECS, Emergency, EmergencyAction
 from trimtab.env.knobs import Knobs
 from trimtab.env.request_life import read_life
@@ -256,6 +256,37 @@ def test_an_undo_without_a_freeze_is_nothing(make_cluster, make_random_workload)
         fleet.drain()
         ends.append(fleet.requests["finish_s"])
     assert np.array_equal(*ends)
+
+
+def test_a_cpu_takes_short_requests_in_an_emergency(make_workload):
+    servers = (
+        ServerSpec(name="gpu", zone="z0", gpu="H100-80G", num_gpus=1),
+        ServerSpec(name="cpu", zone="z0", gpu="XEON8480-256G", num_gpus=1),
+    )
+    replicas = tuple(
+        ReplicaSpec(
+            name=f"on-{server.name}",
+            server=server.name,
+            model="llama-3.2-1b",
+            gpu_indices=(0,),
+            is_spill=server.name == "cpu",
+        )
+        for server in servers
+    )
+    cluster = ClusterSpec(name="spill", servers=servers, replicas=replicas)
+    workload = make_workload(np.arange(20) * 0.05, [50] * 20, [20] * 20, priority=1)
+    fleet = begin(cluster, workload, Knobs.of(round_robin_weight=1.0))
+    fleet.run_until(0.5)
+    assert set(fleet.requests["replica"]) == {0}
+    fleet.act(EmergencyAction(kind=Emergency.SPILL_SHORT, amount=300))
+    fleet.drain()
+    on_cpu = fleet.requests[fleet.requests["replica"] == 1]
+    assert on_cpu.size > 2
+    assert set(on_cpu["status"]) == {FINISHED}
+    # 1.24 billion weights of 2 bytes at 307 GB/s: 8 ms a token at best.
+    tpot_s = (on_cpu["finish_s"] - on_cpu["first_token_s"]) / 19
+    assert (tpot_s > 0.008).all()
+    assert (tpot_s < 0.05).all()
 
 
 # All actions, at any moments.
