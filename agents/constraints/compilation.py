@@ -18,6 +18,7 @@ from ...env.cluster import ClusterSpec
 from ...env.hardware import unknown_name_message
 from ...env.latency import base_time_s
 from ...env.masks import Mask
+from ...env.model_version import is_named
 from ...env.restrictions import Restrictions, open_groups
 from ...env.simulator.setup import replica_coefficients
 from ...traces.errors import ConfigError
@@ -77,6 +78,9 @@ class _Cluster:
         """Return the replicas that one of the names is meant for; all if there is no name."""
         if not names:
             return np.ones(self.num_replicas, np.bool_)
+        if selector == "models":  # a bare name means all versions
+            keys = self.names[selector]
+            return np.array([any(is_named(key, name) for name in names) for key in keys])
         return np.isin(self.names[selector], names)
 
     def members(self, pool: Pool) -> BoolArray:
@@ -90,7 +94,9 @@ class _Cluster:
         """Yield a message for each name that the cluster does not have."""
         known = [str(name) for name in dict.fromkeys(self.names[selector])]
         for name in names:
-            if name not in known:
+            if name not in known and not (
+                selector == "models" and any(is_named(key, name) for key in known)
+            ):
                 yield unknown_name_message(selector.removesuffix("s"), name, known)
 
 

@@ -7,7 +7,8 @@ from ...env.file_kinds import FileKind, Part
 from ..shield.breaker_file import RecoverEntry
 from ..shield.fallback import FallbackConfig, FallbackEntry
 from ..shield.projection import KnobLimit
-from .policy_file import LISTS, BudgetEntry, PolicyFileEntry, read_policy
+from .policy_file import LISTS, PolicyFileEntry, read_policy
+from .service_entries import BudgetEntry
 
 _DOCUMENTED_BY: dict[str, tuple[type, ...]] = {"limits": (KnobLimit,)}
 
