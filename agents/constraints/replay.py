@@ -16,7 +16,7 @@ from ...env.cluster import ClusterSpec
 from ...env.guard import Guard
 from ...env.knobs import ANALYTIC_SCORER_KNOBS, Knobs
 from ...env.kpis import Kpis
-from ...env.refusals import Refusal
+from ...env.shed_reason import ShedReason
 from ...env.simulated_fleet import SimulatedFleet
 from ...env.simulator.layout import NONE
 from ...env.simulator.setup import FleetConfig
@@ -174,8 +174,8 @@ def _group_impact(runs: _Runs, section: str, name: str, is_own: BoolArray) -> Ru
         False,
         masks[after["query"]["group"], np.maximum(before["replica"], 0)] != 0,
     )
-    over = after["shed_reason"] == Refusal.BUDGET
-    nobody = (after["shed_reason"] == Refusal.NOBODY) & (before["shed_reason"] != Refusal.NOBODY)
+    over = after["shed_reason"] == ShedReason.BUDGET
+    nobody = (after["shed_reason"] == ShedReason.NOBODY) & (before["shed_reason"] != ShedReason.NOBODY)
     demoted = after["query"]["priority"] > before["query"]["priority"]
     counts = (
         (was_barred, "sent elsewhere"),
