@@ -175,7 +175,8 @@ def _group_impact(runs: _Runs, section: str, name: str, is_own: BoolArray) -> Ru
         masks[after["query"]["group"], np.maximum(before["replica"], 0)] != 0,
     )
     over = after["shed_reason"] == ShedReason.BUDGET
-    nobody = (after["shed_reason"] == ShedReason.NOBODY) & (before["shed_reason"] != ShedReason.NOBODY)
+    had_nobody, has_nobody = (some["shed_reason"] == ShedReason.NOBODY for some in (before, after))
+    nobody = has_nobody & ~had_nobody
     demoted = after["query"]["priority"] > before["query"]["priority"]
     counts = (
         (was_barred, "sent elsewhere"),
