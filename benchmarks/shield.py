@@ -1,7 +1,7 @@
 """The shield: what a tick and a request cost, and what it saves in five kinds of trouble.
 
 1. A full tick over 4,096 GPUs and 64 tenants (`shield_scenarios/ticks.py`): required p99.9 under
-   20 ms, aimed at 2 ms; mask, score and refusal of one request over 256 replicas: p99 under 200 us.
+   20 ms, aimed at 2 ms, with trouble at a thousandth of the replicas and at a tenth; mask, score and refusal of one request over 256 replicas: p99 under 200 us.
 2. Memory spike, arrival surge (ten times the rate within 500 ms), GPU loss, engine stall and
    metrics outage on the demo cluster (`shield_scenarios/trouble.py`), with and without the shield,
    under a scheduler that refuses late requests and one that refuses nothing. Shares are of the
@@ -27,6 +27,8 @@ from shield_scenarios.trouble import SCHEDULERS, SCRIPTS, Outcome, make_scenario
 
 NUM_REQUESTS = 20_000
 TICK_MS = 10.0
+SCENES = {"calm": 0.001, "storm": 0.1}
+"""Share of the replicas with trouble at every moment."""
 
 
 def run_troubles(num_seeds: int) -> list[dict[str, Any]]:
@@ -102,10 +104,14 @@ def main() -> None:
     parser.add_argument("--without-trouble", action="store_true")
     options = parser.parse_args()
     gc.disable()
-    costs = measure_ticks(options.gpus, options.tenants, options.ticks)
+    costs = {}
+    for scene, trouble_frac in SCENES.items():
+        found = measure_ticks(options.gpus, options.tenants, options.ticks, trouble_frac)
+        costs |= {f"{scene}_{name}": value for name, value in found.items()}
+        gc.collect()
     costs |= measure_requests(256, NUM_REQUESTS)
     gc.enable()
-    costs["reaction_bound_ms"] = TICK_MS + costs["tick_p999_ms"]
+    costs["reaction_bound_ms"] = TICK_MS + costs["calm_tick_p999_ms"]
     rows = [] if options.without_trouble else run_troubles(options.seeds)
     if options.json:
         print(json.dumps({**costs, "troubles": rows}))

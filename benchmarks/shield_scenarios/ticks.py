@@ -58,8 +58,8 @@ def large_cluster(num_replicas: int) -> ClusterSpec:
     return repeated_cluster(demo, num_replicas // len(demo.replicas))
 
 
-def make_states(cluster: ClusterSpec) -> list[ClusterState]:
-    """States of the fleet at rest, in each of which some hundredth is beyond its range's middle."""
+def make_states(cluster: ClusterSpec, trouble_frac: float) -> list[ClusterState]:
+    """States of the fleet at rest; in every second so much is at the end of its range."""
     workload = compile_workload(
         RequestTrace.from_columns(arrival_s=[0.0], input_tokens=[1], output_tokens=[1]), name="one"
     )
@@ -72,7 +72,7 @@ def make_states(cluster: ClusterSpec) -> list[ClusterState]:
         values = {node: table.copy() for node, table in rest.values.items()}
         for node in (Node.GPU, Node.REPLICA, Node.SERVER):
             high = np.array([feature.scale.high for feature in FEATURES_BY_NODE[node]])
-            is_high = rng.random(values[node].shape) < (0.01 if k % 2 else 0.0)
+            is_high = rng.random(values[node].shape) < (trouble_frac if k % 2 else 0.0)
             values[node] = np.where(is_high, high, values[node])
         states.append((values, rest))
     return [
@@ -101,20 +101,22 @@ class _Bench:
     view: np.ndarray
     rng: np.random.Generator
 
-    def stir(self, step: int) -> None:
-        """Let a moment pass in the signals; not timed."""
+    def stir(self, step: int, trouble_frac: float) -> None:
+        """Let a moment pass in the signals, with trouble at so many replicas; not timed."""
         shield, num = self.shield, self.view.size
+        is_bad = self.rng.random(num) < trouble_frac
         now_s = STEP_S * (step + 1)
         total, own = shield.fleet_signals, shield.signals
         total["now_s"] = now_s
         total["num_arrived"] += self.rng.poisson(400.0 * (8.0 if step % 97 == 0 else 1.0))
         total["ttft_slo_s"], total["least_wait_s"] = 0.5, self.rng.uniform(0.0, 0.8)
         own["is_available"], own["outstanding_requests"] = 1, 8.0
-        own["progress_at_s"] = np.where(self.rng.random(num) < 0.001, now_s - 30.0, now_s)
-        own["scraped_at_s"] = np.where(self.rng.random(num) < 0.01, now_s - 9.0, now_s)
-        own["kv_usage_frac"] = self.rng.uniform(0.3, 0.99, num)
-        own["allocation_failures"] += self.rng.random(num) < 0.01
-        own["busy_s"] += STEP_S * 0.9
+        own["progress_at_s"] = np.where(is_bad, own["progress_at_s"], now_s)
+        own["scraped_at_s"] = np.where(is_bad, own["scraped_at_s"], now_s)
+        own["kv_usage_frac"] = np.where(is_bad, 0.99, self.rng.uniform(0.3, 0.9, num))
+        own["allocation_failures"] += 3.0 * is_bad
+        own["busy_s"] += np.where(is_bad, 0.0, STEP_S * 0.9)
+        own["probed_at_s"] = now_s
         own["has_neighbour"] = 1
 
     def tick(self, step: int, state: ClusterState) -> None:
@@ -132,12 +134,14 @@ class _Bench:
         self.fallback.judge(proposal, now_s, NO_REGRET)
 
 
-def measure_ticks(num_gpus: int, num_tenants: int, num_ticks: int) -> dict[str, float]:
-    """Return milliseconds of a full tick, of wall time on one core."""
+def measure_ticks(
+    num_gpus: int, num_tenants: int, num_ticks: int, trouble_frac: float
+) -> dict[str, float]:
+    """Return milliseconds of a full tick on one core: wall time, and the thread's CPU time."""
     cluster = large_cluster(num_gpus)
     rng = np.random.default_rng(1)
     config = ShieldConfig(breakers=default_breakers())
-    states = make_states(cluster)
+    states = make_states(cluster, trouble_frac)
     num_replicas = len(cluster.replicas)
     costs = np.where(rng.random((num_tenants, num_replicas)) < 0.3, np.inf, 0.0)
     bench = _Bench(
@@ -151,24 +155,27 @@ def measure_ticks(num_gpus: int, num_tenants: int, num_ticks: int) -> dict[str, 
         view=np.zeros(num_replicas, VIEW_DTYPE),
         rng=rng,
     )
-    spans_ms = []
+    spans_ms, cpu_ms = [], []
     for step in range(num_ticks + 20):
-        bench.stir(step)
+        bench.stir(step, trouble_frac)
         kept = states[step % NUM_STATES]
         state = ClusterState(
             **{name: getattr(kept, name) for name in ClusterState.__slots__ if name != "now_s"},
             now_s=STEP_S * (step + 1),
         )
-        begin = time.perf_counter()
+        begin, cpu_begin = time.perf_counter(), time.thread_time()
         bench.tick(step, state)
+        cpu_ms.append(1e3 * (time.thread_time() - cpu_begin))
         spans_ms.append(1e3 * (time.perf_counter() - begin))
-    spans = np.array(spans_ms[20:])
+    spans, cpu = np.array(spans_ms[20:]), np.array(cpu_ms[20:])
     shield = bench.shield
     return {
         "tick_p50_ms": float(np.percentile(spans, 50)),
         "tick_p99_ms": float(np.percentile(spans, 99)),
         "tick_p999_ms": float(np.percentile(spans, 99.9)),
         "tick_max_ms": float(spans.max()),
+        "tick_cpu_p50_ms": float(np.percentile(cpu, 50)),
+        "tick_cpu_p999_ms": float(np.percentile(cpu, 99.9)),
         "tick_num_actions": float(shield.emergencies.num_begun),
         "tick_num_alarms": float(len(shield.alarms)),
         "tick_barred_frac": shield.barred_frac,

@@ -1,7 +1,7 @@
 """Five kinds of trouble on the demo cluster, each at a known moment, with and without the shield.
 
 Every run of a kind meets the same arrivals. Two schedulers: the analytic scorer, which refuses what
-would be late, and least-requests, which refuses nothing.
+would be late, and llm-d's weights, which refuse nothing and live on metrics pages.
 
 Does not know: how results are shown.
 """
@@ -35,10 +35,11 @@ BEGIN_S = 20.0
 """Moment of the trouble, from the start of a run."""
 SPAN_S = 60.0
 TROUBLE_S = 15.0
-SCHEDULERS = ("analytic-scorer", "least-requests")
+SCHEDULERS = ("analytic-scorer", "llm-d-weighted")
 SURGE_FACTOR = 10.0
 SURGE_S = 2.0
 LOAD_FRAC = 0.7
+LOST_KV_FRAC = 0.985
 
 
 def _on(replicas: Sequence[int], drill: Drill, value: float, ends_with: float | None) -> Script:
@@ -53,8 +54,8 @@ def _on(replicas: Sequence[int], drill: Drill, value: float, ends_with: float | 
 
 
 def _memory_spike(cluster: ClusterSpec) -> Script:
-    """Half of the replicas lose nine tenths of their KV pages to something else."""
-    return _on(range(0, len(cluster.replicas), 2), Drill.KV_LOSS, 0.9, 0.0)
+    """Half of the replicas lose nearly all of their KV pages to something else."""
+    return _on(range(0, len(cluster.replicas), 2), Drill.KV_LOSS, LOST_KV_FRAC, 0.0)
 
 
 def _gpu_loss(cluster: ClusterSpec) -> Script:
@@ -70,8 +71,8 @@ def _engine_stall(cluster: ClusterSpec) -> Script:
 
 
 def _metrics_outage(cluster: ClusterSpec) -> Script:
-    """No metrics page of any engine can be read."""
-    return _on(range(len(cluster.replicas)), Drill.PAGE_LOST, 1.0, 0.0)
+    """The metrics pages of four engines cannot be read; the engines are fine."""
+    return _on(range(4), Drill.PAGE_LOST, 1.0, 0.0)
 
 
 SCRIPTS: dict[str, Callable[[ClusterSpec], Script]] = {
