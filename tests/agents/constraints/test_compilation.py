@@ -102,7 +102,7 @@ def test_limits_come_from_the_tenant_then_its_tier_then_the_request():
     )
     restrictions = compile_policy(policy, CLUSTER).restrictions
     bank, others = restrictions.groups
-    assert bank.item() == (0.3, 0.06, 0, 4, 100, 1000, 2, 20, 1)
+    assert bank.item() == (0.3, 0.06, 0, 4, 100, 1000, 2, 20, 1, 0)
     assert others["priority"] == 1
     assert np.isnan([others["ttft_slo_s"], others["tpot_slo_s"], others["weight"]]).all()
     assert others["tokens_per_s"] == np.inf
