@@ -93,7 +93,10 @@ def request_groups(
 
 
 def _any_member(names: Sequence[str], members: Mapping[str, BoolArray]) -> BoolArray:
-    return np.logical_or.reduce([members[name] for name in names])
+    inside = np.zeros_like(members[names[0]])
+    for name in names:
+        inside |= members[name]
+    return inside
 
 
 def _tier_causes(

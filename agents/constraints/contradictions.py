@@ -128,7 +128,9 @@ def limit_faults(
     open_replicas: Sequence[BoolArray],
 ) -> Iterator[str]:
     """Yield limits that no replica which a group may use could meet, even empty."""
-    if not any(rule.ttft_s or rule.tpot_s for rule in (*policy.tiers, *policy.tenants)):
+    limited = [rule.name for rule in policy.tiers if rule.ttft_s or rule.tpot_s]
+    limited += [rule.name for rule in policy.tenants if rule.ttft_s or rule.tpot_s]
+    if not limited:
         return
     is_candidate = (facts.takes_new & ~facts.is_spill, ~facts.is_spill)
     what = ("a first token", "a further token")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ...env.cluster import ClusterSpec, Role
 from ...env.hardware import unknown_name_message
 from ...env.latency import base_time_s
+from ...env.model_version import is_named
 from ...env.restrictions import FloatArray
 from ...env.simulator.setup import replica_coefficients
 from .service_rules import Pool
@@ -67,10 +68,16 @@ class ReplicaFacts:
         """Return the replicas that one of the names is meant for; all if there is no name."""
         if not names:
             return self.everything()
-        numbers = self._numbers[selector]
-        is_meant = np.zeros(len(numbers), np.bool_)
-        is_meant[[numbers[name] for name in names if name in numbers]] = True
+        is_meant = np.zeros(len(self._numbers[selector]), np.bool_)
+        is_meant[[number for name in names for number in self._meant(selector, name)]] = True
         return is_meant[self._codes[selector]]
+
+    def _meant(self, selector: str, name: str) -> list[int]:
+        """Return the numbers of what a name means; a model's bare name means all versions."""
+        numbers = self._numbers[selector]
+        if selector == "models":
+            return [number for key, number in numbers.items() if is_named(key, name)]
+        return [numbers[name]] if name in numbers else []
 
     def members(self, pool: Pool) -> BoolArray:
         """Return the replicas of a pool."""
@@ -81,9 +88,9 @@ class ReplicaFacts:
 
     def unknown(self, selector: str, names: Sequence[str]) -> Iterator[str]:
         """Yield a message for each name that the cluster does not have."""
-        known = self._numbers[selector]
         for name in names:
-            if name not in known:
+            if not self._meant(selector, name):
+                known = self._numbers[selector]
                 yield unknown_name_message(selector.removesuffix("s"), name, known)
 
     @cached_property

@@ -72,8 +72,9 @@ class FallbackEntry(Entry):
     late_s: float = Field(default=FallbackConfig().late_s, gt=0)
     novelty: float = Field(default=FallbackConfig().novelty, gt=0)
     regret: float = Field(default=TripWireConfig().limit, gt=0, le=1)
-    """Share of the weight of requests."""
+    """Regret, as a share of the weight of requests, above which the trip-wire trips."""
     windows: int = Field(default=TripWireConfig().windows, ge=1)
+    """Windows that the trip-wire pools."""
     recovery_windows: int = Field(default=FallbackConfig().recovery_windows, ge=1)
     max_recovery_windows: int | None = Field(default=None, ge=1)
 

@@ -59,7 +59,9 @@ class KnobLimit:
     knob: str
     """Name of a knob, or `replica_bias`."""
     low: float | None = None
+    """Least value; none: that of the knob."""
     high: float | None = None
+    """Largest value, of the bias both ways; none: that of the knob."""
     max_change_per_s: float | None = None
     """In the natural logarithm for a positive knob: 0.1 lets it grow by some 10 % in a second."""
     is_movable: bool | None = None

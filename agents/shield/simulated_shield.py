@@ -109,6 +109,9 @@ class SimulatedShield:
         self._breakers = self._make_breakers(fleet)
         self._next_state_s = config.state_s
         self._window = _Window()
+        self.barred_s: dict[Mask, float] = {}
+        """Replica-seconds barred so far, by reason."""
+        self._counted_at_s = fleet.now_s
         self._base = knobs if config.limits is None else config.limits.bounded(knobs)
         self._current, self._current_at_s = self._base, fleet.now_s - config.window_s
         return self._base
@@ -177,6 +180,7 @@ class SimulatedShield:
 
     def _limit(self, fleet: SimulatedFleet) -> None:
         """Put together what bars each replica, and tell the fleet if it has changed."""
+        self._count_barred(fleet.now_s)
         mine, barred = self._breaker_limits, self._silent() | self._stale()
         limits = ReplicaLimits(
             masks=self._open.masks | mine.masks | barred,
@@ -186,6 +190,14 @@ class SimulatedShield:
         if not _are_equal(limits, self._limits):
             fleet.limit(limits)
             self._limits = limits
+
+    def _count_barred(self, now_s: float) -> None:
+        """Add up for how long replicas were barred, by reason."""
+        span_s, self._counted_at_s = now_s - self._counted_at_s, now_s
+        for reason in Mask:
+            count = int(((self._limits.masks & np.uint16(reason)) != 0).sum())
+            if count and reason is not Mask.SPILL:
+                self.barred_s[reason] = self.barred_s.get(reason, 0.0) + count * span_s
 
     def _silent(self) -> MaskArray:
         is_silent = self._loop.controller.detector.is_silent != 0
