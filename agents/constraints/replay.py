@@ -21,7 +21,8 @@ from ...env.simulated_fleet import SimulatedFleet
 from ...env.simulator.layout import NONE
 from ...env.simulator.setup import FleetConfig
 from ...env.simulator.workload import Workload
-from ..shield.simulated_shield import ShieldConfig, SimulatedShield
+from ..shield.shield import ShieldConfig
+from ..shield.simulated_shield import SimulatedShield
 from .compilation import CompiledPolicy, compile_policy
 from .policy_file import Policy
 from .service_rules import Tenant
@@ -198,27 +199,29 @@ def _tenant_impact(runs: _Runs, tenant: Tenant) -> RuleImpact:
 def _shield_impacts(policy: Policy, guard: SimulatedShield) -> Iterator[RuleImpact]:
     """What breakers and emergency actions did."""
     for breaker in policy.breakers:
-        own = [alarm for alarm in guard.alarms if alarm.name == breaker.name]
+        own = [alarm for alarm in guard.shield.alarms if alarm.name == breaker.name]
         raised = [alarm for alarm in own if not alarm.is_resolved]
         places = len({alarm.place for alarm in raised})
         text = f"opens {len(raised)} times at {places} places" if raised else "never opens"
         yield RuleImpact(section="breakers", name=breaker.name, text=text)
     for rule in policy.emergencies:
-        own_records = [one for one in guard.emergencies.records if one.kind is rule.kind]
+        own_records = [one for one in guard.shield.emergencies.records if one.kind is rule.kind]
         begun = [one for one in own_records if one.deed == "begin"]
         ended = [one for one in own_records if one.deed == "end"]
         lasted_s = sum(one.at_s for one in ended) - sum(one.at_s for one in begun[: len(ended)])
         text = f"begins {len(begun)} times, {lasted_s:.1f} s in all" if begun else "never begins"
-        skipped = guard.emergencies.skipped[rule.kind]
+        skipped = guard.shield.emergencies.skipped[rule.kind]
         if skipped:
             text += f"; skipped {skipped} times: the engines cannot do it"
         yield RuleImpact(section="emergency", name=str(rule.kind), text=text)
-    barred = ", ".join(f"{reason.name} {span:.1f}" for reason, span in guard.barred_s.items())
+    barred = ", ".join(
+        f"{reason.name} {span:.1f}" for reason, span in guard.shield.barred_s.items()
+    )
     text = f"replica-seconds barred: {barred}" if barred else "bars no replica"
     yield RuleImpact(section="shield", name="masks", text=text)
 
 
 def _events(guard: SimulatedShield) -> tuple[str, ...]:
-    told = [(one.at_s, one.sentence()) for one in guard.emergencies.records]
-    told += [(alarm.at_s, f"{alarm.at_s:.2f} s: {alarm.sentence}") for alarm in guard.alarms]
+    told = [(one.at_s, one.sentence()) for one in guard.shield.emergencies.records]
+    told += [(alarm.at_s, f"{alarm.at_s:.2f} s: {alarm.sentence}") for alarm in guard.shield.alarms]
     return tuple(text for _, text in sorted(told))
