@@ -30,14 +30,19 @@ class CompiledPolicy:
     """Restrictions for the kernel, and what each of their bits comes from."""
 
     restrictions: Restrictions
-    causes: tuple[tuple[Cause, ...], ...]
-    """By group."""
+    groups: tuple[RequestGroup, ...]
+    """What each group is of, with the causes of its mask."""
     warnings: tuple[str, ...] = ()
     """What may be kept but is hardly meant."""
 
+    @property
+    def causes(self) -> tuple[tuple[Cause, ...], ...]:
+        """What bars replicas, by group."""
+        return tuple(group.causes for group in self.groups)
+
     def reasons(self, group: int, replica: int) -> list[str]:
         """Return the rules that bar a replica to a group."""
-        return [cause.text for cause in self.causes[group] if cause.bars[replica]]
+        return [cause.text for cause in self.groups[group].causes if cause.bars[replica]]
 
 
 def compile_policy(policy: Policy, cluster: ClusterSpec) -> CompiledPolicy:
@@ -67,7 +72,7 @@ def compile_policy(policy: Policy, cluster: ClusterSpec) -> CompiledPolicy:
     )
     return CompiledPolicy(
         restrictions=restrictions,
-        causes=tuple(group.causes for group in groups),
+        groups=tuple(groups),
         warnings=tuple(warnings(policy, facts, members, groups)),
     )
 
