@@ -167,7 +167,7 @@ class _Reader:
         try:
             rule = _MAKERS[type(entry)](entry)
         except ValueError as error:
-            found.append(f"{where}: {error}")
+            found += [_at_key(where, entry, text) for text in str(error).splitlines()]
             return
         self.rules[key].append(rule)
         if key not in _NAMED:
@@ -210,6 +210,12 @@ class _Reader:
         if self.origins.setdefault(("emergency", name), origin) is not origin:
             found.append(f"{where}: is set in {self.origins['emergency', name]} already")
         self.values.setdefault("emergency", {})[rule.kind] = rule
+
+
+def _at_key(where: str, entry: Entry, text: str) -> str:
+    """A fault of an entry, with the path of its key if it begins with one."""
+    key = text.split(":", 1)[0].split(".", 1)[0]
+    return f"{where}.{text}" if key in type(entry).model_fields else f"{where}: {text}"
 
 
 def _with_line(fault: str, path: Path, lines: dict[str, int]) -> str:

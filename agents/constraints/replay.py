@@ -16,7 +16,7 @@ from ...env.cluster import ClusterSpec
 from ...env.guard import Guard
 from ...env.knobs import ANALYTIC_SCORER_KNOBS, Knobs
 from ...env.kpis import Kpis
-from ...env.refusals import Refusal
+from ...env.shed_reason import ShedReason
 from ...env.simulated_fleet import SimulatedFleet
 from ...env.simulator.layout import NONE
 from ...env.simulator.setup import FleetConfig
@@ -173,8 +173,9 @@ def _group_impact(runs: _Runs, section: str, name: str, is_own: BoolArray) -> Ru
         False,
         masks[after["query"]["group"], np.maximum(before["replica"], 0)] != 0,
     )
-    over = after["shed_reason"] == Refusal.BUDGET
-    nobody = (after["shed_reason"] == Refusal.NOBODY) & (before["shed_reason"] != Refusal.NOBODY)
+    over = after["shed_reason"] == ShedReason.BUDGET
+    had_nobody, has_nobody = (some["shed_reason"] == ShedReason.NOBODY for some in (before, after))
+    nobody = has_nobody & ~had_nobody
     demoted = after["query"]["priority"] > before["query"]["priority"]
     counts = (
         (was_barred, "sent elsewhere"),

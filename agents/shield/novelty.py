@@ -5,6 +5,8 @@ in fleets of any size. The score is the larger of two: how far single numbers le
 they had in training, and the Mahalanobis distance, which finds combinations that never occurred.
 Both are in units of what states of training held out of the fit reach at a high quantile.
 
+Fit it at all loads that a policy is meant for: half of the only load of training is novel, too.
+
 Does not know: what a policy does in a state, or what follows from a score (`fallback.py`).
 Source: Mahalanobis distance with a shrunken covariance as in Lee et al., NeurIPS 2018 (arXiv
 1807.03888); Ledoit and Wolf 2004 for the shrinkage.

@@ -46,18 +46,25 @@ class RuleWatcher:
         if not is_settled or content == self._in_force:
             return ()
         self._in_force = content
+        was_refused, fault = self._is_refused, self._replace(now_s)
+        self._is_refused = fault is not None
+        alarms = []
+        if was_refused:
+            text = f"'{self.path}' has changed since its rules were refused"
+            alarms.append(self._alarm(text, now_s, is_resolved=True))
+        if fault is not None:
+            alarms.append(self._alarm(f"old breaker rules stay in force: {fault}", now_s))
+        return tuple(alarms)
+
+    def _replace(self, now_s: float) -> ConfigError | None:
+        """Bring the rules of the file into force, or return why they cannot be."""
         try:
             rules = self._read(self.path)
         except ConfigError as error:
-            self._is_refused = True
-            return (self._alarm(f"old breaker rules stay in force: {error}", now_s),)
+            return error
         self._breakers.replace_rules(rules, now_s)
         self.num_reloads += 1
-        if not self._is_refused:
-            return ()
-        self._is_refused = False
-        text = f"{len(rules)} breaker rules of '{self.path}' are in force"
-        return (self._alarm(text, now_s, is_resolved=True),)
+        return None
 
     def _content(self) -> bytes | None:
         """The bytes of the file; None if it cannot be read."""

@@ -114,6 +114,11 @@ def test_a_faulty_file_leaves_the_old_rules_and_is_told_once(path):
     assert names(breakers) == ["full"]
     assert breakers.step(full_state(2.1)).limits.masks[0] == Mask.QUARANTINED
     assert [watcher.poll(3.0), watcher.poll(4.0)] == [(), ()]
+    path.write_text("breakers: 7\n")  # another fault: the first alarm is over
+    watcher.poll(4.1)
+    first, second = watcher.poll(4.2)
+    assert (first.is_resolved, second.is_resolved) == (True, False)
+    assert "must be a list of rules, got 7" in second.sentence
     path.write_text(f"breakers:\n{LATE}")
     watcher.poll(5.0)
     [alarm] = watcher.poll(6.0)
