@@ -9,7 +9,6 @@ from trimtab.agents.heuristics import HEURISTICS, heuristic
 from trimtab.env.emergency import Emergency, EmergencyAction
 from trimtab.env.knobs import ANALYTIC_SCORER_KNOBS, Knobs
 from trimtab.env.masks import Mask, mask_text
-from trimtab.env.refusals import Refusal
 from trimtab.env.repeated_cluster import repeated_cluster
 from trimtab.env.restrictions import (
     ReplicaLimits,
@@ -18,6 +17,7 @@ from trimtab.env.restrictions import (
     open_groups,
     unrestricted,
 )
+from trimtab.env.shed_reason import ShedReason
 from trimtab.env.simulated_fleet import SimulatedFleet, run_workload
 from trimtab.env.simulator.layout import FINISHED, NONE, SHED
 from trimtab.env.simulator.setup import FleetConfig
@@ -175,7 +175,7 @@ def test_groups_of_a_tenant_share_its_budget(make_cluster, make_workload):
     fleet.reset(seed=0)
     fleet.drain()
     assert fleet.requests["query"]["group"].tolist() == [0, 1, 0, 1]
-    assert fleet.requests["shed_reason"].tolist() == [0, 0, Refusal.BUDGET, Refusal.BUDGET]
+    assert fleet.requests["shed_reason"].tolist() == [0, 0, ShedReason.BUDGET, ShedReason.BUDGET]
 
 
 def test_a_budget_of_no_group_is_refused():
