@@ -14,6 +14,7 @@ from rich.table import Table
 
 from ..agents.constraints.compilation import compile_policy
 from ..agents.constraints.policy_file import Policy, read_policy
+from ..agents.constraints.reach import PolicyReach, policy_reach
 from ..agents.constraints.replay import PolicyReplay, replay_policy
 from ..env.cluster import ClusterSpec
 from ..env.cluster_file import load_cluster
@@ -22,7 +23,10 @@ from ..env.kpis import Kpis
 from ..env.scenario import Part, azure_trace, scenario_from_trace
 from ..env.simulator.setup import FleetConfig
 from ..env.simulator.workload import Workload, compile_workload
+from ..traces.errors import ConfigError
+from ..traces.schema import RequestTrace
 from ..traces.transform import slice_time
+from .policy_table import reach_table
 from .recorded import open_trace
 from .run_table import without_nan
 
@@ -70,33 +74,59 @@ def check(
         typer.Option(help=f"Hidden trouble: {', '.join(bundled_fault_names())}, or a YAML file."),
     ] = "troubled",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same trouble.")] = 0,
+    count_only: Annotated[
+        bool,
+        typer.Option(
+            "--count-only", help="Count what each rule touches in all of the trace; run nothing."
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of the tables.")
     ] = False,
 ) -> None:
     """Check rules, explain each in a sentence, and say what it would have done on a trace."""
-    policy = read_policy(*files)
     # A trace without a cluster is tried on the one of the demo.
     name = cluster if cluster is not None or trace is None else "demo-16"
     spec = load_cluster(name) if name is not None else None
-    warnings = compile_policy(policy, spec).warnings if spec is not None else ()
-    replay = None
-    if trace is not None and spec is not None:
-        config = FleetConfig(faults=load_faults(faults))
-        workload = _workload(spec, trace, (span, seed), load)
-        replay = _replay(policy, spec, workload, config, seed)
+    try:
+        policy = read_policy(*files)
+        compiled = compile_policy(policy, spec) if spec is not None else None
+    except ConfigError as error:
+        if not as_json:
+            raise
+        typer.echo(json.dumps({"faults": _faults_in(error)}, indent=2))
+        raise typer.Exit(2) from error
+    warnings = compiled.warnings if compiled is not None else ()
+    reach = replay = None
+    if trace is not None and spec is not None and compiled is not None:
+        recorded = azure_trace(seed) if trace == "azure" else open_trace(trace)
+        part = recorded if count_only else slice_time(recorded, 0.0, span)
+        reach = policy_reach(policy, compiled, spec, part)
+        if not count_only:
+            config = FleetConfig(faults=load_faults(faults))
+            workload = _workload(spec, (trace, recorded), (span, seed), load)
+            replay = _replay(policy, spec, workload, config, seed)
     if as_json:
-        typer.echo(json.dumps(without_nan(_content(policy, warnings, replay)), indent=2))
+        content = _content(policy, warnings, reach, replay)
+        typer.echo(json.dumps(without_nan(content), indent=2))
     else:
-        _print(policy, warnings, replay)
+        _print(policy, warnings, reach, replay)
+
+
+def _faults_in(error: ConfigError) -> list[str]:
+    """The faults of a message that lists several, or the message."""
+    text, *faults = str(error).split("\n  - ")
+    return faults or [text]
 
 
 def _workload(
-    cluster: ClusterSpec, name: str, run: tuple[float, int], load: float | None
+    cluster: ClusterSpec,
+    source: tuple[str, RequestTrace],
+    run: tuple[float, int],
+    load: float | None,
 ) -> Workload:
     """Return the first part of a trace, or its unseen part at a share of saturation."""
-    span_s, seed = run
-    trace = azure_trace(seed) if name == "azure" else open_trace(name)
+    (name, trace), (span_s, seed) = source, run
     if load is None:
         return compile_workload(slice_time(trace, 0.0, span_s), name=name)
     scenario = scenario_from_trace(
@@ -117,17 +147,26 @@ def _replay(
 
 
 def _content(
-    policy: Policy, warnings: tuple[str, ...], replay: PolicyReplay | None
+    policy: Policy,
+    warnings: tuple[str, ...],
+    reach: PolicyReach | None,
+    replay: PolicyReplay | None,
 ) -> dict[str, Any]:
     rules = [
         {"section": section, "name": name, "sentence": text}
         for section, name, text in policy.sentences()
     ]
     content: dict[str, Any] = {"policy": policy.name, "rules": rules, "warnings": list(warnings)}
-    return content if replay is None else {**content, "replay": asdict(replay)}
+    found = {"reach": reach, "replay": replay}
+    return content | {key: asdict(one) for key, one in found.items() if one is not None}
 
 
-def _print(policy: Policy, warnings: tuple[str, ...], replay: PolicyReplay | None) -> None:
+def _print(
+    policy: Policy,
+    warnings: tuple[str, ...],
+    reach: PolicyReach | None,
+    replay: PolicyReplay | None,
+) -> None:
     console = Console(highlight=False)
     table = Table(title=f"policy '{policy.name}'", show_lines=True)
     for title in ("section", "rule", "in words"):
@@ -137,6 +176,8 @@ def _print(policy: Policy, warnings: tuple[str, ...], replay: PolicyReplay | Non
     console.print(table)
     for warning in warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False)
+    if reach is not None:
+        console.print(reach_table(reach))
     if replay is not None:
         _print_replay(console, replay)
 
@@ -151,8 +192,9 @@ def _print_replay(console: Console, replay: PolicyReplay) -> None:
         table.add_row(impact.section, impact.name, *counts, impact.text)
     console.print(table)
     table = Table(title="outcome")
-    for title in ("", "goodput %", "refused %", "failed %", "TTFT P99 s", "TPOT P99 ms"):
-        table.add_column(title, justify="right" if title else "left")
+    table.add_column("", no_wrap=True)
+    for title in ("goodput %", "refused %", "failed %", "TTFT P99 s", "TPOT P99 ms"):
+        table.add_column(title, justify="right")
     table.add_row("without the rules", *_cells(replay.before))
     table.add_row("with the rules", *_cells(replay.after))
     console.print(table)

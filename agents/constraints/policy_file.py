@@ -135,6 +135,9 @@ class Policy:
             yield "staleness", str(stale.group), stale.sentence()
         for action in self.emergencies:
             yield "emergency", str(action.kind), action.sentence()
+        yield "fallback", self.fallback.heuristic, self.fallback.sentence()
+        for limit in self.limits:
+            yield "limits", limit.knob, limit.sentence()
 
 
 @dataclass(slots=True)

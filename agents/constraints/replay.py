@@ -146,12 +146,11 @@ def _service_impacts(runs: _Runs) -> Iterator[RuleImpact]:
 def _pool_impact(runs: _Runs, name: str, *, is_exclusive: bool) -> RuleImpact:
     masks = runs.compiled.restrictions.masks
     group = runs.after.requests["query"]["group"]
-    text = f"pool '{name}' is exclusive"
     bars = np.zeros(masks.shape, np.bool_)
     for g, causes in enumerate(runs.compiled.causes):
         for cause in causes:
-            if cause.text == text:
-                bars[g] = cause.bars
+            if cause.rule == ("pools", name):
+                bars[g] |= cause.bars
     replica = runs.before.requests["replica"]
     was_kept_out = np.where(replica == NONE, False, bars[group, np.maximum(replica, 0)])
     count = int(was_kept_out.sum())

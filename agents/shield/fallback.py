@@ -60,6 +60,16 @@ class FallbackConfig:
             )
             raise ValueError(msg)
 
+    def sentence(self) -> str:
+        """Return the rule in words."""
+        wire = self.trip_wire
+        return (
+            f"'{self.heuristic}' rules in place of a policy whose proposal is absent, no number, "
+            f"made from a state older than {self.late_s:g} s, or for a state of novelty above "
+            f"{self.novelty:g}; and of a policy whose regret over {wire.windows} windows is above "
+            f"{wire.limit:.0%}, until {self.recovery_windows} good windows have passed."
+        )
+
 
 def _is_known(name: str) -> str:
     return known_name("heuristic", name, HEURISTICS)

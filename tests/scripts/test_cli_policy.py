@@ -77,3 +77,28 @@ def test_what_a_cluster_cannot_keep_is_refused(tmp_path):
     result = run(str(path), "--cluster", "demo-16")
     assert result.exit_code == 2
     assert "unknown zone 'moon'" in result.output
+
+
+def test_faults_as_json(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("tiers:\n  - {name: gold, pols: []}\n  - {name: 3}\n", encoding="utf-8")
+    result = run(str(path), "--json")
+    assert result.exit_code == 2
+    first, second = json.loads(result.stdout)["faults"]
+    assert first.startswith(f"{path} line 2: tiers[0].pols: unknown key")
+    assert second.startswith(f"{path} line 3: tiers[1].name")
+
+
+def test_what_rules_touch_without_a_run(rules):
+    trace = ("--trace", "azure-conv", "--cluster", "demo-16", "--count-only")
+    result = run(str(rules), *trace, "--json")
+    assert result.exit_code == 0, result.output
+    content = json.loads(result.stdout)
+    assert "replay" not in content
+    touched = {one["name"]: one for one in content["reach"]["rules"]}
+    total = content["reach"]["num_requests"]
+    assert touched["vip"]["num_requests"] == total > 100
+    assert touched["azure-conv"]["num_requests"] in (0, total)
+    text = run(str(rules), *trace).output
+    assert "replicas" in text
+    assert "whole trace" in text
