@@ -1,10 +1,11 @@
 """The shield: what a tick and a request cost, and what it saves in five kinds of trouble.
 
-1. A full tick over 4,096 GPUs and 64 tenants (`shield_scenarios/ticks.py`): required p99.9 under
-   20 ms, aimed at 2 ms, with trouble at a thousandth of the replicas and at a tenth; mask, score and refusal of one request over 256 replicas: p99 under 200 us.
+1. A full tick over 4,096 GPUs and 64 tenants (`shield_scenarios/ticks.py`), with trouble at a
+   thousandth of the replicas and at a tenth: required p99.9 under 20 ms, aimed at 2 ms. Mask, score
+   and refusal of one request over 256 replicas: p99 under 200 us.
 2. Memory spike, arrival surge (ten times the rate within 500 ms), GPU loss, engine stall and
    metrics outage on the demo cluster (`shield_scenarios/trouble.py`), with and without the shield,
-   under a scheduler that refuses late requests and one that refuses nothing. Shares are of the
+   under the analytic scorer, which refuses late requests, and llm-d's weights, which do not. Shares are of the
    requests from the trouble to 10 s after it. `from event` is simulated time from the trouble to
    the first deed; the controller looks every 10 ms, so from a signal to its answer it takes at
    most that and the tick itself.

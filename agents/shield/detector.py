@@ -69,6 +69,7 @@ class Detector(NamedTuple):
     fires: np.ndarray  # int64 [R], triggers of each replica
     holds: np.ndarray  # int64 [R]
     is_silent: np.ndarray  # int64 [R], no sign of life
+    is_stuck: np.ndarray  # int64 [R], its queue stands still
 
 
 def make_detector(num_replicas: int, levels: TriggerLevels | None = None) -> Detector:
@@ -90,12 +91,14 @@ def make_detector(num_replicas: int, levels: TriggerLevels | None = None) -> Det
         fires=ints.copy(),
         holds=ints.copy(),
         is_silent=ints.copy(),
+        is_stuck=ints.copy(),
     )
 
 
 _SURGE, _GROWTH = int(Trigger.SURGE), int(Trigger.QUEUE_GROWTH)
 _FAILURES, _MEMORY = int(Trigger.ALLOCATION_FAILURES), int(Trigger.MEMORY_HIGH)
 _IDLE, _SILENCE = int(Trigger.IDLE_SURGE), int(Trigger.SILENCE)
+_STUCK = int(Trigger.STUCK)
 # Arrivals above the average that chance alone may bring, whatever the average.
 _FEW = 6.0
 # What one count may say of the dispersion, and how long it takes to trust the counts.
@@ -207,8 +210,25 @@ def _judge_replica(detector, s, r, newest, oldest):
         quiet_s = detector.memory[0].now_s - watch.heard_at_s - levels.silence_s
         if quiet_s > 0.0 and quiet_s > 2.0 * s.predicted_wait_s:
             fires |= _SILENCE
+    if s.pending_tokens > 0.0 and s.is_available != 0:
+        stuck_s = detector.memory[0].now_s - s.first_token_at_s - levels.stuck_s
+        if stuck_s > 0.0 and stuck_s > 2.0 * s.predicted_wait_s:
+            fires |= _STUCK
     detector.fires[r] = fires
     detector.holds[r] = holds | fires
+
+
+@compiled
+def _note_stuck(detector, s, r):
+    """Mark a replica whose queue stands still, until all that waited there has its first token."""
+    is_stuck = detector.is_stuck[r]
+    if detector.fires[r] & _STUCK:
+        is_stuck = 1
+    elif s.pending_tokens <= 0.0 or s.is_available == 0:
+        is_stuck = 0
+    if is_stuck != detector.is_stuck[r]:
+        detector.is_stuck[r] = is_stuck
+        detector.memory[0].num_silences += 1
 
 
 @compiled
@@ -291,4 +311,5 @@ def detect(detector, fleet_signals, signals):
         _watch(detector, signals[r], r, newest, last)
         _judge_replica(detector, signals[r], r, newest, oldest)
         _note_silence(detector, r)
+        _note_stuck(detector, signals[r], r)
     return True

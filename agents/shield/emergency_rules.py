@@ -25,6 +25,7 @@ class Trigger(IntFlag):
     ALLOCATION_FAILURES = 4  # sequences lose their KV for want of pages
     MEMORY_HIGH = 8  # KV memory nearly full
     IDLE_SURGE = 16  # a busy replica fell idle with work outstanding
+    STUCK = 64  # its queue stands still: no first token for long, with prompts waiting
     SILENCE = 32  # nothing came from a replica for long, with work outstanding
 
 
@@ -34,6 +35,7 @@ TRIGGER_TEXTS: Mapping[Trigger, str] = {
     Trigger.ALLOCATION_FAILURES: "KV allocations fail",
     Trigger.MEMORY_HIGH: "KV memory is nearly full",
     Trigger.IDLE_SURGE: "it fell idle with work outstanding",
+    Trigger.STUCK: "its queue stands still",
     Trigger.SILENCE: "it gives no sign of life with work outstanding",
 }
 

@@ -52,7 +52,8 @@ class ShieldConfig:
     window_s: float = 2.0
     """Time between two settings of the knobs: so long before the start the base counts as set."""
     max_silent_frac: float = 0.5
-    """Largest share of the replicas that may be masked for silence at a time."""
+    """Largest share of the replicas that may be masked at a time for silence or for a queue that
+    stands still."""
 
     def __post_init__(self) -> None:
         if not 0 < self.tick_s <= self.state_s:
@@ -136,10 +137,14 @@ class Shield:
                 self.barred_s[reason] = self.barred_s.get(reason, 0.0) + count * span_s
 
     def _silent(self) -> MaskArray:
-        is_silent = self.controller.detector.is_silent != 0
-        if is_silent.sum() > self.config.max_silent_frac * is_silent.size:
-            is_silent = np.zeros_like(is_silent)
-        return np.where(is_silent, np.uint16(Mask.UNHEALTHY), np.uint16(0))
+        """Mask replicas without a sign of life, and those whose queue stands still."""
+        detector = self.controller.detector
+        masks = np.zeros(detector.is_silent.size, np.uint16)
+        masks[detector.is_stuck != 0] |= np.uint16(Mask.FULL)
+        masks[detector.is_silent != 0] |= np.uint16(Mask.UNHEALTHY)
+        if (masks != 0).sum() > self.config.max_silent_frac * masks.size:
+            return np.zeros_like(masks)
+        return masks
 
     def _stale(self, now_s: float) -> MaskArray:
         ages_s = {FeatureGroup.ENGINE_PAGE: now_s - self.signals["scraped_at_s"]}

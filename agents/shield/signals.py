@@ -17,6 +17,7 @@ REPLICA_SIGNAL_DTYPE = np.dtype(
         ("pending_tokens", np.float64),  # own: uncached prompt tokens without a first token
         ("predicted_wait_s", np.float64),  # own: time until that backlog is done
         ("progress_at_s", np.float64),  # own: the last token that came from it, or start of work
+        ("first_token_at_s", np.float64),  # own: the last first token, or start of the backlog
         ("scraped_at_s", np.float64),  # when its newest metrics page was read
         ("running_requests", np.float64),  # page
         ("waiting_requests", np.float64),  # page

@@ -26,6 +26,7 @@ def _read_own(sim, r, now_s, s):
     s.predicted_wait_s = 0.0
     # Every iteration of a batch that decodes sends tokens through the gateway.
     progress_at_s = replica.seen_s if replica.num_decoding > 0 else 0.0
+    s.first_token_at_s = 0.0
     for g in range(sim.num_gateways):
         v = views_of(sim, g)[r]
         s.is_available = v.is_available
@@ -34,6 +35,7 @@ def _read_own(sim, r, now_s, s):
         wait_s = v.slow_factor * v.pending_tokens * v.prefill_token_s
         s.predicted_wait_s = max(s.predicted_wait_s, wait_s)
         progress_at_s = max(progress_at_s, v.progress_at_s)
+        s.first_token_at_s = max(s.first_token_at_s, v.progress_at_s)
     # With nothing to do there is nothing to wait for.
     s.progress_at_s = progress_at_s if s.outstanding_requests > 0.0 else now_s
 

@@ -39,6 +39,9 @@ class TriggerLevels:
     """Share of time in iterations below which a replica is idle."""
     silence_s: float = 1.0
     """Time without a sign of life, beyond twice the predicted wait, that is silence."""
+    stuck_s: float = 1.0
+    """Time without a first token, beyond twice the predicted wait, after which a queue stands
+    still, s."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -181,6 +181,28 @@ def test_a_replica_that_falls_silent_is_marked_until_it_speaks(is_idle):
     assert not bench.core.detector.is_silent.any()
 
 
+def test_a_queue_that_stands_still_is_marked_until_it_is_gone():
+    bench = Bench()
+    bench.replicas["outstanding_requests"] = 4
+    bench.replicas["first_token_at_s"] = 3.0
+    bench.replicas["predicted_wait_s"] = 0.25
+    bench.run(3.0)
+    # Tokens of others go on coming, so it is not silent.
+    bench.replicas["pending_tokens"][0] = 500
+    bench.run(0.99)
+    assert not bench.core.detector.is_stuck.any()
+    bench.run(0.03)
+    assert list(bench.core.detector.is_stuck) == [1, 0]
+    # One first token is not enough: it would be filled up again at once.
+    bench.replicas["first_token_at_s"][0] = 4.0
+    bench.run(0.1)
+    assert list(bench.core.detector.is_stuck) == [1, 0]
+    assert not bench.core.detector.is_silent.any()
+    bench.replicas["pending_tokens"][0] = 0
+    bench.run(0.01)
+    assert not bench.core.detector.is_stuck.any()
+
+
 def test_a_long_backlog_is_no_silence():
     bench = Bench()
     bench.replicas["outstanding_requests"] = 4
@@ -341,5 +363,5 @@ def test_every_kind_of_action_has_a_default_rule_within_its_bounds():
     used = Trigger(0)
     for rule in DEFAULT_RULES:
         used |= rule.triggers
-    # The other two mark a replica as silent, whatever the rules.
-    assert Trigger.IDLE_SURGE | Trigger.SILENCE not in used
+    # The other three bar a replica, whatever the rules.
+    assert not used & (Trigger.IDLE_SURGE | Trigger.SILENCE | Trigger.STUCK)
