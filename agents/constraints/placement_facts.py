@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...env.cluster import ReplicaSpec, ServerSpec
-from ...env.hardware import GPUS
+from ...env.hardware import GPUS, unknown_name_message
 from ...env.model_profile import MODELS
 from ...env.replica_memory import free_kv_bytes, page_bytes
 from ...env.roofline import parallel_fault
@@ -109,10 +109,15 @@ def shapes_that_fit(
 
     `templates` are settings of engines; each is tried on every kind of GPU of the servers.
     `tokens_per_s` is by (model, GPU, number of GPUs); a shape without an entry is left out.
+
+    Raises:
+        ValueError: a template's model is unknown.
     """
     shapes = []
     most = {gpu: max(s.num_gpus for s in servers if s.gpu == gpu) for gpu in _kinds(servers)}
     for template in templates:
+        if template.model not in MODELS:
+            raise ValueError(unknown_name_message("model", template.model, MODELS))
         model = MODELS[template.model]
         for gpu, num_gpus in most.items():
             rate = tokens_per_s.get((template.model, gpu, template.num_gpus))

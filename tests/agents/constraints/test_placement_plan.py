@@ -31,7 +31,7 @@ pytest.importorskip("ortools")
 SMALL, LARGE = "llama-3-8b", "llama-3-70b"
 
 
-def make_servers(num: int, num_gpus: int = 2, gpu: str = "h100") -> tuple[ServerSpec, ...]:
+def make_servers(num: int, num_gpus: int = 2, gpu: str = "H100-80G") -> tuple[ServerSpec, ...]:
     """Servers s0, s1, ... by turns in zones east and west."""
     return tuple(
         ServerSpec(name=f"s{i}", zone=("east", "west")[i % 2], gpu=gpu, num_gpus=num_gpus)
@@ -46,12 +46,12 @@ def make_facts(
     return PlacementFacts(
         servers=servers,
         shapes=(
-            ReplicaShape(model=SMALL, gpu="h100", num_gpus=1, tokens_per_s=1000.0),
-            ReplicaShape(model=LARGE, gpu="h100", num_gpus=2, tokens_per_s=500.0),
+            ReplicaShape(model=SMALL, gpu="H100-80G", num_gpus=1, tokens_per_s=1000.0),
+            ReplicaShape(model=LARGE, gpu="H100-80G", num_gpus=2, tokens_per_s=500.0),
         ),
         demand_tokens_per_s=demand,
         current=current,
-        costs=PlacementCosts(usd_per_gpu_hour={"h100": 2.0}),
+        costs=PlacementCosts(usd_per_gpu_hour={"H100-80G": 2.0}),
     )
 
 
@@ -74,7 +74,7 @@ def conflict_names(plan: PlacementPlan) -> set[str]:
 
 
 def test_demand_decides_how_many_stand() -> None:
-    plan = plan_placement(make_facts(make_servers(2), {SMALL: 1500.0, LARGE: 400.0}))
+    plan = plan_placement(make_facts(make_servers(2), {SMALL: 1500.0, LARGE: 480.0}))
     assert plan.is_optimal
     assert sum(n for (model, _), n in numbers(plan).items() if model == SMALL) == 2
     assert sum(n for (model, _), n in numbers(plan).items() if model == LARGE) == 1
@@ -215,26 +215,31 @@ def test_tiny_plans_are_the_cheapest_of_all(
 
 
 def test_only_shapes_whose_memory_suffices_are_offered() -> None:
-    servers = (*make_servers(1, num_gpus=8), ServerSpec(name="x", zone="x", gpu="l4", num_gpus=8))
-    templates = [replica("llama-3.1-8b", "", 0), replica("llama-3.1-70b", "", 0)]
-    templates.append(replica("llama-3.1-70b", "", 0, 1, 2, 3))
-    rates = {(t.model, gpu, t.num_gpus): 1.0 for t in templates for gpu in ("h100", "l4")}
-    found = shapes_that_fit(templates, servers, rates, min_kv_tokens=50_000)
+    servers = (
+        *make_servers(1, num_gpus=8),
+        ServerSpec(name="x", zone="x", gpu="L40S-48G", num_gpus=8),
+    )
+    templates = [replica("llama-3-8b", "", 0), replica("llama-3-70b", "", 0)]
+    templates.append(replica("llama-3-70b", "", 0, 1, 2, 3))
+    rates = {(t.model, gpu, t.num_gpus): 1.0 for t in templates for gpu in ("H100-80G", "L40S-48G")}
+    found = shapes_that_fit(templates, servers, rates, min_kv_tokens=200_000)
     assert {(s.model, s.gpu, s.num_gpus) for s in found} == {
-        ("llama-3.1-8b", "h100", 1),
-        ("llama-3.1-70b", "h100", 4),
+        ("llama-3-8b", "H100-80G", 1),
+        ("llama-3-70b", "H100-80G", 4),
     }
 
 
 def test_faults_of_the_facts_are_named() -> None:
+    with pytest.raises(ValueError, match="llama-3-8x"):
+        shapes_that_fit([replica("llama-3-8x", "", 0)], make_servers(1), {}, min_kv_tokens=1)
     costs = PlacementCosts(usd_per_gpu_hour={})
-    shape = ReplicaShape(model=SMALL, gpu="h100", num_gpus=1, tokens_per_s=1.0)
-    with pytest.raises(ValueError, match="price GPU 'h100', got prices of none"):
+    shape = ReplicaShape(model=SMALL, gpu="H100-80G", num_gpus=1, tokens_per_s=1.0)
+    with pytest.raises(ValueError, match="price GPU 'H100-80G', got prices of none"):
         PlacementFacts(servers=(), shapes=(shape,), demand_tokens_per_s={}, costs=costs)
     with pytest.raises(ValueError, match="model 'x' has a forecast but no shape"):
         PlacementFacts(servers=(), shapes=(), demand_tokens_per_s={"x": 1.0}, costs=costs)
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        ReplicaShape(model=SMALL, gpu="h100", num_gpus=0, tokens_per_s=1.0)
+        ReplicaShape(model=SMALL, gpu="H100-80G", num_gpus=0, tokens_per_s=1.0)
     with pytest.raises(ValueError, match="usd_per_start must be at least 0, got -1"):
         PlacementCosts(usd_per_gpu_hour={}, usd_per_start=-1.0)
     with pytest.raises(ValueError, match=f"got '{SMALL}' twice"):
