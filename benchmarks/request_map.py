@@ -211,7 +211,7 @@ def clashing_rules(facts: PlacementFacts) -> list[PlanRule]:
     zone = tuple(server.name for server in facts.servers if server.zone == "zone-0")
     model = facts.shapes[-1].model
     return [
-        *plan_rules(facts),
+        *(rule for rule in plan_rules(facts) if getattr(rule, "model", None) != model),
         ReservedRule(pool="bank", servers=zone, models=(facts.shapes[0].model,)),
         PlacementRule(model=model, min_replicas=2, zones=("zone-0",)),
         ChangeRule(max_starts=500),

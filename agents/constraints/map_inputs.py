@@ -150,11 +150,15 @@ def map_table(
         costs,
         wait_costs,
     )
+    least = costs.min(axis=2)
+    near = np.argsort(least, axis=1, kind="stable")
     return MapTable(
         costs=costs,
         wait_costs=wait_costs,
         kv_tokens=kv_tokens,
         batch_tokens=np.minimum(uncached, num_batches * budget),
+        near=near,
+        least_costs=np.take_along_axis(least, near, axis=1),
         tenants=_whole(requests.tenants),
         is_exclusive=rules.is_exclusive,
         free_kv_tokens=free_kv_tokens,
@@ -185,7 +189,9 @@ def _is_kept_apart(requests: QueuedRequests, rules: MapRules) -> BoolArray:
 def _check_shapes(requests: QueuedRequests, room: ReplicaRoom, rules: MapRules) -> None:
     num_groups, num_replicas = rules.masks.shape
     num_tenants = len(rules.is_exclusive)
-    expected = {name: (num_replicas,) for name in room.__dataclass_fields__}
+    expected: dict[str, tuple[int, ...]] = {
+        name: (num_replicas,) for name in room.__dataclass_fields__
+    }
     found = {name: getattr(room, name).shape for name in expected}
     expected |= {
         "penalties": (num_groups, num_replicas),

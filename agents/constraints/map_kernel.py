@@ -32,14 +32,18 @@ class MapTable(NamedTuple):
     """A problem in numbers: Q requests, R replicas, K batches; T tenants.
 
     Shapes: `costs` int64 [Q, R, K] (BARRED where not allowed), `wait_costs` int64 [Q], `kv_tokens`
-    and `batch_tokens` int64 [Q, R], `tenants` int64 [Q], `is_exclusive` bool [T]; of replicas
-    `free_kv_tokens`, `free_slots` int64 [R], and `budgets` int64 [R, K] up to each batch.
+    and `batch_tokens` int64 [Q, R], `near` int64 [Q, R] the replicas in order of a request's least
+    cost there and `least_costs` int64 [Q, R] in that order, `tenants` int64 [Q], `is_exclusive`
+    bool [T]; of replicas `free_kv_tokens`, `free_slots` int64 [R], and `budgets` int64 [R, K] up
+    to each batch.
     """
 
     costs: Any
     wait_costs: Any
     kv_tokens: Any
     batch_tokens: Any
+    near: Any
+    least_costs: Any
     tenants: Any
     is_exclusive: Any
     free_kv_tokens: Any
@@ -183,7 +187,11 @@ def _best_place(table, state, prices, q):
     kv_price, slot_price, token_price = prices
     best, best_r, best_k = np.inf, 0, 0
     num_replicas, num_batches = state.budgets.shape
-    for r in range(num_replicas):
+    for i in range(num_replicas):
+        # Prices are not below 0: whatever follows costs at least as much.
+        if table.least_costs[q, i] >= min(best, BARRED):
+            break
+        r = table.near[q, i]
         fixed = kv_price[r] * table.kv_tokens[q, r] + slot_price[r]
         for k in range(num_batches):
             cost = table.costs[q, r, k]
@@ -248,10 +256,11 @@ def _dual_value(table, prices, loads):
     num_requests, num_replicas, num_batches = table.costs.shape
     for q in range(num_requests):
         best, best_r, best_k = float(table.wait_costs[q]), num_replicas, 0
-        for r in range(num_replicas):
+        for i in range(num_replicas):
+            if table.least_costs[q, i] >= best:
+                break
+            r = table.near[q, i]
             fixed = kv_price[r] * table.kv_tokens[q, r] + slot_price[r]
-            if fixed >= best:
-                continue
             tokens = table.batch_tokens[q, r]
             for k in range(num_batches):
                 priced = table.costs[q, r, k] + fixed + token_price[r, k] * tokens
@@ -314,15 +323,15 @@ def _prices(duals, limits):
 
 
 @compiled
-def eject(table, state, prices, order, near):
+def eject(table, state, prices, order, num_near):
     """Put requests of `order` in another's stead where both together then cost less.
 
-    `near` int64 [Q, N] are the replicas that are tried for each request. Returns the exchanges.
+    Each tries its `num_near` cheapest replicas. Returns the number of exchanges.
     """
     num_exchanges = 0
     members = np.empty(len(state.is_placed), np.int64)
     for q in order:
-        for r in near[q]:
+        for r in table.near[q, :num_near]:
             num_members = 0
             for p in range(len(members)):
                 if p != q and state.is_placed[p] and state.replica[p] == r:

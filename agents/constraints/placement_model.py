@@ -93,13 +93,13 @@ def _add_counts(built: PlacementModel) -> None:
     shape_of = {(s.model, s.gpu, s.num_gpus): i for i, s in enumerate(facts.shapes)}
     server_of = {server.name: i for i, server in enumerate(facts.servers)}
     for replica in facts.current:
-        server = server_of.get(replica.server)
-        gpu = None if server is None else facts.servers[server].gpu
-        shape = shape_of.get((replica.model, gpu or "", replica.num_gpus))
-        if shape is None or server is None:
+        at = server_of.get(replica.server)
+        gpu = "" if at is None else facts.servers[at].gpu
+        what = shape_of.get((replica.model, gpu, replica.num_gpus))
+        if what is None or at is None:
             built.unplaced += 1
         else:
-            built.standing[shape, server] += 1
+            built.standing[what, at] += 1
     for j, server in enumerate(facts.servers):
         used = []
         for i, shape in enumerate(facts.shapes):

@@ -46,6 +46,9 @@ EXCHANGE_FRAC = 0.6
 # Replicas tried for each request in an exchange, and requests between looks at the clock.
 NUM_NEAR = 12
 NUM_AT_ONCE = 16
+# Choices that the lower bound may look at per second of the time limit; it looks at about six times
+# as many in a second, measured on one core of a Xeon.
+BOUND_CHOICES_PER_S = 1e8
 
 _Prices = tuple[FloatArray, FloatArray, FloatArray]
 
@@ -69,8 +72,8 @@ class MapConfig:
     """Iterations that the window looks ahead."""
     max_columns: int = 120
     """Choices of one CP-SAT model; a problem with no more is solved whole."""
-    num_bound_steps: int = 40
-    """Steps of the lower bound."""
+    max_bound_steps: int = 400
+    """Most steps of the lower bound; large problems have fewer, so that they are in time."""
     num_workers: int = 1
     """Threads of CP-SAT."""
     seed: int = 1
@@ -79,7 +82,7 @@ class MapConfig:
         if not self.time_limit_s > 0:
             msg = f"time_limit_s must be above 0, got {self.time_limit_s}"
             raise ValueError(msg)
-        for name in ("num_batches", "max_columns", "num_bound_steps", "num_workers"):
+        for name in ("num_batches", "max_columns", "max_bound_steps", "num_workers"):
             if getattr(self, name) < 1:
                 msg = f"{name} must be at least 1, got {getattr(self, name)}"
                 raise ValueError(msg)
@@ -147,7 +150,7 @@ def map_requests(
         state = _cheaper(table, state, _as_before(table, previous))
     greedy_cost = int(total_cost(table, state))
     first_feasible_s = time.perf_counter() - began_s
-    least, prices = lower_bound(table, float(greedy_cost), config.num_bound_steps)
+    least, prices = lower_bound(table, float(greedy_cost), _num_steps(table, config))
     state = _cheaper(table, state, _in_order(table, requests, prices))
     _exchange_until(table, state, began_s + EXCHANGE_FRAC * config.time_limit_s)
     # Costs are whole numbers; sums of prices carry rounding errors.
@@ -227,11 +230,16 @@ def _search(
     return search.improve(state, deadline, bound)
 
 
+def _num_steps(table: MapTable, config: MapConfig) -> int:
+    """Return the steps of the bound: by size and time limit, not by the clock, to be repeatable."""
+    affordable = BOUND_CHOICES_PER_S * config.time_limit_s / max(1, table.costs.size)
+    return max(1, min(config.max_bound_steps, int(affordable)))
+
+
 def _exchange_until(table: MapTable, state: MapState, until_s: float) -> None:
     """Exchange requests in pairs, dearest first, until nothing is gained or time is up."""
     prices = _free(table)
-    near = np.argsort(table.costs.min(axis=2), axis=1, kind="stable")[:, :NUM_NEAR].copy()
-    least = np.minimum(table.costs.min(axis=(1, 2)), table.wait_costs)
+    least = np.minimum(table.least_costs.min(axis=1), table.wait_costs)
     rows = np.arange(len(least))
     num_exchanges = 1
     while num_exchanges and time.perf_counter() < until_s:
@@ -243,7 +251,9 @@ def _exchange_until(table: MapTable, state: MapState, until_s: float) -> None:
         for start in range(0, len(order), NUM_AT_ONCE):
             if time.perf_counter() >= until_s:
                 break
-            num_exchanges += eject(table, state, prices, order[start : start + NUM_AT_ONCE], near)
+            num_exchanges += eject(
+                table, state, prices, order[start : start + NUM_AT_ONCE], NUM_NEAR
+            )
         relocate(table, state, prices, NUM_RELOCATIONS)
 
 
