@@ -18,6 +18,9 @@ from typing import Any
 
 from .solving import Deadline, SolveStatus, cp_sat, deadline_in, quiet_solver, status_of
 
+# s for a correction set: any will do, a small one saves further solves
+CORRECTION_S = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class NamedRule:
@@ -121,12 +124,14 @@ class _Checker:
         """Whether time or solves are used up."""
         return self._deadline.left_s() <= 0.0 or self.num_solves >= self._max_solves
 
-    def _solve(self, rules: Iterable[int]) -> tuple[SolveStatus, Any]:
+    def _solve(
+        self, rules: Iterable[int], limit_s: float = float("inf")
+    ) -> tuple[SolveStatus, Any]:
         self.num_solves += 1
         self._model.clear_assumptions()
         self._model.add_assumptions([self._literals[i] for i in sorted(rules)])
         # One worker: with several, cores of assumptions are not given.
-        solver = quiet_solver(max(1e-3, self._deadline.left_s()))
+        solver = quiet_solver(max(1e-3, min(limit_s, self._deadline.left_s())))
         return status_of(solver.solve(self._model)), solver
 
     def core(self, rules: frozenset[int]) -> tuple[SolveStatus, frozenset[int]]:
@@ -140,16 +145,15 @@ class _Checker:
         return status, frozenset(self._index_of[i] for i in named) & rules
 
     def correction(self, rules: frozenset[int]) -> frozenset[int] | None:
-        """Return the fewest other rules to drop so that these and the rest can hold together.
+        """Return few other rules to drop so that these and the rest can hold together.
 
         None if that was not settled in time, or these alone cannot.
         """
         if self.is_out_of_budget:
             return None
         self._model.maximize(sum(self._literals))
-        status, solver = self._solve(rules)
+        status, solver = self._solve(rules, CORRECTION_S)
         self._model.clear_objective()
-        # Any solution gives a correction set; only its size would want optimality.
         if status not in (SolveStatus.OPTIMAL, SolveStatus.FEASIBLE):
             return None
         values = solver.boolean_value

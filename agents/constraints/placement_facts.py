@@ -72,7 +72,8 @@ class PlacementFacts:
     """Everything that a plan must take as it is.
 
     Raises:
-        ValueError: a kind of GPU has no price, or a model of the forecast no shape.
+        ValueError: a kind of GPU has no price, a model of the forecast no shape, or a replica
+            shares its GPUs.
     """
 
     servers: tuple[ServerSpec, ...]
@@ -80,7 +81,7 @@ class PlacementFacts:
     demand_tokens_per_s: Mapping[str, float]
     """Forecast by model."""
     current: tuple[ReplicaSpec, ...] = ()
-    """Replicas that stand."""
+    """Replicas that stand, on whole GPUs."""
     costs: PlacementCosts
 
     def __post_init__(self) -> None:
@@ -88,6 +89,13 @@ class PlacementFacts:
             if kind not in self.costs.usd_per_gpu_hour:
                 known = ", ".join(map(repr, self.costs.usd_per_gpu_hour)) or "none"
                 msg = f"usd_per_gpu_hour must price GPU '{kind}', got prices of {known}; add it"
+                raise ValueError(msg)
+        for replica in self.current:
+            if replica.gpu_frac < 1.0:
+                msg = (
+                    f"replica '{replica.name}' has gpu_frac {replica.gpu_frac}, but plans are made "
+                    "of whole GPUs; leave it and its server out"
+                )
                 raise ValueError(msg)
         models = {shape.model for shape in self.shapes}
         for model in self.demand_tokens_per_s:

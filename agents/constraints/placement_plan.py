@@ -16,6 +16,9 @@ from .placement_model import COST_PER_USD, PlacementModel, placement_model
 from .placement_rules import PlanRule
 from .solving import SolveStatus, gap_frac, quiet_solver, status_of
 
+# s for a plan that is fixed already: only its cost is computed
+STANDING_S = 1.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
@@ -51,7 +54,8 @@ class PlacementPlan:
     @property
     def gap_frac(self) -> float:
         """How far the cost may be above the least, as a share of it; 1 without an answer."""
-        return gap_frac(self.objective_usd, self.bound_usd) if self.placed else 1.0
+        has_answer = self.status in (SolveStatus.OPTIMAL, SolveStatus.FEASIBLE)
+        return gap_frac(self.objective_usd, self.bound_usd) if has_answer else 1.0
 
     @property
     def is_optimal(self) -> bool:
@@ -92,24 +96,48 @@ def plan_placement(
     config = config or PlanConfig()
     began_s = time.perf_counter()
     built = placement_model(facts, rules)
+    ruled = _ruled(built)
+    solver = quiet_solver(
+        max(1e-3, config.time_limit_s - (time.perf_counter() - began_s)),
+        num_workers=config.num_workers,
+    )
+    status = status_of(solver.solve(ruled))
+    if status in (SolveStatus.OPTIMAL, SolveStatus.FEASIBLE):
+        bound_usd = solver.best_objective_bound / COST_PER_USD
+        return _plan(built, solver, status=status, bound_usd=bound_usd, began_s=began_s)
+    if status is SolveStatus.UNKNOWN:
+        return _as_it_stands(built, ruled, began_s)
+    conflict = smallest_conflict(built.rule_model(), time_limit_s=config.conflict_time_limit_s)
+    return PlacementPlan(status=status, conflict=conflict, wall_s=time.perf_counter() - began_s)
+
+
+def _ruled(built: PlacementModel) -> Any:
+    """Return a model in which all rules hold, with today's placement as the hint."""
     ruled = built.model.clone()
     for literal in built.literals:
         ruled.add(ruled.get_bool_var_from_proto_index(literal.index) == 1)
     for key, count in built.counts.items():
         ruled.add_hint(ruled.get_int_var_from_proto_index(count.index), built.standing[key])
-    left_s = max(1e-3, config.time_limit_s - (time.perf_counter() - began_s))
-    solver = quiet_solver(left_s, num_workers=config.num_workers)
-    status = status_of(solver.solve(ruled))
-    if status in (SolveStatus.OPTIMAL, SolveStatus.FEASIBLE):
-        return _plan(built, solver, status, began_s)
-    conflict = None
-    if status is SolveStatus.INFEASIBLE:
-        limit_s = config.conflict_time_limit_s
-        conflict = smallest_conflict(built.rule_model(), time_limit_s=limit_s)
-    return PlacementPlan(status=status, conflict=conflict, wall_s=time.perf_counter() - began_s)
+        start = built.starts[key]
+        ruled.add_hint(ruled.get_int_var_from_proto_index(start.index), 0)
+    return ruled
 
 
-def _plan(built: PlacementModel, solver: Any, status: SolveStatus, began_s: float) -> PlacementPlan:
+def _as_it_stands(built: PlacementModel, ruled: Any, began_s: float) -> PlacementPlan:
+    """Return today's placement if it keeps all rules: nothing else was found in time."""
+    fixed = ruled.clone()
+    for key, count in built.counts.items():
+        fixed.add(fixed.get_int_var_from_proto_index(count.index) == built.standing[key])
+    solver = quiet_solver(STANDING_S)
+    if status_of(solver.solve(fixed)) not in (SolveStatus.OPTIMAL, SolveStatus.FEASIBLE):
+        return PlacementPlan(status=SolveStatus.UNKNOWN, wall_s=time.perf_counter() - began_s)
+    # No cost is below 0, which is all that is known of other plans.
+    return _plan(built, solver, status=SolveStatus.FEASIBLE, bound_usd=0.0, began_s=began_s)
+
+
+def _plan(
+    built: PlacementModel, solver: Any, *, status: SolveStatus, bound_usd: float, began_s: float
+) -> PlacementPlan:
     counts = {key: int(solver.value(count)) for key, count in built.counts.items()}
     standing = built.standing
     starts = sum(max(0, number - standing[key]) for key, number in counts.items())
@@ -123,7 +151,7 @@ def _plan(built: PlacementModel, solver: Any, status: SolveStatus, began_s: floa
             name: float(solver.value(missing)) for name, missing in built.missing.items()
         },
         objective_usd=solver.objective_value / COST_PER_USD,
-        bound_usd=solver.best_objective_bound / COST_PER_USD,
+        bound_usd=bound_usd,
         wall_s=time.perf_counter() - began_s,
     )
 

@@ -95,6 +95,18 @@ def test_what_stands_stays_with_its_gpus() -> None:
     assert (1,) in kept.gpu_indices
 
 
+def test_without_time_today_s_placement_is_kept_if_it_keeps_the_rules() -> None:
+    current = tuple(replica(SMALL, f"s{i}", 0) for i in range(40))
+    facts = make_facts(make_servers(60), {SMALL: 40_000.0, LARGE: 9_000.0}, *current)
+    no_time = PlanConfig(time_limit_s=1e-6)
+    plan = plan_placement(facts, [PlacementRule(model=SMALL, min_replicas=30)], no_time)
+    # a plan that is better may be found all the same
+    assert plan.objective_usd <= 40 * 2.0 + 0.01 * 9_000.0
+    assert 0.0 <= plan.bound_usd <= plan.objective_usd
+    plan = plan_placement(facts, [PlacementRule(model=SMALL, min_replicas=41)], no_time)
+    assert plan.status is not SolveStatus.INFEASIBLE
+
+
 def test_demand_beyond_the_gpus_is_reported_as_missing() -> None:
     plan = plan_placement(make_facts(make_servers(1), {SMALL: 5000.0}))
     assert numbers(plan) == {(SMALL, "s0"): 2}
@@ -236,6 +248,9 @@ def test_faults_of_the_facts_are_named() -> None:
     shape = ReplicaShape(model=SMALL, gpu="H100-80G", num_gpus=1, tokens_per_s=1.0)
     with pytest.raises(ValueError, match="price GPU 'H100-80G', got prices of none"):
         PlacementFacts(servers=(), shapes=(shape,), demand_tokens_per_s={}, costs=costs)
+    shared = ReplicaSpec(name="a", server="s", model=SMALL, gpu_indices=(0,), gpu_frac=0.5)
+    with pytest.raises(ValueError, match=r"replica .a. has gpu_frac 0\.5"):
+        make_facts((), {}, shared)
     with pytest.raises(ValueError, match="model 'x' has a forecast but no shape"):
         PlacementFacts(servers=(), shapes=(), demand_tokens_per_s={"x": 1.0}, costs=costs)
     with pytest.raises(ValueError, match="at least 1, got 0"):

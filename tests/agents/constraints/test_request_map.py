@@ -3,6 +3,7 @@
 import itertools
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -275,6 +276,21 @@ def test_the_answer_is_there_at_the_deadline() -> None:
     assert found.first_feasible_s < 0.1
     # other processes may take the core in between
     assert found.wall_s < 0.5
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_no_thread_and_no_output_is_left_behind(
+    num_workers: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    warm_up()
+    before = len(list(Path("/proc/self/task").iterdir()))
+    config = MapConfig(time_limit_s=0.1, num_workers=num_workers)
+    assert map_requests(*make_case(3, 60, 12), config).num_rounds > 0
+    assert len(list(Path("/proc/self/task").iterdir())) <= before
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err == ""
 
 
 def test_compiled_rules_and_limits_become_map_rules() -> None:
