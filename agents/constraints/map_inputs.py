@@ -135,21 +135,8 @@ def map_table(
         | (free_slots < 1)
         | (batch_tokens < 1)
     )
-    costs = np.empty((len(requests), len(free_slots), num_batches), np.int64)
-    wait_costs = np.empty(len(requests), np.int64)
     budget = np.maximum(batch_tokens, 1)
-    worths = requests.weights * (1.0 + rules.deficits_frac[requests.tenants])
-    fill_costs(
-        (
-            _whole(requests.groups),
-            uncached,
-            *(_real(array) for array in (requests.ttft_slo_s, requests.waited_s, worths)),
-        ),
-        (budget, *map(_real, (room.backlog_s, room.prefill_token_s, room.iteration_s))),
-        (_real(rules.penalties), is_barred),
-        costs,
-        wait_costs,
-    )
+    costs, wait_costs = _costs(requests, room, rules, (uncached, is_barred), (budget, num_batches))
     least = costs.min(axis=2)
     near = np.argsort(least, axis=1, kind="stable")
     return MapTable(
@@ -165,6 +152,33 @@ def map_table(
         free_slots=free_slots,
         budgets=batch_tokens[:, None] * np.arange(1, num_batches + 1),
     )
+
+
+def _costs(
+    requests: QueuedRequests,
+    room: ReplicaRoom,
+    rules: MapRules,
+    barred: tuple[IntArray, BoolArray],
+    window: tuple[IntArray, int],
+) -> tuple[IntArray, IntArray]:
+    """Return costs of places and of waiting, from (uncached, is_barred) and (budgets, batches)."""
+    uncached, is_barred = barred
+    budget, num_batches = window
+    costs = np.empty((len(requests), len(budget), num_batches), np.int64)
+    wait_costs = np.empty(len(requests), np.int64)
+    worths = requests.weights * (1.0 + rules.deficits_frac[requests.tenants])
+    fill_costs(
+        (
+            _whole(requests.groups),
+            uncached,
+            *(_real(array) for array in (requests.ttft_slo_s, requests.waited_s, worths)),
+        ),
+        (budget, *map(_real, (room.backlog_s, room.prefill_token_s, room.iteration_s))),
+        (_real(rules.penalties), is_barred),
+        costs,
+        wait_costs,
+    )
+    return costs, wait_costs
 
 
 def _whole(array: np.ndarray) -> IntArray:
