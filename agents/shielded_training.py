@@ -12,7 +12,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from ..env.guard import Guard, GuardReport
 from .shield.projection import KnobLimits
-from .shield.simulated_shield import ShieldConfig, SimulatedShield
+from .shield.shield import ShieldConfig
+from .shield.simulated_shield import SimulatedShield
 
 TICK_S = 0.02
 """Time between two looks of the response controller in training: the longest that it may take."""

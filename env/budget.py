@@ -74,3 +74,22 @@ def give_back(bucket, group, tokens):
     """Give back what a request took that was refused after all."""
     bucket.tokens = min(group.burst_tokens, bucket.tokens + tokens)
     bucket.requests = min(group.burst_requests, bucket.requests + 1.0)
+
+
+@compiled
+def over_budget(groups, group_of, tokens, arrival_s):
+    """Return which requests are over their group's budget, in order of arrival; bool [N].
+
+    Shapes: `groups` GROUP_DTYPE [G]; the others [N], tokens being those that a request costs.
+    """
+    is_over = np.zeros(group_of.size, np.bool_)
+    buckets = np.zeros(groups.size, BUCKET_DTYPE)
+    for g in range(groups.size):
+        buckets[g].tokens = groups[g].burst_tokens
+        buckets[g].requests = groups[g].burst_requests
+    for i in range(group_of.size):
+        group = groups[group_of[i]]
+        if has_budget(group):
+            bucket = buckets[group.budget_group]
+            is_over[i] = not take_from_bucket(bucket, group, float(tokens[i]), arrival_s[i])
+    return is_over

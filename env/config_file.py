@@ -5,7 +5,7 @@ Does not know: what a cluster, a model or a fault is.
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -110,7 +110,7 @@ def keyed_faults(
 def _keyed_fault(kind: type[BaseModel], path: str, detail: ErrorDetails) -> tuple[str, str]:
     keys = [str(part) for part in detail["loc"]]
     key_path = ".".join(part for part in (path, *keys) if part) or "file"
-    known = list(kind.model_fields)
+    known = list(_holder(kind, keys).model_fields)
     if detail["type"] == "extra_forbidden":
         nearest = nearest_name(keys[-1], known)
         hint = f"did you mean {nearest!r}?" if nearest else f"known keys: {', '.join(known)}"
@@ -122,6 +122,18 @@ def _keyed_fault(kind: type[BaseModel], path: str, detail: ErrorDetails) -> tupl
     text = detail["msg"]
     is_unknown = detail["type"] == _UNKNOWN_NAME
     return key_path, text if is_unknown else f"{text}, got {detail['input']!r}"
+
+
+def _holder(kind: type[BaseModel], keys: Sequence[str]) -> type[BaseModel]:
+    """The entry that holds the last of some keys: `kind` itself, or one in it."""
+    for key in keys[:-1]:
+        inner = kind.model_fields[key].annotation if key in kind.model_fields else None
+        found = [each for each in (inner, *get_args(inner)) if isinstance(each, type)]
+        entry = next((each for each in found if issubclass(each, BaseModel)), None)
+        if entry is None:
+            return kind
+        kind = entry
+    return kind
 
 
 def faults_message(kind: str, source: str, faults: Sequence[str]) -> str:

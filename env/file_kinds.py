@@ -101,19 +101,19 @@ FILE_KINDS: dict[str, FileKind] = {
 }
 
 
-def file_kind(name: str) -> FileKind:
+def file_kind(name: str, kinds: Mapping[str, FileKind] = FILE_KINDS) -> FileKind:
     """Return a kind of file by name.
 
     Raises: `ConfigError` when there is none of that name.
     """
-    if name not in FILE_KINDS:
-        raise ConfigError(unknown_name_message("file kind", name, FILE_KINDS))
-    return FILE_KINDS[name]
+    if name not in kinds:
+        raise ConfigError(unknown_name_message("file kind", name, kinds))
+    return kinds[name]
 
 
-def example_path(name: str) -> Path:
+def example_path(name: str, kinds: Mapping[str, FileKind] = FILE_KINDS) -> Path:
     """Return the complete, commented example of a kind of file."""
-    file_kind(name)
+    file_kind(name, kinds)
     return DATA_DIR / "examples" / f"{name}.yaml"
 
 
@@ -170,12 +170,12 @@ def _part_schema(part: Part, definitions: Schema) -> Schema:
     }
 
 
-def schema_of(name: str) -> Schema:
+def schema_of(name: str, kinds: Mapping[str, FileKind] = FILE_KINDS) -> Schema:
     """Return the JSON Schema of a kind of file.
 
     Raises: `ConfigError` when there is no such kind.
     """
-    kind, definitions = file_kind(name), Schema()
+    kind, definitions = file_kind(name, kinds), Schema()
     schema = _part_schema(kind.top, definitions)
     for path, part in kind.parts.items():
         *outer, key = path.split(".")

@@ -15,7 +15,7 @@ import numpy as np
 
 from .kpis import is_met, tpot_s
 from .placement import Placement, read_placement
-from .refusals import refusal_text
+from .shed_reason import shed_text
 from .simulated_fleet import SimulatedFleet
 from .simulator.layout import (
     DECODING,
@@ -117,7 +117,7 @@ def _notes(fleet: SimulatedFleet, arrival_s: float, names: list[str]) -> Iterato
 def _text(moment: Moment, replica: str | None, value: float) -> str:
     """Return what happened, in words; the value of a refusal is its reason."""
     text = moment.text.format(replica=replica, value=value)
-    reason = refusal_text(int(value)) if moment is Moment.SHED else None
+    reason = shed_text(int(value)) if moment is Moment.SHED else None
     return f"{text}: {reason}" if reason else text
 
 
@@ -184,7 +184,7 @@ def read_life(fleet: SimulatedFleet) -> RequestLife:
         ttft_slo_s=float(query["ttft_slo_s"][0]),
         tpot_slo_s=float(query["tpot_slo_s"][0]),
         status=STATUS_NAMES[int(request["status"][0])],
-        refusal=refusal_text(int(request["shed_reason"][0])),
+        refusal=shed_text(int(request["shed_reason"][0])),
         worth_frac=float(request["worth_frac"][0]),
         is_met=bool(is_met(request)[0]),
         ttft_s=_or_none(ttft_s),

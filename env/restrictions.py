@@ -7,7 +7,7 @@ candidate's cost and never chooses one that is masked.
 Does not know: the rules that they are compiled from (`agents/constraints`), or the kernel.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,6 +32,7 @@ GROUP_DTYPE = np.dtype(
         ("requests_per_s", np.float64),
         ("burst_requests", np.float64),
         ("is_demoting", np.int64),  # over budget: 1 makes it a batch request, 0 refuses it
+        ("budget_group", np.int64),  # group whose bucket it takes from: its own or a shared one
     ]
 )
 
@@ -43,6 +44,7 @@ def open_groups(num_groups: int) -> np.ndarray:
         groups[name] = np.nan
     for name in ("tokens_per_s", "burst_tokens", "requests_per_s", "burst_requests"):
         groups[name] = np.inf
+    groups["budget_group"] = np.arange(num_groups)
     return groups
 
 
@@ -80,6 +82,10 @@ class Restrictions:
         if self.groups.shape != expected[:1]:
             msg = f"groups must have shape {expected[:1]}, got {self.groups.shape}"
             raise ValueError(msg)
+        budget_groups = self.groups["budget_group"]
+        if not ((budget_groups >= 0) & (budget_groups < len(self.names))).all():
+            msg = f"budget_group must be from 0 to {len(self.names) - 1}, got {budget_groups}"
+            raise ValueError(msg)
         if not np.isfinite(self.penalties).all():
             msg = "penalties must be finite; mask what may not be used"
             raise ValueError(msg)
@@ -103,6 +109,13 @@ class Restrictions:
         if adapter is not None:
             column = self.adapters.get(adapter, column)
         return int(self.table[row, column])
+
+    def groups_of(self, tenants: Sequence[str], adapters: Sequence[str]) -> NDArray[np.int64]:
+        """Return the group of each tenant without and with each adapter, [T, 1 + A]."""
+        rows = [self.tenants.get(name, len(self.tenants)) for name in tenants]
+        none = len(self.adapters)
+        columns = [none, *(self.adapters.get(name, none) for name in adapters)]
+        return self.table[np.ix_(np.array(rows, np.int64), np.array(columns, np.int64))]
 
 
 def unrestricted(num_replicas: int) -> Restrictions:

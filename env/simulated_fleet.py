@@ -11,6 +11,7 @@ from typing import cast
 import numpy as np
 
 from . import emergency_orders
+from .capacity import CapacityMove, MoveKind
 from .cluster import ClusterSpec
 from .emergency import Emergency, EmergencyAction
 from .energy import cap_fault
@@ -226,6 +227,23 @@ class SimulatedFleet:
         """
         self._check_state(replica, "put to sleep", "ready", READY)
         order_pause(self.handle, replica, ASLEEP)
+
+    def move(self, move: CapacityMove) -> None:
+        """Make a move of capacity.
+
+        Raises:
+            ValueError: the replica cannot make it in its present state, or not with so many watts.
+        """
+        if move.kind is MoveKind.POWER_CAP:
+            self.set_power_cap(move.replica, move.watts)
+            return
+        deeds = {
+            MoveKind.START: self.start,
+            MoveKind.STOP: self.stop,
+            MoveKind.SLEEP: self.sleep,
+            MoveKind.WAKE: self.wake,
+        }
+        deeds[move.kind](move.replica)
 
     def _check_state(self, replica: int, deed: str, expected: str, state: int) -> None:
         replicas = self.arrays.replicas

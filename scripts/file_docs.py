@@ -8,7 +8,8 @@ Run: `trimtab schema --markdown > docs/files.md`.
 from collections.abc import Iterator
 from typing import Any
 
-from ..env.file_kinds import FILE_KINDS, Schema, example_path, mappings, schema_of
+from ..env.file_kinds import Schema, example_path, mappings, schema_of
+from .file_kind_table import KINDS
 
 _INTRODUCTION = """\
 # Files
@@ -38,13 +39,13 @@ _BOUNDS = {
 
 def markdown_page() -> str:
     """Return the page about all kinds of files."""
-    return "\n".join((_INTRODUCTION, *(markdown_section(name) for name in FILE_KINDS)))
+    return "\n".join((_INTRODUCTION, *(markdown_section(name) for name in KINDS)))
 
 
 def markdown_section(name: str) -> str:
     """Return what the page says about one kind of file."""
-    schema = schema_of(name)
-    example = example_path(name).read_text(encoding="utf-8").rstrip()
+    schema = schema_of(name, KINDS)
+    example = example_path(name, KINDS).read_text(encoding="utf-8").rstrip()
     blocks = [f"## {name.capitalize()} files", schema["description"], f"```yaml\n{example}\n```"]
     for path, part in mappings(schema):
         blocks += [f"### {_title(path)}", "\n".join(_rows(part, schema))]

@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from ..env.file_kinds import FILE_KINDS, example_path, file_kind, schema_of
+from ..env.file_kinds import example_path, file_kind, schema_of
 from .file_docs import markdown_page, markdown_section
+from .file_kind_table import KINDS
 from .state_docs import state_page, state_records
 
 # Not a kind of file: the features of a fleet's state.
@@ -22,7 +23,7 @@ def schema(
     *,
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="KIND", help=f"One of: {', '.join((*FILE_KINDS, STATE))}."),
+        typer.Argument(metavar="KIND", help=f"One of: {', '.join((*KINDS, STATE))}."),
     ] = None,
     example: Annotated[
         bool, typer.Option("--example", help="Print a complete, commented example instead.")
@@ -37,7 +38,7 @@ def schema(
         raise ValueError(msg)
     if kind is None:
         if example:
-            msg = f"--example needs a kind of file; name one of {', '.join(FILE_KINDS)}"
+            msg = f"--example needs a kind of file; name one of {', '.join(KINDS)}"
             raise ValueError(msg)
         typer.echo(markdown_page() if markdown else _kinds(), nl=not markdown)
         return
@@ -48,14 +49,14 @@ def schema(
         records = json.dumps(state_records(), indent=2)
         typer.echo(state_page() if markdown else records, nl=not markdown)
         return
-    file_kind(kind)
+    file_kind(kind, KINDS)
     if example:
-        typer.echo(example_path(kind).read_text(encoding="utf-8"), nl=False)
+        typer.echo(example_path(kind, KINDS).read_text(encoding="utf-8"), nl=False)
     elif markdown:
         typer.echo(markdown_section(kind), nl=False)
     else:
-        typer.echo(json.dumps(schema_of(kind), indent=2))
+        typer.echo(json.dumps(schema_of(kind, KINDS), indent=2))
 
 
 def _kinds() -> str:
-    return "\n".join(f"{name}: {kind.what}" for name, kind in FILE_KINDS.items())
+    return "\n".join(f"{name}: {kind.what}" for name, kind in KINDS.items())

@@ -28,7 +28,8 @@ class OverBudget(StrEnum):
     DEMOTE = "demote"
 
 
-def _words(names: tuple[str, ...], joint: str = "or") -> str:
+def words(names: tuple[str, ...], joint: str = "or") -> str:
+    """Return names as a list in words."""
     quoted = [f"'{name}'" for name in names]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} {joint} {quoted[-1]}"
 
@@ -55,9 +56,7 @@ class Pool:
             "on GPU": self.gpus,
             "serving": self.models,
         }
-        which = " and ".join(
-            f"{text} {_words(names)}" for text, names in selectors.items() if names
-        )
+        which = " and ".join(f"{text} {words(names)}" for text, names in selectors.items() if names)
         closed = "; only tenants assigned to it may use them" if self.is_exclusive else ""
         return f"Pool '{self.name}' holds the replicas {which or 'of the fleet'}{closed}."
 
@@ -138,11 +137,11 @@ class Tier:
         limits = (("a first token", self.ttft_s), ("each further token", self.tpot_s))
         parts += [f"expects {what} within {span:g} s" for what, span in limits if span is not None]
         if self.pools:
-            parts.append(f"uses pool {_words(self.pools)} only")
+            parts.append(f"uses pool {words(self.pools)} only")
         if self.preferred_pools:
-            parts.append(f"prefers pool {_words(self.preferred_pools)}")
+            parts.append(f"prefers pool {words(self.preferred_pools)}")
         if self.zones:
-            parts.append(f"stays in zone {_words(self.zones)}")
+            parts.append(f"stays in zone {words(self.zones)}")
         return f"Tier '{self.name}' {', '.join(parts)}."
 
 
@@ -166,13 +165,13 @@ class Tenant:
         """Return the rule in words."""
         parts = [f"has tier '{self.tier}'"]
         if self.zones:
-            parts.append(f"stays in zone {_words(self.zones)}")
+            parts.append(f"stays in zone {words(self.zones)}")
         limits = (("a first token", self.ttft_s), ("each further token", self.tpot_s))
         parts += [f"expects {what} within {span:g} s" for what, span in limits if span is not None]
         if self.models:
-            parts.append(f"may use model {_words(self.models)} only")
+            parts.append(f"may use model {words(self.models)} only")
         if self.adapters:
-            parts.append(f"may use adapter {_words(self.adapters)} only")
+            parts.append(f"may use adapter {words(self.adapters)} only")
         if self.budget is not None:
             parts.append(f"gets {self.budget.words()}")
         return f"Tenant '{self.name}' {', '.join(parts)}."
@@ -189,5 +188,5 @@ class AdapterRule:
     def sentence(self) -> str:
         """Return the rule in words."""
         places = (("on replica", self.replicas), ("in pool", self.pools))
-        text = " and ".join(f"{place} {_words(names)}" for place, names in places if names)
+        text = " and ".join(f"{place} {words(names)}" for place, names in places if names)
         return f"Adapter '{self.name}' is served {text} only."

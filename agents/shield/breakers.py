@@ -11,11 +11,9 @@ next ones.
 Does not know: where rules come from or alarms go (`runtime/breakers`).
 """
 
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice
 
 import numpy as np
 
@@ -23,14 +21,15 @@ from ...env.restrictions import ReplicaLimits
 from ...env.state.cluster_state import ClusterState
 from ...env.state.feature import Node
 from ...env.state.registry import column
-from .alarm import Alarm, Severity
+from .alarm import Alarm
+from .breaker_alarms import AlarmQueue
 from .breaker_board import BreakerBoard, barred_by
-from .breaker_kernel import CLOSED, HALF_OPEN, OPEN
-from .breaker_rules import BreakerRule, value_text
+from .breaker_kernel import HALF_OPEN, OPEN
+from .breaker_rules import BreakerRule
 from .places import Places
 from .slow_start import Ramps, SlowStart
 
-MAX_ALARMS = 64
+MAX_ALARMS = 32
 """Alarms that a step hands out at most, so that a mass failure does not hold it up."""
 
 _IS_AVAILABLE = column(Node.REPLICA, "is_available")
@@ -82,7 +81,7 @@ class Breakers:
         self._ramps = Ramps(slow_start or SlowStart(), places.batch_slots)
         self._clock_s = -np.inf
         self._set_back_s = 0.0
-        self._alarms: deque[Iterator[Alarm]] = deque()
+        self._alarms = AlarmQueue()
         self._limits = self._limits_of_boards()
 
     def step(self, state: ClusterState) -> BreakerStep:
@@ -100,11 +99,11 @@ class Breakers:
         for board, transitions in seen:
             if transitions.size:
                 chosen, is_held = board.alarming(transitions)
-                self._alarms.append(_alarms(board, chosen, is_held, state.now_s))
+                self._alarms.put(board, chosen, is_held, state.now_s)
         replicas = state.values[Node.REPLICA][:, _IS_AVAILABLE]
         is_known = state.is_valid[Node.REPLICA][:, _IS_AVAILABLE] & np.isfinite(replicas)
         self._ramps.see_available(replicas, is_known, self._clock_s)
-        return BreakerStep(self._limits_now(), tuple(self._next_alarms()))
+        return BreakerStep(self._limits_now(), self._alarms.take(MAX_ALARMS))
 
     def replace_rules(self, rules: Sequence[BreakerRule], at_s: float) -> None:
         """Go on with other rules: breakers of rules that stay the same stay as they are.
@@ -122,7 +121,7 @@ class Breakers:
         self._ramps.start(was_barred & (self._barred.num_barring == 0), self._clock_s)
         for board in old.values():
             gone = board.retire(self.rules)
-            self._alarms.append(_alarms(board, gone, np.zeros(gone.size, np.bool_), at_s))
+            self._alarms.put(board, gone, np.zeros(gone.size, np.bool_), at_s)
         self._limits = self._limits_of_boards()
 
     def states(self) -> tuple[BreakerState, ...]:
@@ -184,55 +183,7 @@ class Breakers:
         most, penalties = self._ramps.limit(limits.max_outstanding, limits.penalties, self._clock_s)
         return ReplicaLimits(masks=limits.masks, max_outstanding=most, penalties=penalties)
 
-    def _next_alarms(self) -> Iterator[Alarm]:
-        """Yield the next alarms, oldest first."""
-        room = MAX_ALARMS
-        while self._alarms and room > 0:
-            batch = list(islice(self._alarms[0], room))
-            yield from batch
-            room -= len(batch)
-            if room > 0:
-                self._alarms.popleft()
-
 
 def _boards(rules: Sequence[BreakerRule], places: Places) -> tuple[BreakerBoard, ...]:
     by_node = {node: [rule for rule in rules if rule.node is node] for node in Node}
     return tuple(BreakerBoard(node, own, places) for node, own in by_node.items() if own)
-
-
-def _alarms(
-    board: BreakerBoard, transitions: np.ndarray, is_held: np.ndarray, at_s: float
-) -> Iterator[Alarm]:
-    """Yield the alarms of transitions, one by one as they are asked for."""
-    for transition, held in zip(transitions, is_held, strict=True):
-        rule, value = board.rules[transition["rule"]], float(transition["value"])
-        place = f"{board.node} {board.names[transition['row']]}"
-        is_resolved = bool(transition["after"] == CLOSED)
-        severity = Severity.WARNING if rule.severity is Severity.NONE else rule.severity
-        text = _end_text(rule, value) if is_resolved else _begin_text(rule, value, held)
-        yield Alarm(
-            name=rule.name,
-            severity=severity,
-            place=place,
-            sentence=f"{place}: {text}",
-            at_s=at_s,
-            is_resolved=is_resolved,
-            value=value if np.isfinite(value) else None,
-            threshold=rule.threshold,
-        )
-
-
-def _begin_text(rule: BreakerRule, value: float, is_held: bool) -> str:
-    text = f"{rule.metric} is {value_text(rule.feature, value)}, {rule.condition()}"
-    if is_held:
-        return (
-            f"{text}; nothing is barred, as more than {rule.max_open_frac:.0%} of a model's "
-            "replicas would be"
-        )
-    return f"{text}; {rule.consequence()}"
-
-
-def _end_text(rule: BreakerRule, value: float) -> str:
-    if not np.isfinite(value):
-        return f"rule '{rule.name}' is gone, and its breaker with it"
-    return f"{rule.metric} is {value_text(rule.feature, value)} again, not {rule.condition()}"

@@ -60,6 +60,16 @@ class FallbackConfig:
             )
             raise ValueError(msg)
 
+    def sentence(self) -> str:
+        """Return the rule in words."""
+        wire = self.trip_wire
+        return (
+            f"'{self.heuristic}' rules in place of a policy whose proposal is absent, no number, "
+            f"made from a state older than {self.late_s:g} s, or for a state of novelty above "
+            f"{self.novelty:g}; and of a policy whose regret over {wire.windows} windows is above "
+            f"{wire.limit:.0%}, until {self.recovery_windows} good windows have passed."
+        )
+
 
 def _is_known(name: str) -> str:
     return known_name("heuristic", name, HEURISTICS)
@@ -72,8 +82,9 @@ class FallbackEntry(Entry):
     late_s: float = Field(default=FallbackConfig().late_s, gt=0)
     novelty: float = Field(default=FallbackConfig().novelty, gt=0)
     regret: float = Field(default=TripWireConfig().limit, gt=0, le=1)
-    """Share of the weight of requests."""
+    """Regret, as a share of the weight of requests, above which the trip-wire trips."""
     windows: int = Field(default=TripWireConfig().windows, ge=1)
+    """Windows that the trip-wire pools."""
     recovery_windows: int = Field(default=FallbackConfig().recovery_windows, ge=1)
     max_recovery_windows: int | None = Field(default=None, ge=1)
 

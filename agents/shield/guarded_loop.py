@@ -13,7 +13,6 @@ from ...env.compiled import compiled
 from ...env.simulator.fleet_loop import run_until
 from ...env.simulator.memory import fleet_of
 from .controller import Controller, tick
-from .signals import make_signals
 from .simulated_signals import begin_signals, read_signals
 
 PACER_DTYPE = np.dtype(
@@ -36,10 +35,19 @@ class GuardedLoop(NamedTuple):
     pacer: np.ndarray  # PACER_DTYPE [1]
 
 
-def make_loop(controller: Controller, *, tick_s: float, ticks_per_probe: int) -> GuardedLoop:
-    """Return what a guarded run of a simulation at its start needs."""
+def make_loop(
+    controller: Controller,
+    arrays: tuple[np.ndarray, np.ndarray],
+    *,
+    tick_s: float,
+    ticks_per_probe: int,
+) -> GuardedLoop:
+    """Return what a guarded run of a simulation at its start needs.
+
+    Shapes: `arrays` are the signals, FLEET_SIGNAL_DTYPE [1] and REPLICA_SIGNAL_DTYPE [R].
+    """
+    fleet_signals, signals = arrays
     num_replicas = controller.detector.fires.size
-    fleet_signals, signals = make_signals(num_replicas)
     begin_signals(fleet_signals, signals)
     pacer = np.zeros(1, PACER_DTYPE)
     pacer[0] = (tick_s, tick_s, 0, ticks_per_probe)

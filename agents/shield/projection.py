@@ -59,7 +59,9 @@ class KnobLimit:
     knob: str
     """Name of a knob, or `replica_bias`."""
     low: float | None = None
+    """Least value; none: that of the knob."""
     high: float | None = None
+    """Largest value, of the bias both ways; none: that of the knob."""
     max_change_per_s: float | None = None
     """In the natural logarithm for a positive knob: 0.1 lets it grow by some 10 % in a second."""
     is_movable: bool | None = None
@@ -87,6 +89,17 @@ class KnobLimit:
             rate = self.max_change_per_s
             msg = f"max_change_per_s of '{self.knob}' must be at least 0, got {rate}"
             raise ValueError(msg)
+
+    def sentence(self) -> str:
+        """Return the rule in words."""
+        bounds = (("at least", self.low), ("at most", self.high))
+        parts = [f"{words} {value:g}" for words, value in bounds if value is not None]
+        if self.max_change_per_s is not None:
+            parts.append(f"changed by at most {self.max_change_per_s:g} a second")
+        if self.is_movable is not None:
+            parts.append("moved by a policy" if self.is_movable else "moved by no policy")
+        what = f"Knob '{self.knob}'" if self.knob != BIAS_NAME else "The bias of each replica"
+        return f"{what} is {', '.join(parts) or 'as by default'}."
 
 
 def _is_known(name: str) -> str:

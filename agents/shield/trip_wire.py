@@ -4,6 +4,9 @@ It goes by the regret pooled over the last k windows in which any was measured. 
 mean is over the limit, or sooner, when it is over it beyond doubt. It is released only after the
 mean has stayed under a lower limit for some windows, so one near the limit does not swing.
 
+A regret is foretold from the present: where a fleet is overloaded, a policy that refuses requests
+to spare those to come is blamed for it, so the fallback should be a scheduler that refuses too.
+
 Does not know: how regret is estimated (`env/shadow.py`), or which knobs rule (`fallback.py`).
 Source: AWARE (Qiu et al., USENIX ATC 2023) falls back to a heuristic when the reward stays low.
 """

@@ -26,7 +26,7 @@ def charge(sim, index, now_s):
         return True
     sequences = 1 + request.extra_sequences
     tokens = query.input_tokens + sequences * query.expected_output_tokens
-    if take_from_bucket(buckets_of(sim)[query.group], group, tokens, now_s):
+    if take_from_bucket(buckets_of(sim)[group.budget_group], group, tokens, now_s):
         request.paid_tokens = tokens
         return True
     if group.is_demoting == 0:
@@ -44,6 +44,6 @@ def refund(sim, index):
     """Give a refused request's group back what it was charged."""
     request = requests_of(sim)[index]
     if request.paid_tokens > 0.0:
-        group = request.query.group
-        give_back(buckets_of(sim)[group], groups_of(sim)[group], request.paid_tokens)
+        group = groups_of(sim)[request.query.group]
+        give_back(buckets_of(sim)[group.budget_group], group, request.paid_tokens)
         request.paid_tokens = 0.0

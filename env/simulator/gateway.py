@@ -20,7 +20,7 @@ from ..dispatch import (
     refresh_prefill_stretch,
     refresh_slow_factor,
 )
-from ..refusals import Refusal
+from ..shed_reason import ShedReason
 from ..shortlist import can_use_shortlist, choose_candidate
 from .budgets import charge, refund
 from .calls import called_as
@@ -189,27 +189,24 @@ def dispatch(sim, index, now_s):
     query.expected_output_tokens = gateway.expected_output_tokens[waiting_list(request)]
     shrink(sim, index)
     if not charge(sim, index, now_s):
-        _refuse(sim, index, now_s, NONE, Refusal.BUDGET)
+        _refuse(sim, index, now_s, NONE, ShedReason.BUDGET)
         return
     expected_tokens = query.input_tokens + query.expected_output_tokens
     query.may_spill = int(expected_tokens <= fleet_of(sim).spill_tokens)
     _match(sim, request)
     keep_view(sim, index, now_s)
     is_found, r = _choose(sim, g, query, now_s)
-    most_limits = fleet_of(sim).shed_limits
-    is_placed = is_found
-    if is_found:
-        is_placed = not is_shed(
-            views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r, most_limits
-        )
+    is_placed = is_found and not is_shed(
+        views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r, fleet_of(sim).shed_limits
+    )
     if shadow_of(sim).every > 0:
         compare(sim, index, now_s, is_placed, r)
     if not is_found:
-        _refuse(sim, index, now_s, NONE, Refusal.NOBODY)
+        _refuse(sim, index, now_s, NONE, ShedReason.NOBODY)
         return
     if not is_placed:
         is_late = is_shed(views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r, np.inf)
-        _refuse(sim, index, now_s, r, Refusal.LATE if is_late else Refusal.EMERGENCY)
+        _refuse(sim, index, now_s, r, ShedReason.LATE if is_late else ShedReason.EMERGENCY)
         return
     _place(sim, index, now_s, r)
 

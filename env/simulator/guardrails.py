@@ -27,17 +27,9 @@ def group_costs(restrictions: Restrictions, num_replicas: int) -> np.ndarray:
 
 def assign_groups(requests: np.ndarray, workload: Workload, restrictions: Restrictions) -> None:
     """Give requests their group, and what their group says of limits, class and worth."""
-    tenants = [
-        restrictions.tenants.get(name, len(restrictions.tenants)) for name in workload.tenant_names
-    ]
-    adapters = [
-        restrictions.adapters.get(name, len(restrictions.adapters))
-        for name in workload.adapter_names
-    ]
     # Adapters are numbered from 1; 0 is a request without one.
-    columns = np.array([len(restrictions.adapters), *adapters])
-    rows = np.array(tenants, dtype=np.int64)
-    group = restrictions.table[rows[requests["tenant"]], columns[requests["adapter"]]]
+    groups = restrictions.groups_of(workload.tenant_names, workload.adapter_names)
+    group = groups[requests["tenant"], requests["adapter"]]
     query, rule = requests["query"], restrictions.groups[group]
     query["group"] = group
     for name in ("ttft_slo_s", "tpot_slo_s"):

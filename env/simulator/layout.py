@@ -72,7 +72,7 @@ REQUEST_DTYPE = np.dtype(
         ("source", np.int64),  # the replica that still holds it, while it is moving; else `NONE`
         ("kv_ready_s", np.float64),  # when it was at hand where the request went on last
         ("num_moves", np.int32),
-        ("shed_reason", np.int32),  # a `Refusal`, 0 if it was not refused
+        ("shed_reason", np.int32),  # a `ShedReason`, 0 if it was not refused
         ("paid_tokens", np.float64),  # taken from its group's budget
     ]
 )

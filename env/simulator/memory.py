@@ -48,7 +48,7 @@ from .layout import (
 
 _COMPILED_FILES = (
     *("compiled.py", "dispatch.py", "energy.py", "knobs.py", "latency.py", "shortlist.py"),
-    *("budget.py", "masks.py", "refusals.py", "restrictions.py", "shadow.py", "topology.py"),
+    *("budget.py", "masks.py", "restrictions.py", "shed_reason.py", "shadow.py", "topology.py"),
     "../traces/hashing.py",
 )
 _SIZES = (

@@ -29,6 +29,7 @@ from .closed_loop import hold_back
 from .cluster_setup import cap_w, fill_fleet, fill_replicas, link_arrays, share_coefficients
 from .engine_setup import engine_memory_arrays, make_cache
 from .faults import FaultConfig, draw_link_events, draw_slowdowns, draw_trouble, places_of
+from .faults.script import ScriptedTrouble, script_events
 from .fleet_loop import begin
 from .guardrails import assign_groups, group_costs, set_limits
 from .layout import (
@@ -97,6 +98,8 @@ class FleetConfig:
     """Engines compose a batch while the one before it runs (vLLM's async scheduling, SGLang's
     overlap): a request that arrives at a busy engine waits for one iteration more."""
 
+    script: tuple[ScriptedTrouble, ...] = ()
+    """Trouble at known moments, beside what is drawn."""
     emergencies: frozenset[Emergency] = frozenset(Emergency)
     """Emergency actions that the engines can do."""
     restrictions: Restrictions | None = None
@@ -277,7 +280,8 @@ def _draw_events(
     bills = np.array(tariff_events(cluster, config.energy, horizon_s), dtype=EVENT_DTYPE)
     num_links = len(topology_of(cluster).links)
     links = draw_link_events(config.faults, num_links, horizon_s, seed)
-    events = np.concatenate([events, bills, links])
+    script = script_events(config.script, len(cluster.replicas))
+    events = np.concatenate([events, bills, links, script])
     return events[np.argsort(events["at_s"], kind="stable")]
 
 

@@ -14,7 +14,8 @@ from trimtab.agents.evaluation import run_policy
 from trimtab.agents.heuristics import ANALYTIC_SCORER
 from trimtab.agents.policy import ConstantPolicy, LearnedPolicy
 from trimtab.agents.shield.projection import KnobLimit, KnobLimits
-from trimtab.agents.shield.simulated_shield import ShieldConfig, SimulatedShield
+from trimtab.agents.shield.shield import ShieldConfig
+from trimtab.agents.shield.simulated_shield import SimulatedShield
 from trimtab.agents.training import TrainingConfig, layout_for, make_model, train
 from trimtab.agents.training_log import WandbMode, training_log
 from trimtab.env.knobs import KNOB_NAMES, TUNABLE_KNOBS

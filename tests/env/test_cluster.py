@@ -131,6 +131,19 @@ def test_defaults_and_units(tmp_path: Path) -> None:
     assert (replica.max_loras, replica.kv_watermark_frac) == (0, 0.01)
 
 
+def test_a_server_without_gpus_can_be_kept_for_emergencies(tmp_path: Path) -> None:
+    servers = [SERVER, "{name: cpu-0, gpu: XEON8480-256G, num_gpus: 2, zone: z0}"]
+    replicas = [
+        "{server: s0, model: llama-3-8b, count: 2}",
+        "{server: cpu-0, model: llama-3-8b, is_spill: true}",
+        "{server: cpu-0, model: llama-3.2-1b, is_spill: true}",
+    ]
+    cluster = load_cluster(write_cluster(tmp_path, servers=servers, replicas=replicas))
+    assert [replica.is_spill for replica in cluster.replicas] == [False, False, True, True]
+    # 230 GiB for engine and weights leave room for more than a million tokens of 131,072 bytes.
+    assert kv_pages(cluster, cluster.replicas[2]) * 16 > 1e6
+
+
 def test_engine_memory_of_a_file(tmp_path: Path) -> None:
     text = (
         "{server: s0, model: llama-3-8b, kv_blocks: 27000, preemption: swap, host_kv_gb: 40, "

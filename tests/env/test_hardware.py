@@ -23,6 +23,7 @@ EVERY_GPU = pytest.mark.parametrize("entry", GPUS.values(), ids=list(GPUS))
         ("B200-180G", 2250e12, 180 * GIB, 8.0e12, 1000),
         ("L40S-48G", 362e12, 46_068 * 2**20, 0.864e12, 350),
         ("MI300X-192G", 1307.4e12, 192 * GIB, 5.3e12, 750),
+        ("XEON8480-256G", 114.7e12, 256 * GIB, 0.3072e12, 350),
     ],
 )
 def test_datasheet_figures(

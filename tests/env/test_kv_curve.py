@@ -17,6 +17,7 @@ from trimtab.env.model_profile import MODELS, AttentionKind, ModelProfile, add_m
 from trimtab.env.model_store import ModelStore
 from trimtab.env.roofline import latency_coefficients
 from trimtab.env.simulated_fleet import run_workload
+from trimtab.env.simulator.readers.facts import facts_of
 from trimtab.env.simulator.setup import FleetConfig
 from trimtab.env.simulator.workload import Workload
 
@@ -176,3 +177,12 @@ def test_pages_and_copies_by_hand(model_store: ModelStore) -> None:
         assert kv_pages(cluster, cluster.replicas[0]) == int(left // page)
     half, whole = (make_cluster(model) for model in ("kv-half", "llama-3-8b"))
     assert 2 * page_copy_s(half, half.replicas[0]) == page_copy_s(whole, whole.replicas[0])
+
+
+def test_memory_stays_as_full_when_activations_take_room_from_kv(model_store: ModelStore) -> None:
+    add_model(with_kv(None, "active", activation_bytes_per_token=800_000), "test")
+    active, plain = (facts_of(make_cluster(model)) for model in ("active", "llama-3-8b"))
+    assert active.replicas["kv_pool_frac"] < plain.replicas["kv_pool_frac"]
+    page_frac = 16 * TOKEN_BYTES / H100.hbm_bytes
+    for facts in (active, plain):
+        assert facts.replicas["used_frac"][0] == pytest.approx(0.9, abs=page_frac)

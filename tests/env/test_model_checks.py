@@ -111,6 +111,10 @@ def test_published_models_make_sense(name: str) -> None:
             },
             r"a latent of 576 values must be smaller than .* stands for \(576\)",
         ),
+        (
+            {"attention": "mla", "latent": {**LATENT, "nope_dims": 4}},
+            "latent.nope_dims: unknown key with value 4; did you mean 'nope_dim'",
+        ),
         ({"version": 1.5}, r"version: .*up to three with dots .*\(put it in quotes\), got 1.5"),
         ({"version": "v2"}, "version: .*must be a whole number.*, got 'v2'"),
         ({"name": "own@2"}, "name: .*got 'own@2'"),

@@ -255,6 +255,19 @@ def test_decode_of_32_sequences_of_1k(
     assert low_ms < decode_ms(make_record(*record), 32, 1024) < high_ms
 
 
+@pytest.mark.parametrize("model_name", ["llama-3.2-1b", "llama-3-8b"])
+def test_a_cpu_decodes_as_fast_as_its_memory_lets_it(model_name: str) -> None:
+    entry, record = gpu("XEON8480-256G"), make_record("XEON8480-256G", model_name)
+    # 8B: 16.06 GB of weights less the embedding, at 307 GB/s: 49 ms, had it all its bandwidth
+    read_bytes = model(model_name).dense_read_bytes(Precision.BF16)
+    ideal_ms = 1e3 * read_bytes / entry.hbm_bytes_per_s
+    assert 1.0 < decode_ms(record, 1, 128) / ideal_ms < 1.4
+    # 2 FLOP a parameter and token: 1,000 tokens of 8B take 140 ms at the peak
+    flops = read_bytes * 1000
+    ideal_ms = 1e3 * flops / entry.peak_flops[Precision.BF16]
+    assert 1.0 < prefill_ms(record, 1000) / ideal_ms < 2.5
+
+
 def test_prefill_of_1k_on_h100() -> None:
     assert 15 < prefill_ms(make_record("H100-80G"), 1024) < 60
 

@@ -9,10 +9,11 @@ from typer.testing import CliRunner, Result
 
 import trimtab
 from trimtab.env.cluster_file import load_cluster
-from trimtab.env.file_kinds import FILE_KINDS, schema_of
+from trimtab.env.file_kinds import schema_of
 from trimtab.env.state.edges import Edge
 from trimtab.env.state.registry import FEATURES
 from trimtab.scripts.cli import app
+from trimtab.scripts.file_kind_table import KINDS
 
 PAGE = Path(trimtab.__file__).parent / "docs" / "files.md"
 STATE_PAGE = PAGE.with_name("state.md")
@@ -22,11 +23,11 @@ def run(*args: object) -> Result:
     return CliRunner().invoke(app, ["schema", *(str(arg) for arg in args)])
 
 
-@pytest.mark.parametrize("kind", FILE_KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_prints_the_schema(kind: str) -> None:
     result = run(kind)
     assert result.exit_code == 0, result.stderr
-    assert json.loads(result.stdout) == schema_of(kind)
+    assert json.loads(result.stdout) == schema_of(kind, KINDS)
 
 
 def test_example_can_be_written_to_a_file(tmp_path: Path) -> None:
@@ -37,7 +38,7 @@ def test_example_can_be_written_to_a_file(tmp_path: Path) -> None:
 
 def test_without_a_kind_names_them() -> None:
     lines = run().stdout.splitlines()
-    assert [line.partition(":")[0] for line in lines] == list(FILE_KINDS)
+    assert [line.partition(":")[0] for line in lines] == list(KINDS)
 
 
 @pytest.mark.skipif(not PAGE.exists(), reason="the installed package has no docs")

@@ -18,6 +18,7 @@ from ...cluster import (
 )
 from ...hardware import GPUS, Gpu, Precision
 from ...model_shape import ModelProfile
+from ...replica_memory import activation_bytes
 from ...roofline import ACTIVATION_BYTES, ALL_REDUCES_PER_LAYER
 from ...state.feature import FloatArray, Node
 from ...state.graph import LINK_KINDS, NUM_TENANTS, graph_of
@@ -199,6 +200,7 @@ def _fill_memory(record: np.ndarray, cluster: ClusterSpec, replica: ReplicaSpec,
     weights_frac = model.weight_bytes(replica.precision) / all_bytes
     record["weights_frac"], record["kv_pool_frac"] = weights_frac, pool_bytes / all_bytes
     used_frac = weights_frac + pool_bytes / all_bytes + OTHER_BYTES_PER_GPU / gpu.hbm_bytes
+    used_frac += activation_bytes(model, replica) / all_bytes
     record["used_frac"] = min(1.0, used_frac)
 
 

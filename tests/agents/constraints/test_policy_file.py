@@ -27,7 +27,7 @@ def faults_of(path: Path, *others: Path) -> list[str]:
 
 def test_the_example_says_something_of_every_section():
     policy = read_policy(EXAMPLE)
-    assert {section for section, _, _ in policy.sentences()} == {*LISTS, "emergency"} - {"limits"}
+    assert {section for section, _, _ in policy.sentences()} == {*LISTS, "emergency", "fallback"}
     bank = policy.tenants[0]
     assert (bank.tier, bank.ttft_s, bank.models) == ("gold", 0.4, ("llama-3-70b",))
     assert policy.tiers[2].priority is Priority.BATCH
@@ -54,6 +54,14 @@ def test_rules_read_well():
     assert sentences["newsletter"] == (
         "Tenant 'newsletter' has tier 'bulk', gets at most 600000 tokens a minute and 20 requests "
         "a second and 12 USD an hour; requests beyond wait as batch requests."
+    )
+    assert sentences["shed_interactive"] == (
+        "Knob 'shed_interactive' is at least 1, at most 10, changed by at most 0.2 a second, "
+        "moved by a policy."
+    )
+    assert sentences["replica_bias"] == "The bias of each replica is at most 1."
+    assert sentences["analytic-scorer"].endswith(
+        "whose regret over 5 windows is above 5%, until 10 good windows have passed."
     )
     assert sentences["german"] == "Adapter 'german' is served in pool 'small' only."
 

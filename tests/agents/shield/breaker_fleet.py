@@ -4,13 +4,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from trimtab.agents.shield.alarm import Alarm
 from trimtab.agents.shield.breaker_rules import BreakerRule, Effect, Recovery
+from trimtab.agents.shield.breakers import Breakers, BreakerStep, Phase
 from trimtab.agents.shield.places import Places, replicas_at
+from trimtab.agents.shield.slow_start import SlowStart
 from trimtab.env.state.cluster_state import ClusterState
 from trimtab.env.state.feature import Node
 from trimtab.env.state.registry import FEATURES_BY_NODE, column
 
 BATCH_SLOTS = 100.0
+NO_SLOW_START = SlowStart(span_s=0)
 
 
 def make_places(num_replicas: int = 4, num_models: int = 1) -> Places:
@@ -84,3 +88,36 @@ def make_rule(**changes: object) -> BreakerRule:
         "recovery": Recovery(threshold=0.8, for_s=2.0, cool_down_s=5.0, probes=3),
     }
     return BreakerRule(**(settings | changes))
+
+
+class Fleet:
+    """Breakers that see a reading every 0.1 s."""
+
+    def __init__(self, *rules: BreakerRule, places: Places | None = None, slow=NO_SLOW_START):
+        self.places = places or make_places()
+        self.breakers = Breakers(rules, self.places, slow)
+        self.now_s = 0.0
+        self.alarms: list[Alarm] = []
+
+    def see(self, age_s: float | Sequence[float] = 0.0, **readings: Sequence) -> BreakerStep:
+        named = {name.replace("__", "."): row for name, row in readings.items()}
+        step = self.breakers.step(make_state(self.places, self.now_s, named, age_s))
+        self.alarms += step.alarms
+        return step
+
+    def see_for(self, span_s: float, **readings: Sequence) -> BreakerStep:
+        """Readings at 0.1 s, 0.2 s, ..., `span_s` from here."""
+        start_s = self.now_s
+        for tick in range(1, round(span_s / 0.1) + 1):
+            self.now_s = round(start_s + 0.1 * tick, 6)
+            step = self.see(**readings)
+        return step
+
+    @property
+    def phases(self) -> list[Phase]:
+        return [state.phase for state in self.breakers.states()]
+
+
+def kv(*values: float | None) -> dict[str, list[float | None]]:
+    """KV usage of four replicas; those that are not given are fine."""
+    return {"replica__kv_usage_frac": [*values, *[0.1] * (4 - len(values))]}

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from breaker_fleet import make_rule
 
+from trimtab.agents.constraints.policy_file import read_policy
 from trimtab.agents.shield.alarm import Severity
 from trimtab.agents.shield.breaker_file import (
     DEFAULT_POLICY,
@@ -174,6 +175,18 @@ def test_several_faults_of_one_rule_are_told_at_once(tmp_path):
         read_breakers(write(tmp_path, item))
     for text in ("recover.below: must be at most", "then: a rule on", "amount: 'degrade' needs"):
         assert f"line 2: breakers[0].{text}" in str(caught.value)
+
+
+def test_in_a_whole_policy_each_fault_has_the_line_of_its_key_too(tmp_path):
+    path = tmp_path / "rules.yaml"
+    path.write_text(
+        "name: acme\nbreakers:\n  - name: a\n    metric: tenant.late_frac\n    above: 0.2\n"
+        "    then: degrade\n    recover: {below: 0.3}\n"
+    )
+    with pytest.raises(ConfigError, match=r"has 3 fault\(s\)") as caught:
+        read_policy(path)
+    for text in ("line 7: breakers[0].recover.below: must", "line 6: breakers[0].then: a rule on"):
+        assert text in str(caught.value)
 
 
 def test_names_are_unique(tmp_path):

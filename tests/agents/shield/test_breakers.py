@@ -1,58 +1,22 @@
 """Circuit breakers: known answers for the two example rules and for each promise."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from breaker_fleet import BATCH_SLOTS, make_places, make_rule, make_state
+from breaker_fleet import BATCH_SLOTS, Fleet, kv, make_places, make_rule, make_state
 
 from trimtab.agents.shield import breakers as breakers_module
 from trimtab.agents.shield.alarm import Severity
 from trimtab.agents.shield.breaker_file import default_breakers
-from trimtab.agents.shield.breaker_rules import BreakerRule, Effect, Recovery
-from trimtab.agents.shield.breakers import Breakers, BreakerStep, Phase
-from trimtab.agents.shield.places import Places, places_of
-from trimtab.agents.shield.slow_start import SlowStart
+from trimtab.agents.shield.breaker_rules import Effect, Recovery
+from trimtab.agents.shield.breakers import Breakers, Phase
+from trimtab.agents.shield.places import places_of
 from trimtab.env.cluster_file import load_cluster
 from trimtab.env.masks import Mask
 from trimtab.env.state.feature import Node
 
-NO_SLOW_START = SlowStart(span_s=0)
-KV = "replica.kv_usage_frac"
 QUARANTINED, MAINTENANCE = int(Mask.QUARANTINED), int(Mask.MAINTENANCE)
-
-
-class Fleet:
-    """Breakers that see a reading every 0.1 s."""
-
-    def __init__(self, *rules: BreakerRule, places: Places | None = None, slow=NO_SLOW_START):
-        self.places = places or make_places()
-        self.breakers = Breakers(rules, self.places, slow)
-        self.now_s = 0.0
-        self.alarms = []
-
-    def see(self, age_s: float | Sequence[float] = 0.0, **readings: Sequence) -> BreakerStep:
-        named = {name.replace("__", "."): row for name, row in readings.items()}
-        step = self.breakers.step(make_state(self.places, self.now_s, named, age_s))
-        self.alarms += step.alarms
-        return step
-
-    def see_for(self, span_s: float, **readings: Sequence) -> BreakerStep:
-        """Readings at 0.1 s, 0.2 s, ..., `span_s` from here."""
-        start_s = self.now_s
-        for tick in range(1, round(span_s / 0.1) + 1):
-            self.now_s = round(start_s + 0.1 * tick, 6)
-            step = self.see(**readings)
-        return step
-
-    @property
-    def phases(self) -> list[Phase]:
-        return [state.phase for state in self.breakers.states()]
-
-
-def kv(*values: float | None) -> dict[str, list[float | None]]:
-    return {"replica__kv_usage_frac": [*values, *[0.1] * (4 - len(values))]}
 
 
 def test_gpu_memory_over_92_percent_for_3_s_degrades():
@@ -298,32 +262,6 @@ def test_an_alarm_rule_tells_and_leaves_the_replicas_alone():
     assert [alarm.is_resolved for alarm in fleet.alarms] == [False, True]
 
 
-def test_slow_start_ramps_up_a_replica_that_has_become_available():
-    fleet = Fleet(slow=SlowStart(span_s=10.0, first_requests=5.0, penalty=0.4))
-    fleet.see(replica__is_available=[1, 0, None, 1])
-    limits = fleet.see_for(1.0, replica__is_available=[1, 0, None, 1]).limits
-    assert np.isinf(limits.max_outstanding).all()  # up from the start, or not up yet
-    up = {"replica__is_available": [1, 1, 1, 1]}
-    limits = fleet.see_for(0.1, **up).limits
-    assert list(limits.max_outstanding) == [np.inf, 5.0, np.inf, np.inf]
-    assert list(limits.penalties) == [0.0, 0.4, 0.0, 0.0]
-    limits = fleet.see_for(5.0, **up).limits
-    assert limits.max_outstanding[1] == pytest.approx(5.0 + 0.5 * (BATCH_SLOTS - 5.0))
-    assert limits.penalties[1] == pytest.approx(0.2)
-    limits = fleet.see_for(5.1, **up).limits
-    assert np.isinf(limits.max_outstanding).all()
-    assert not limits.penalties.any()
-
-
-def test_slow_start_follows_quarantine():
-    fleet = Fleet(make_rule(for_s=0.0), slow=SlowStart(span_s=10.0, first_requests=3.0))
-    fleet.see_for(0.1, **kv(0.99))
-    limits = fleet.see_for(7.1, **kv(0.1)).limits
-    assert limits.masks[0] == 0
-    assert limits.max_outstanding[0] == pytest.approx(3.0, abs=1.0)
-    assert np.isinf(fleet.see_for(10.0, **kv(0.1)).limits.max_outstanding).all()
-
-
 def test_breakers_of_rules_that_stay_survive_other_rules():
     stays, goes = make_rule(for_s=0.0), make_rule(name="goes", for_s=0.0, effect=Effect.MAINTENANCE)
     fleet = Fleet(goes, stays)
@@ -377,35 +315,3 @@ def test_a_state_of_another_fleet_is_refused():
     state = make_state(make_places(num_replicas=6), 0.0, {})
     with pytest.raises(ValueError, match="state has 6 replica nodes, the breakers' places have 4"):
         breakers.step(state)
-
-
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"span_s": -1.0}, "span_s and penalty must be at least 0, got -1.0"),
-        ({"first_requests": 0.0}, "first_requests must be at least 1, got 0.0"),
-    ],
-)
-def test_slow_start_is_checked(changes, text):
-    with pytest.raises(ValueError, match=text):
-        SlowStart(**changes)
-
-
-def test_places_of_a_cluster_are_in_the_order_of_its_state():
-    places = places_of(load_cluster("shared-gpus"))
-    cluster = load_cluster("shared-gpus")
-    at = places.replicas_at[Node.GPU]
-    for name, first, end in zip(places.names[Node.GPU], at.first, at.first[1:], strict=False):
-        server, gpu = name.rsplit("/gpu-", 1)
-        expected = [r for r, replica in enumerate(cluster.replicas)
-                    if replica.server == server and int(gpu) in replica.gpu_indices]  # fmt: skip
-        assert list(at.replicas[first:end]) == expected
-    at = places.replicas_at[Node.LINK]
-    for i, name in enumerate(places.names[Node.LINK]):
-        server = name.split("/")[0]
-        on_server = {r for r, one in enumerate(cluster.replicas) if one.server == server}
-        behind = set(at.replicas[at.first[i] : at.first[i + 1]].tolist())
-        assert behind <= on_server
-        if name.endswith("/network"):
-            assert behind == on_server
-    assert all(places.replicas_at[node].replicas.size == 0 for node in (Node.TENANT, Node.FLEET))

@@ -204,6 +204,26 @@ def test_an_idle_replica_with_work_is_found_whatever_the_pace_of_its_probe(probe
     assert 0.5 <= fires[0][0] - stalls_at_s + 1e-9 <= max(0.5, probe_s) + probe_s + TICK_S
 
 
+def test_a_silence_is_one_however_long_it_lasts():
+    (fleet, replicas), core = signals_of(), make_controller(1)
+    assert list(watch(core, fleet, replicas, 2.0, nothing)) == []
+
+    def stall(now_s):
+        replicas["progress_at_s"] = 2.0
+
+    assert len(list(watch(core, fleet, replicas, 8.0, stall))) == 700
+    assert core.detector.memory["num_silences"][0] == 1
+    # It is out of reach now: no trigger, and still no sign of life.
+    replicas["is_available"] = 0
+    assert list(watch(core, fleet, replicas, 2.0, stall)) == []
+    assert core.detector.is_silent[0] == 1
+    # What it had is taken elsewhere.
+    replicas["outstanding_requests"] = 0
+    assert list(watch(core, fleet, replicas, 1.0, stall)) == []
+    assert core.detector.is_silent[0] == 0
+    assert core.detector.memory["num_silences"][0] == 2
+
+
 def test_a_replica_whose_wait_is_unknown_is_not_called_silent():
     (fleet, replicas), core = signals_of(), make_controller(1)
     replicas["predicted_wait_s"] = np.nan

@@ -8,12 +8,13 @@ import pytest
 
 from trimtab.agents.evaluation import run_policy
 from trimtab.agents.heuristics import heuristic
-from trimtab.agents.policy import ConstantPolicy
+from trimtab.agents.policy import ConstantPolicy, Policy
 from trimtab.agents.shield.doubt import Doubt
 from trimtab.agents.shield.fallback import Fallback, FallbackConfig
 from trimtab.agents.shield.guarded_policy import GuardedPolicy
 from trimtab.env.knobs import ANALYTIC_SCORER_KNOBS, Knobs
-from trimtab.env.scenario import Part
+from trimtab.env.scenario import Part, Scenario
+from trimtab.env.simulated_fleet import SimulatedFleet
 
 BASE = ANALYTIC_SCORER_KNOBS
 CONFIG = FallbackConfig(heuristic="predicted-ttft")
@@ -107,3 +108,41 @@ def test_it_begins_anew_and_hears_of_novelty(scenario):
     assert isinstance(policy.begin(), Knobs)
     assert not policy.fallback.is_fallback
     assert not policy.fallback.counts
+
+
+def run_with_shadow(scenario: Scenario, policy: Policy) -> tuple[SimulatedFleet, list[bool]]:
+    """Run a policy with its shadow measured; return the fleet and who ruled each window."""
+    workload = scenario.workload(Part.TEST, 2, load_frac=0.6)
+    fleet = SimulatedFleet(scenario.cluster, workload, scenario.config)
+    fallback = Fallback(FallbackConfig(), base=BASE, num_replicas=4)
+    guarded = GuardedPolicy(policy, fallback, take_regret=fleet.take_regret)
+    fleet.reset(seed=0, knobs=guarded.begin())
+    rulers = []
+    while fleet.now_s < workload.span_s:
+        fleet.apply(guarded.act(fleet.state()))
+        assert guarded.verdict is not None
+        fleet.set_shadow(guarded.verdict.shadow, every=1)
+        rulers.append(guarded.verdict.is_fallback)
+        fleet.advance(0.5)
+    fleet.drain()
+    return fleet, rulers
+
+
+def test_a_policy_that_does_harm_is_found_by_its_regret_and_kept_out(scenario):
+    harmful = BASE.replace({"shed_interactive": 0.1, "shed_batch": 0.1})
+    fleet, rulers = run_with_shadow(scenario, Misbehaving(lambda: harmful))
+    trip = rulers.index(True)
+    assert 1 <= trip <= 5
+    assert all(rulers[trip:])
+    policies = [ConstantPolicy(name="fixed", knobs=knobs) for knobs in (harmful, BASE)]
+    alone, best = (
+        run_policy(scenario, fleet.workload, policy, seed=0)[0].kpis().goodput_frac
+        for policy in policies
+    )
+    assert fleet.kpis().goodput_frac > max(alone + 0.05, 0.9 * best)
+
+
+def test_a_good_policy_rules_on(scenario):
+    good = BASE.replace({"hit_weight": 0.6, "backlog": 1.1})
+    _, rulers = run_with_shadow(scenario, Misbehaving(lambda: good))
+    assert not any(rulers)

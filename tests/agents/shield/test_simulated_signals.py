@@ -2,16 +2,17 @@
 
 import numpy as np
 import pytest
+from numba import njit
 
 from trimtab.agents.shield.signals import make_signals
 from trimtab.agents.shield.simulated_signals import begin_signals, read_signals
-from trimtab.env.compiled import compiled
 from trimtab.env.simulated_fleet import SimulatedFleet
 
 TICK_S = 0.01
 
 
-@compiled
+# Not cached: numba would not see that what it calls has changed.
+@njit(error_model="numpy")
 def read(handle, fleet_signals, signals, num_free, is_probing):
     """Read the signals of a simulation, from Python."""
     read_signals(handle[0], fleet_signals, signals, num_free, is_probing)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trimtab.env.capacity import CapacityMove, MoveKind
 from trimtab.env.cluster import ClusterSpec, InitialState
 from trimtab.env.cluster_file import load_cluster
 from trimtab.env.knobs import Knobs
@@ -128,6 +129,19 @@ def test_a_replica_drains_before_it_goes(make_cluster, make_workload, order, sta
     assert replica["free_pages"] == replica["total_pages"]
     assert replica["num_cached_blocks"] == 0
     assert replica["num_crashes"] == 0
+
+
+def test_moves_of_capacity_are_orders(make_cluster, make_workload):
+    fleet = make_fleet(make_cluster, make_workload, [READY, READY, STOPPED, ASLEEP])
+    for kind, replica in (("stop", 0), ("sleep", 1), ("start", 2), ("wake", 3)):
+        fleet.move(CapacityMove(kind=MoveKind(kind), replica=replica))
+    fleet.move(CapacityMove(kind=MoveKind.POWER_CAP, replica=2, watts=400.0))
+    assert np.isfinite(fleet.arrays.replicas["power_cap_w"][2])
+    fleet.run_until(120.0)
+    states = [STATE_NAMES[s] for s in fleet.arrays.replicas["state"]]
+    assert states == ["stopped", "asleep", "ready", "ready"]
+    with pytest.raises(ValueError, match="replica 0 is stopped; only one that is ready can be"):
+        fleet.move(CapacityMove(kind=MoveKind.SLEEP, replica=0))
 
 
 def test_it_goes_at_the_end_of_its_last_request(make_cluster, make_workload):

@@ -17,6 +17,7 @@ from trimtab.env.restrictions import (
     open_groups,
     unrestricted,
 )
+from trimtab.env.shed_reason import ShedReason
 from trimtab.env.simulated_fleet import SimulatedFleet, run_workload
 from trimtab.env.simulator.layout import FINISHED, NONE, SHED
 from trimtab.env.simulator.setup import FleetConfig
@@ -132,7 +133,7 @@ def test_a_penalty_moves_requests_only_while_it_outweighs_the_rest(make_cluster,
 
 def test_a_group_sets_limits_class_and_worth(make_cluster, make_workload):
     groups = open_groups(2)
-    groups[0] = (0.3, 0.02, 1.0, 5.0, np.inf, np.inf, np.inf, np.inf, 0)
+    groups[0] = (0.3, 0.02, 1.0, 5.0, np.inf, np.inf, np.inf, np.inf, 0, 0)
     bound = Restrictions(
         names=("bank", "others"),
         masks=np.zeros((2, 1), np.uint16),
@@ -153,6 +154,41 @@ def test_a_group_sets_limits_class_and_worth(make_cluster, make_workload):
     assert (query["ttft_slo_s"], query["tpot_slo_s"], query["priority"]) == (0.3, 0.02, 1)
     assert bank["weight"] == 5.0
     assert (shop["query"]["ttft_slo_s"], shop["query"]["priority"]) == (1.5, 0)
+
+
+def test_groups_of_a_tenant_share_its_budget(make_cluster, make_workload):
+    """Two requests in all, not two with and two without the adapter."""
+    groups = open_groups(2)
+    groups["requests_per_s"], groups["burst_requests"] = 1e-6, 2.0
+    groups["budget_group"] = 0
+    bound = Restrictions(
+        names=("bank with adapter lora", "bank"),
+        masks=np.zeros((2, 1), np.uint16),
+        penalties=np.zeros((2, 1)),
+        groups=groups,
+        table=np.array([[0, 1]]),
+        adapters={"lora": 0},
+    )
+    adapters = ["lora", None, "lora", None]
+    workload = make_workload([0.0, 0.1, 0.2, 0.3], [10] * 4, [5] * 4, adapter=adapters)
+    fleet = SimulatedFleet(make_cluster(), workload, FleetConfig(restrictions=bound))
+    fleet.reset(seed=0)
+    fleet.drain()
+    assert fleet.requests["query"]["group"].tolist() == [0, 1, 0, 1]
+    assert fleet.requests["shed_reason"].tolist() == [0, 0, ShedReason.BUDGET, ShedReason.BUDGET]
+
+
+def test_a_budget_of_no_group_is_refused():
+    groups = open_groups(1)
+    groups["budget_group"] = 1
+    with pytest.raises(ValueError, match=r"budget_group must be from 0 to 0, got \[1\]"):
+        Restrictions(
+            names=("all",),
+            masks=np.zeros((1, 1), np.uint16),
+            penalties=np.zeros((1, 1)),
+            groups=groups,
+            table=np.zeros((1, 1), np.int64),
+        )
 
 
 def test_limits_of_the_moment(make_cluster, make_workload):

@@ -6,7 +6,7 @@ Does not know: when a reason applies (`simulator/gateway.py`), or whom it concer
 from enum import IntEnum
 
 
-class Refusal(IntEnum):
+class ShedReason(IntEnum):
     """Reasons for a refusal; 0 is a request that was not refused."""
 
     LATE = 1  # its first token was predicted too late
@@ -15,14 +15,14 @@ class Refusal(IntEnum):
     EMERGENCY = 4  # as LATE, by the limit of an emergency action
 
 
-REFUSAL_TEXTS: dict[Refusal, str] = {
-    Refusal.LATE: "its first token was predicted too far over its limit",
-    Refusal.NOBODY: "no replica was up that could hold it and may have it",
-    Refusal.BUDGET: "its group was over its budget",
-    Refusal.EMERGENCY: "its first token was predicted over the limit of an emergency",
+SHED_TEXTS: dict[ShedReason, str] = {
+    ShedReason.LATE: "its first token was predicted too far over its limit",
+    ShedReason.NOBODY: "no replica was up that could hold it and may have it",
+    ShedReason.BUDGET: "its group was over its budget",
+    ShedReason.EMERGENCY: "its first token was predicted over the limit of an emergency",
 }
 
 
-def refusal_text(reason: int) -> str | None:
+def shed_text(reason: int) -> str | None:
     """Return the words of a reason, None for a request that was not refused."""
-    return REFUSAL_TEXTS[Refusal(reason)] if reason else None
+    return SHED_TEXTS[ShedReason(reason)] if reason else None
