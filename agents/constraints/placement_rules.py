@@ -66,6 +66,100 @@ class PlacementRule:
         return f"{text}."
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApartRule:
+    """Two models that must not depend on the same server or zone.
+
+    Raises:
+        ValueError: both are the same model.
+    """
+
+    models: tuple[str, str]
+    apart: Spread = Spread.SERVERS
+
+    def __post_init__(self) -> None:
+        if self.models[0] == self.models[1]:
+            msg = f"models must be two, got '{self.models[0]}' twice; use spread in its placement"
+            raise ValueError(msg)
+
+    def sentence(self) -> str:
+        """Return the rule in words."""
+        first, second = self.models
+        return f"Models '{first}' and '{second}' share none of the {self.apart}."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservedRule:
+    """Servers that are kept for some models.
+
+    Raises:
+        ValueError: no server or no model is named.
+    """
+
+    pool: str
+    """What they are called."""
+    servers: tuple[str, ...]
+    models: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.servers or not self.models:
+            msg = (
+                f"pool '{self.pool}' must name servers and the models that they are kept for, "
+                f"got servers {self.servers} and models {self.models}"
+            )
+            raise ValueError(msg)
+
+    def sentence(self) -> str:
+        """Return the rule in words."""
+        servers = ", ".join(map(repr, self.servers))
+        models = " and ".join(map(repr, self.models))
+        return f"Pool '{self.pool}' (servers {servers}) is exclusive to model {models}."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeRule:
+    """How many replicas a plan may start.
+
+    Raises:
+        ValueError: the number is below 0.
+    """
+
+    max_starts: int
+
+    def __post_init__(self) -> None:
+        if self.max_starts < 0:
+            msg = f"max_starts must be at least 0, got {self.max_starts}"
+            raise ValueError(msg)
+
+    def sentence(self) -> str:
+        """Return the rule in words."""
+        return f"A plan starts at most {self.max_starts} replicas."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpendRule:
+    """What the GPUs in use may cost.
+
+    Raises:
+        ValueError: the amount is below 0.
+    """
+
+    max_usd_per_hour: float
+
+    def __post_init__(self) -> None:
+        if not self.max_usd_per_hour >= 0:
+            msg = f"max_usd_per_hour must be at least 0, got {self.max_usd_per_hour}"
+            raise ValueError(msg)
+
+    def sentence(self) -> str:
+        """Return the rule in words."""
+        return f"The GPUs in use cost at most {self.max_usd_per_hour:g} USD an hour."
+
+
+PlanRule = PlacementRule | ApartRule | ReservedRule | ChangeRule | SpendRule
+"""Any rule that a plan keeps."""
+
+
 class PlacementEntry(Entry):
     """One item of `placement` in a policy file."""
 
