@@ -5,10 +5,10 @@
    and refusal of one request over 256 replicas: p99 under 200 us.
 2. Memory spike, arrival surge (ten times the rate within 500 ms), GPU loss, engine stall and
    metrics outage on the demo cluster (`shield_scenarios/trouble.py`), with and without the shield,
-   under the analytic scorer, which refuses late requests, and llm-d's weights, which do not. Shares are of the
-   requests from the trouble to 10 s after it. `from event` is simulated time from the trouble to
-   the first deed; the controller looks every 10 ms, so from a signal to its answer it takes at
-   most that and the tick itself.
+   under the analytic scorer, which refuses late requests, and llm-d's weights, which do not. Shares
+   are of the requests from the trouble to 10 s after it. `from event` is simulated time from the
+   trouble to the first deed; the controller looks every 10 ms, so from a signal to its answer it
+   takes at most that and the tick itself.
 
 Run: python benchmarks/shield.py [--json] [--gpus 4096] [--tenants 64] [--ticks 5000] [--seeds 5]
      [--without-trouble]

@@ -185,7 +185,6 @@ def test_a_queue_that_stands_still_is_marked_until_it_is_gone():
     bench = Bench()
     bench.replicas["outstanding_requests"] = 4
     bench.replicas["first_token_at_s"] = 3.0
-    bench.replicas["predicted_wait_s"] = 0.25
     bench.run(3.0)
     # Tokens of others go on coming, so it is not silent.
     bench.replicas["pending_tokens"][0] = 500

@@ -43,7 +43,7 @@ def watch(
         fleet["num_arrived"] += 1
         replicas["busy_s"] += TICK_S
         replicas["probed_at_s"] = now_s
-        replicas["progress_at_s"] = now_s
+        replicas["progress_at_s"] = replicas["first_token_at_s"] = now_s
         change(now_s)
         tick(core, fleet, replicas)
         fired = int(core.detector.memory["fires"][0]) | int(
