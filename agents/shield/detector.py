@@ -24,6 +24,12 @@ from .trigger_levels import TriggerLevels
 NUM_SLOTS = 51
 SPAN_S = 0.5
 
+# Files of compiled code that a tick is made of, and those whose numbers it holds.
+_COMPILED = (
+    *("controller", "detector", "emergency_rules", "guarded_loop", "signals"),
+    *("simulated_signals", "trigger_levels"),
+)
+
 MEMORY_DTYPE = np.dtype(
     [
         ("num_ticks", np.int64),
@@ -40,7 +46,10 @@ MEMORY_DTYPE = np.dtype(
         ("holds", np.int64),
         ("num_silences", np.int64),  # that began or ended
         # A change in any compiled file makes another type, and so compiles anew.
-        (f"source_{source_tag(sorted(Path(__file__).parent.glob('*.py')))}", np.int8),
+        (
+            f"source_{source_tag(Path(__file__).with_name(f'{name}.py') for name in _COMPILED)}",
+            np.int8,
+        ),
     ]
 )
 
