@@ -95,7 +95,7 @@ class SimulatedShield:
         emergencies = self.shield.emergencies
         before = emergencies.num_begun, emergencies.skipped.total()
         if self.shield.obey(fleet):
-            fleet.limit(self.shield.limits)
+            self.set_limits(fleet)
         self._window.num_begun += emergencies.num_begun - before[0]
         self._window.num_skipped += emergencies.skipped.total() - before[1]
 
@@ -106,7 +106,11 @@ class SimulatedShield:
         else:
             self.shield.age(fleet.now_s)
         if self.shield.limits is not before:
-            fleet.limit(self.shield.limits)
+            self.set_limits(fleet)
+
+    def set_limits(self, fleet: SimulatedFleet) -> None:
+        """Hand the fleet what each replica may have from this moment on."""
+        fleet.limit(self.shield.limits)
 
     def report(self) -> GuardReport:
         """Return what was done since the last report."""

@@ -135,21 +135,17 @@ class _Watch(SimulatedShield):
     def __init__(self, config: ShieldConfig) -> None:
         super().__init__(config)
         self.changes: list[tuple[float, str]] = []
+        self.before = np.uint16(0)
 
-    def run(self, fleet: SimulatedFleet, until_s: float) -> None:
-        """Run tick by tick, so that each change of masks has its moment."""
-        while fleet.now_s < until_s:
-            before = self.shield.limits.masks
-            next_s = min(
-                until_s, (round(fleet.now_s / self.config.tick_s) + 1) * self.config.tick_s
-            )
-            super().run(fleet, next_s)
-            after = self.shield.limits.masks
-            for reason in Mask:
-                bit = np.uint16(reason)
-                num = int(((after & ~before) & bit != 0).sum())
-                if num:
-                    self.changes.append((fleet.now_s, f"masks {num} as {reason.name}"))
+    def set_limits(self, fleet: SimulatedFleet) -> None:
+        """Note what is masked from this moment on that was not before."""
+        super().set_limits(fleet)
+        masks = self.shield.limits.masks
+        for reason in Mask:
+            num = int(((masks & ~self.before) & np.uint16(reason) != 0).sum())
+            if num:
+                self.changes.append((fleet.now_s, f"masks {num} as {reason.name}"))
+        self.before = masks
 
 
 def run(

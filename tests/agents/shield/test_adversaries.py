@@ -41,12 +41,9 @@ class Recorder(SimulatedShield):
         self.history = []
         return super().begin(fleet, knobs)
 
-    def run(self, fleet, until_s):
-        while fleet.now_s < until_s:
-            super().run(fleet, min(until_s, fleet.now_s + self.config.tick_s))
-            masks = self.shield.limits.masks
-            if not self.history or not np.array_equal(self.history[-1].masks, masks):
-                self.history.append(InForce(fleet.now_s, masks))
+    def set_limits(self, fleet):
+        super().set_limits(fleet)
+        self.history.append(InForce(fleet.now_s, self.shield.limits.masks))
 
 
 @st.composite
@@ -229,3 +226,14 @@ def test_an_audit_finds_what_is_wrong(make_cluster, make_workload):
     slow = BASE.replace({"backlog": 1.1}).values
     pair = [Setting(0.0, slow, np.zeros(3)), Setting(0.1, quick, np.zeros(3))]
     assert audit_knobs(pair, BASE, limits, BASE) == ["backlog moved faster than it may"]
+
+
+def test_a_queue_that_stands_still_is_barred_from_its_tick_to_its_end(make_cluster, make_workload):
+    scenario = {
+        **PLAIN,
+        "gpus": ["H100-80G"] * 5,
+        "masks": [[Mask.TENANT, 0, 0, Mask.REGION, Mask.TENANT], [0] * 5, [0] * 5],
+        "script": [(Drill.CRASH, 2, 3.1901521990755035), (Drill.STALL, 1, 1.0)],
+        "seed": 156,
+    }
+    hold(scenario, "random", (make_cluster, make_workload))
