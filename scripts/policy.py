@@ -183,7 +183,7 @@ def _print(
 
 
 def _print_replay(console: Console, replay: PolicyReplay) -> None:
-    table = Table(title="on the trace")
+    table = Table(title=f"replayed, {replay.after.num_requests:,} requests")
     for title in ("section", "rule", "requests", "changed", "what it would have done"):
         table.add_column(title, justify="right" if title in ("requests", "changed") else "left")
     for impact in replay.impacts:

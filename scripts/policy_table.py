@@ -24,7 +24,9 @@ _NUM_NAMES = 5
 
 def reach_table(reach: PolicyReach) -> Group:
     """Return what each rule touches, and who finds no replica at all."""
-    table = Table(title="in the trace", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(
+        title="counted in the recording", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
+    )
     table.add_column("rule", vertical="bottom", overflow="fold")
     for name in _COLUMNS:
         table.add_column(name, justify="right", vertical="bottom", no_wrap=True)
