@@ -17,6 +17,7 @@ from ...env.emergency import EMERGENCY_SPECS, Emergency, EmergencyAction
 from .emergency_rules import EmergencyRule, trigger_text
 
 _KINDS = tuple(Emergency)
+_IS_PER_REPLICA = tuple(EMERGENCY_SPECS[kind].is_per_replica for kind in _KINDS)
 # Records kept for reports; older ones are forgotten.
 _NUM_RECORDS = 100_000
 
@@ -66,17 +67,21 @@ class Emergencies:
     skipped: Counter[Emergency] = field(default_factory=Counter)
     records: deque[EmergencyRecord] = field(default_factory=lambda: deque(maxlen=_NUM_RECORDS))
     num_begun: int = 0
+    _amounts: dict[Emergency, float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._amounts = {rule.kind: rule.amount for rule in self.rules}
 
     def obey(self, transitions: np.ndarray, fleet: EmergencyFleet) -> None:
         """Carry out what a tick called for. Shapes: TRANSITION_DTYPE [n]."""
-        for row in transitions:
-            kind = _KINDS[int(row["kind"])]
-            replica = int(row["replica"]) if EMERGENCY_SPECS[kind].is_per_replica else None
-            if row["is_on"]:
-                reason = trigger_text(int(row["triggers"]))
-                self._begin(kind, replica, float(row["at_s"]), reason, fleet)
+        # As plain tuples: a mass failure begins a thousand actions in one tick.
+        for at_s, number, place, is_on, triggers in transitions.tolist():
+            kind = _KINDS[number]
+            replica = place if _IS_PER_REPLICA[number] else None
+            if is_on:
+                self._begin(kind, replica, at_s, trigger_text(triggers), fleet)
             else:
-                self._end(kind, replica, float(row["at_s"]), fleet)
+                self._end(kind, replica, at_s, fleet)
 
     def close(self, now_s: float, fleet: EmergencyFleet) -> None:
         """Undo all that is in force."""
@@ -90,7 +95,7 @@ class Emergencies:
             self.skipped[kind] += 1
             self.records.append(EmergencyRecord(at_s, kind, replica, "skip", reason))
             return
-        amount = next(rule.amount for rule in self.rules if rule.kind is kind)
+        amount = self._amounts[kind]
         touched = fleet.act(EmergencyAction(kind=kind, amount=amount, replica=replica))
         self.active.add((kind, replica))
         self.num_begun += 1

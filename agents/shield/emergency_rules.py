@@ -9,6 +9,7 @@ Does not know: how triggers are computed (`detector.py`) or actions carried out 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum, IntFlag
+from functools import cache
 
 import numpy as np
 from pydantic import Field
@@ -40,6 +41,7 @@ TRIGGER_TEXTS: Mapping[Trigger, str] = {
 }
 
 
+@cache
 def trigger_text(triggers: int, joint: str = " and ") -> str:
     """Return the conditions in words."""
     return joint.join(text for one, text in TRIGGER_TEXTS.items() if triggers & one)

@@ -35,6 +35,8 @@ from trimtab.traces.schema import RequestTrace
 
 NUM_STATES = 16
 STEP_S = 0.1
+TROUBLE_TICKS = 100
+"""Ticks after which other replicas have trouble."""
 
 
 class Doer:
@@ -100,11 +102,14 @@ class _Bench:
     costs: np.ndarray
     view: np.ndarray
     rng: np.random.Generator
+    is_bad: np.ndarray
 
     def stir(self, step: int, trouble_frac: float) -> None:
         """Let a moment pass in the signals, with trouble at so many replicas; not timed."""
         shield, num = self.shield, self.view.size
-        is_bad = self.rng.random(num) < trouble_frac
+        if step % TROUBLE_TICKS == 0:
+            self.is_bad = self.rng.random(num) < trouble_frac
+        is_bad = self.is_bad
         now_s = STEP_S * (step + 1)
         total, own = shield.fleet_signals, shield.signals
         total["now_s"] = now_s
@@ -154,11 +159,12 @@ def measure_ticks(
         costs=costs,
         view=np.zeros(num_replicas, VIEW_DTYPE),
         rng=rng,
+        is_bad=np.zeros(num_replicas, np.bool_),
     )
     spans_ms, cpu_ms = [], []
     for step in range(num_ticks + 20):
         bench.stir(step, trouble_frac)
-        kept = states[step % NUM_STATES]
+        kept = states[step // TROUBLE_TICKS % NUM_STATES]
         state = ClusterState(
             **{name: getattr(kept, name) for name in ClusterState.__slots__ if name != "now_s"},
             now_s=STEP_S * (step + 1),

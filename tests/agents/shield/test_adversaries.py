@@ -162,7 +162,7 @@ def hold(scenario, kind, makers):
     assert found == []
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=30, deadline=None, suppress_health_check=QUIET)
 @given(scenario=scenarios(), kind=st.sampled_from(list(ADVERSARIES)))
 def test_no_adversary_gets_past_the_shield(make_cluster, make_workload, scenario, kind):
     hold(scenario, kind, (make_cluster, make_workload))
