@@ -1,14 +1,11 @@
 """`trimtab policy check`."""
 
 import json
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from trimtab.scripts.cli import app
-
-EXAMPLE = Path(__file__).parents[2] / "env" / "data" / "examples"
 
 
 def run(*arguments: str):
