@@ -10,14 +10,13 @@ from typing import cast
 
 import numpy as np
 
-from . import emergency_orders
+from . import emergency_orders, fleet_orders
 from .capacity import CapacityMove, MoveKind
 from .cluster import ClusterSpec
 from .emergency import Emergency, EmergencyAction
 from .energy import cap_fault
 from .fleet import WindowOutcome
 from .guard import UNGUARDED, Guard
-from .hardware import unknown_name_message
 from .knobs import Knobs
 from .kpis import Kpis, Production, compute_kpis, credit_by_window, production
 from .regret import Regret
@@ -26,14 +25,10 @@ from .simulator.cluster_setup import cap_w
 from .simulator.faults import TroubleRecord, draw_trouble, places_of
 from .simulator.fleet_loop import num_open, refresh_view
 from .simulator.guardrails import set_bias, set_limits
-from .simulator.layout import ASLEEP, DECODING, READY, ROLE_PREFILL, STOPPED, SimulationArrays
+from .simulator.layout import ASLEEP, READY, STOPPED, SimulationArrays
 from .simulator.orders import (
-    can_move,
-    order_link,
-    order_migration,
     order_pause,
     order_start,
-    pages_to_move,
 )
 from .simulator.setup import FleetConfig, allocate
 from .simulator.shadow import set_shadow, take_regret
@@ -51,13 +46,10 @@ from .simulator.window import (
 )
 from .simulator.workload import Workload
 from .state.cluster_state import ClusterState
-from .topology import topology_of
 
 # Longest time that a run may go on after the last arrival, to let open requests finish.
 DRAIN_LIMIT_S = 600.0
 _DRAIN_STEP_S = 5.0
-# States of a replica by their numbers in the arrays.
-STATE_NAMES = ("ready", "down", "stopped", "asleep", "starting", "waking", "draining")
 _NO_STATE = "the fleet has no state yet; call reset(seed=...) first"
 
 
@@ -198,7 +190,7 @@ class SimulatedFleet:
         Raises:
             ValueError: there is no such replica, or it is not stopped.
         """
-        self._check_state(replica, "started", "stopped", STOPPED)
+        fleet_orders.check_state(self, replica, "started", "stopped", STOPPED)
         order_start(self.handle, replica)
 
     def wake(self, replica: int) -> None:
@@ -207,7 +199,7 @@ class SimulatedFleet:
         Raises:
             ValueError: there is no such replica, or it is not asleep.
         """
-        self._check_state(replica, "woken", "asleep", ASLEEP)
+        fleet_orders.check_state(self, replica, "woken", "asleep", ASLEEP)
         order_start(self.handle, replica)
 
     def stop(self, replica: int) -> None:
@@ -216,7 +208,7 @@ class SimulatedFleet:
         Raises:
             ValueError: there is no such replica, or it is not ready.
         """
-        self._check_state(replica, "stopped", "ready", READY)
+        fleet_orders.check_state(self, replica, "stopped", "ready", READY)
         order_pause(self.handle, replica, STOPPED)
 
     def sleep(self, replica: int) -> None:
@@ -225,7 +217,7 @@ class SimulatedFleet:
         Raises:
             ValueError: there is no such replica, or it is not ready.
         """
-        self._check_state(replica, "put to sleep", "ready", READY)
+        fleet_orders.check_state(self, replica, "put to sleep", "ready", READY)
         order_pause(self.handle, replica, ASLEEP)
 
     def move(self, move: CapacityMove) -> None:
@@ -245,16 +237,6 @@ class SimulatedFleet:
         }
         deeds[move.kind](move.replica)
 
-    def _check_state(self, replica: int, deed: str, expected: str, state: int) -> None:
-        replicas = self.arrays.replicas
-        if not 0 <= replica < replicas.size:
-            msg = f"replica must be in [0, {replicas.size - 1}], got {replica}"
-            raise ValueError(msg)
-        if replicas["state"][replica] != state:
-            actual = STATE_NAMES[int(replicas["state"][replica])]
-            msg = f"replica {replica} is {actual}; only one that is {expected} can be {deed}"
-            raise ValueError(msg)
-
     def migrate(self, request: int, to_replica: int) -> None:
         """Move a decoding request with its KV to another replica, where it goes on.
 
@@ -263,33 +245,7 @@ class SimulatedFleet:
         Raises:
             ValueError: the request is not decoding, or the replica cannot take it.
         """
-        self._check_state(to_replica, "migrated to", "ready", READY)
-        if not 0 <= request < self.requests.size:
-            msg = f"request must be in [0, {self.requests.size - 1}], got {request}"
-            raise ValueError(msg)
-        record = self.requests[request]
-        if record["status"] != DECODING:
-            msg = f"request {request} is not decoding; only a decoding request can migrate"
-            raise ValueError(msg)
-        source, target = self.arrays.replicas[[int(record["replica"]), to_replica]]
-        pages = pages_to_move(self.handle, request)
-        fault = None
-        if record["replica"] == to_replica:
-            fault = "is there already"
-        elif source["kv_kind"] != target["kv_kind"]:
-            fault = "has KV of another model or format"
-        elif target["role"] == ROLE_PREFILL:
-            fault = "would come to a prefill replica"
-        elif self._is_ordered(request):
-            fault = "has been ordered to migrate already"
-        elif not self._may_go(request, to_replica):
-            fault = "may not go there by the rules in force"
-        elif not can_move(self.handle, to_replica, request, pages):
-            fault = f"finds no room for {pages} KV pages"
-        if fault:
-            msg = f"request {request} cannot migrate to replica {to_replica}: it {fault}"
-            raise ValueError(msg)
-        order_migration(self.handle, request, to_replica, pages)
+        fleet_orders.migrate(self, request, to_replica)
 
     def can(self, kind: Emergency, replica: int | None = None) -> bool:
         """Whether the fleet, or a replica's engine, can do an emergency action."""
@@ -319,23 +275,7 @@ class SimulatedFleet:
         Raises:
             ValueError: there is no such link, or the share is not in [0, 1].
         """
-        topology = topology_of(self._cluster)
-        names = [link.name for link in topology.links]
-        if name not in names:
-            raise ValueError(unknown_name_message("link", name, names))
-        if not 0 <= factor <= 1:
-            msg = f"factor must be in [0, 1], got {factor}"
-            raise ValueError(msg)
-        order_link(self.handle, topology.link_index(name), float(factor))
-
-    def _may_go(self, request: int, replica: int) -> bool:
-        group = int(self.requests[request]["query"]["group"])
-        is_barred = self.arrays.views["mask"].reshape(-1, self.arrays.replicas.size)[0, replica]
-        return bool(np.isfinite(self.arrays.group_costs[group, replica]) and not is_barred)
-
-    def _is_ordered(self, request: int) -> bool:
-        rows = self.arrays.transfers[: self.arrays.fleet[0]["num_transfers"]]
-        return bool((rows["request"] == request).any())
+        fleet_orders.degrade_link(self, name, factor)
 
     def advance(self, span_s: float) -> WindowOutcome:
         """Run the fleet for some time.

@@ -90,7 +90,7 @@ class ReplicaCapacity:
 
     place: Place
     state: str
-    """As `env.simulated_fleet.STATE_NAMES` has it."""
+    """As `env.fleet_orders.STATE_NAMES` has it."""
     gpu_limit_w: float
     """Power limit of each of its GPUs' boards."""
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from trimtab.env.capacity import CapacityMove, MoveKind
 from trimtab.env.cluster import ClusterSpec, InitialState
 from trimtab.env.cluster_file import load_cluster
+from trimtab.env.fleet_orders import STATE_NAMES
 from trimtab.env.knobs import Knobs
 from trimtab.env.latency import iteration_time_s
-from trimtab.env.simulated_fleet import STATE_NAMES, SimulatedFleet
+from trimtab.env.simulated_fleet import SimulatedFleet
 from trimtab.env.simulator.faults import FaultConfig
 from trimtab.env.simulator.layout import FAILED, FINISHED, SHED
 from trimtab.env.simulator.setup import FleetConfig, replica_coefficients
