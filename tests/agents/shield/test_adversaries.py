@@ -200,16 +200,12 @@ def test_without_the_shield_a_policy_that_raises_stops_the_fleet():
         Adversary("raising").demand(3)
 
 
-@pytest.mark.parametrize("kind", ["nan", "huge", "late", "wrong-shape", "raising"])
+@pytest.mark.parametrize("kind", ["nan", "late", "wrong-shape", "raising"])
 def test_what_is_plainly_wrong_never_rules_for_a_single_window(make_cluster, make_workload, kind):
     _, policy = play_shielded(PLAIN, (make_cluster, make_workload), kind)
     counts = policy.fallback.counts_by_name()
-    if kind == "huge":
-        # Finite, so it is brought within the limits, and judged by what it does.
-        assert policy.verdict is not None
-    else:
-        assert sum(counts.values()) >= SPAN_S / WINDOW_S
-        assert policy.verdict.is_fallback
+    assert sum(counts.values()) >= SPAN_S / WINDOW_S
+    assert policy.verdict.is_fallback
 
 
 def test_an_audit_finds_what_is_wrong(make_cluster, make_workload):
