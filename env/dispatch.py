@@ -382,7 +382,7 @@ def full_chunk_token_s(coefficients, chunk_tokens):
 
 
 @compiled
-def _fill_terms(
+def fill_terms(
     view, nominal, query, hit_tokens, knobs, bias, now_s, replica, scale, random_state, terms
 ):
     """Fill `terms` [NUM_TERMS] with all parts of a replica's cost."""
@@ -418,7 +418,7 @@ def explain(
     knobs["random_weight"] = knobs["round_robin_weight"] = 0.0
     for replica in range(view.size):
         terms = np.zeros(NUM_TERMS)
-        _fill_terms(
+        fill_terms(
             view, nominal, query[0], hit_tokens, knobs[0], bias, now_s, replica,
             scale, random_state, terms,
         )  # fmt: skip

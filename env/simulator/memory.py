@@ -47,7 +47,15 @@ from .layout import (
 )
 
 _COMPILED_FILES = (
-    *("compiled.py", "dispatch.py", "energy.py", "knobs.py", "latency.py", "shortlist.py"),
+    *(
+        "compiled.py",
+        "dispatch.py",
+        "energy.py",
+        "gateway_counts.py",
+        "knobs.py",
+        "latency.py",
+        "shortlist.py",
+    ),
     *("budget.py", "masks.py", "restrictions.py", "shed_reason.py", "shadow.py", "topology.py"),
     "../traces/hashing.py",
 )
