@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ...traces.errors import MissingExtraError
+from .engine_error import EngineError
 from .kv_stream import Batch, EventSink, KvStream, StreamCounts
 from .live_replica import LiveReplica
 
@@ -31,7 +32,7 @@ _REPLAY_SILENCE_S: Final = 1.0
 _REPLAY_S: Final = 5.0
 # High-water mark of both engines' publishers, batches.
 _MAX_QUEUED: Final = 100_000
-_POLL_MS: Final = 200
+_POLL_MS: Final = 50
 # Taken from one engine before the others have their turn.
 _MAX_IN_A_ROW: Final = 256
 
@@ -72,21 +73,22 @@ class KvSubscriber:
     """Hears the KV events of several engines, and keeps an index of what they hold."""
 
     def __init__(self, sources: Sequence[KvSource], sink: EventSink) -> None:
-        """Listen to sources, once started.
+        """Open sockets; events are taken once started.
 
-        Raises: MissingExtraError without pyzmq.
+        Raises: MissingExtraError without pyzmq; EngineError if an address is none or is taken.
         """
         self._zmq = _import_zmq()
         self._context = self._zmq.Context()
         self._lock = threading.Lock()  # of the streams: the thread's, and who says what sleeps
-        self._streams = {
-            source.replica: KvStream(source.replica, sink, self._replay_of(source))
-            for source in sources
-        }
-        self._sources = tuple(sources)
-        self._is_asleep: dict[int, bool] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kv-events", daemon=True)
+        self._sink = sink
+        self._streams: dict[int, KvStream] = {}
+        self._by_socket: dict[Any, KvStream] = {}
+        self._by_monitor: dict[Any, KvStream] = {}
+        for source in sources:
+            self._add(source)
+        self._is_asleep: dict[int, bool] = {}
         self.num_strange = 0
         """Messages that are no events: other frames than three, or a number of other length."""
 
@@ -99,7 +101,23 @@ class KvSubscriber:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
+        for socket in self._by_socket:
+            socket.disable_monitor()
+        for socket in (*self._by_socket, *self._by_monitor):
+            socket.close(linger=0)
         self._context.destroy(linger=0)
+
+    @property
+    def addresses(self) -> Mapping[int, str]:
+        """Where each replica's events come in; with the port that `bind:` with `*` got."""
+        option = self._zmq.LAST_ENDPOINT
+        sockets = zip(self._streams, self._by_socket, strict=True)
+        return {replica: socket.getsockopt_string(option) for replica, socket in sockets}
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether events are taken."""
+        return self._thread.is_alive()
 
     @property
     def counts(self) -> Mapping[int, StreamCounts]:
@@ -117,39 +135,42 @@ class KvSubscriber:
                 stream.fell_asleep()
 
     def _run(self) -> None:
-        zmq, poller = self._zmq, self._zmq.Poller()
-        by_socket: dict[Any, KvStream] = {}
-        by_monitor: dict[Any, KvStream] = {}
+        poller = self._zmq.Poller()
+        for socket in (*self._by_socket, *self._by_monitor):
+            poller.register(socket, self._zmq.POLLIN)
         try:
-            for source in self._sources:
-                socket, monitor = self._open(source)
-                by_socket[socket] = by_monitor[monitor] = self._streams[source.replica]
-                poller.register(socket, zmq.POLLIN)
-                poller.register(monitor, zmq.POLLIN)
             while not self._stop.is_set():
                 for socket, _ in poller.poll(_POLL_MS):
                     with self._lock:
-                        if socket in by_monitor:
+                        if socket in self._by_monitor:
                             socket.recv_multipart()
-                            by_monitor[socket].disconnected()
+                            self._by_monitor[socket].disconnected()
                         else:
-                            self._take(socket, by_socket[socket])
-        finally:
-            for socket in by_socket:
-                socket.disable_monitor()
-                socket.close(linger=0)
+                            self._take(socket, self._by_socket[socket])
+        except Exception:
+            _LOG.exception("KV events are heard no more: what engines hold is not known")
+            for replica in self._streams:
+                self._sink.clear(replica)
 
-    def _open(self, source: KvSource) -> tuple[Any, Any]:
+    def _add(self, source: KvSource) -> None:
         zmq = self._zmq
         socket = self._context.socket(zmq.SUB)
         socket.set_hwm(_MAX_QUEUED)
         socket.setsockopt(zmq.SUBSCRIBE, b"")
         monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        if source.is_bound:
-            socket.bind(source.address)
-        else:
-            socket.connect(source.address)
-        return socket, monitor
+        stream = KvStream(source.replica, self._sink, self._replay_of(source))
+        self._by_socket[socket] = self._by_monitor[monitor] = stream
+        self._streams[source.replica] = stream
+        try:
+            (socket.bind if source.is_bound else socket.connect)(source.address)
+        except zmq.ZMQError as error:
+            self.close()
+            does = "listen for" if source.is_bound else "connect to"
+            msg = (
+                f"cannot {does} KV events of replica {source.replica} at {source.address!r}: "
+                f"{error}; expected tcp://HOST:PORT"
+            )
+            raise EngineError(msg) from error
 
     def _take(self, socket: Any, stream: KvStream) -> None:
         for _ in range(_MAX_IN_A_ROW):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kv_publisher import CLEARED, payload_of, removed, stored
+from kv_payloads import CLEARED, payload_of, removed, stored
 from shared_data import SHARED
 
 from trimtab.runtime.engines.kv_events import (

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kv_publisher import CLEARED, payload_of, removed
+from kv_payloads import CLEARED, payload_of, removed
 
 from trimtab.runtime.engines.kv_events import AllCleared, BlocksRemoved, KvEvent
 from trimtab.runtime.engines.kv_stream import Batch, KvStream
