@@ -5,20 +5,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-
-zmq = pytest.importorskip("zmq", reason="extra engines is not installed: KV events need pyzmq")
-
+import zmq
 from kv_payloads import CLEARED, payload_of, removed
-from kv_publisher import Publisher  # noqa: E402
+from kv_publisher import Publisher
 
-from trimtab.runtime.engines.engine_error import EngineError  # noqa: E402
-from trimtab.runtime.engines.kv_events import AllCleared, BlocksRemoved, KvEvent  # noqa: E402
-from trimtab.runtime.engines.kv_subscriber import (  # noqa: E402
+from trimtab.runtime.engines.engine_error import EngineError
+from trimtab.runtime.engines.kv_events import AllCleared, BlocksRemoved, KvEvent
+from trimtab.runtime.engines.kv_subscriber import (
     KvSource,
     KvSubscriber,
     kv_sources,
 )
-from trimtab.runtime.engines.live_replica import EngineKind, LiveReplica  # noqa: E402
+from trimtab.runtime.engines.live_replica import EngineKind, LiveReplica
 
 FAULT = 666  # raises where events go
 
