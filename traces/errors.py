@@ -7,6 +7,7 @@
     |-- SimulationError        the simulator was asked for something it cannot do
     |-- MissingExtraError      an optional package is not installed
     |-- FrameError             a telemetry frame is refused (runtime/telemetry/frames.py)
+    |-- RequestFault           a live request cannot be served as it is (runtime/understanding)
     `-- ProbeUnavailableError  a probe's source is not there (runtime/telemetry/probes/probe.py)
 
 Wrong arguments to a function are plain `ValueError`. A message says what is wrong, the value,
