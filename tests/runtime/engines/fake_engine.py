@@ -1,4 +1,4 @@
-"""An engine's HTTP interface on loopback that answers as it was told, and notes what it was asked."""
+"""An engine on loopback that answers as it was told, and notes what it was asked."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
