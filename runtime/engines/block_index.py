@@ -12,7 +12,7 @@ Does not know: how events come (`kv_subscriber.py`), or how the index finds a pr
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -32,6 +32,10 @@ _NEAR_MEDIA: Final = frozenset({None, "GPU"})
 _PREFIX_KINDS: Final = frozenset(
     {None, "full_attention", "mla_attention", "sink_full_attention", "unknown"}
 )
+
+
+SeedOf = Callable[[int, str | None], int | np.uint64]
+"""Returns where the chain of a prompt begins, by replica and adapter."""
 
 
 class HolderIndex(Protocol):
@@ -85,13 +89,22 @@ class _Block:
     """Blocks of the fleet's size that end in it."""
 
 
+def _adapter_seed(replica: int, adapter: str | None) -> np.uint64:
+    return adapter_seed(adapter)
+
+
 class EngineBlockIndex:
     """The blocks of several engines. Threads may call it."""
 
     def __init__(
-        self, holders: HolderIndex, *, block_tokens: int, max_blocks: int = MAX_BLOCKS
+        self,
+        holders: HolderIndex,
+        *,
+        block_tokens: int,
+        max_blocks: int = MAX_BLOCKS,
+        seed_of: SeedOf = _adapter_seed,
     ) -> None:
-        """`block_tokens` is the fleet's block: what a request's `blocks` are made of.
+        """`block_tokens` and `seed_of` say what a request's `blocks` are made of.
 
         Raises: ValueError if a size is below 1.
         """
@@ -101,6 +114,7 @@ class EngineBlockIndex:
         self._holders = holders
         self._block_tokens = block_tokens
         self._max_blocks = max_blocks
+        self._seed_of = seed_of
         self._blocks: dict[int, dict[BlockHash, _Block]] = {}
         self._far_groups: dict[int, set[int]] = {}
         self._lock = threading.Lock()
@@ -134,7 +148,8 @@ class EngineBlockIndex:
         """
         with self._lock:
             known = self._known(replica)
-            parent = _root(adapter) if parent_hash is None else known.get(parent_hash)
+            root = _Block(np.uint64(self._seed_of(replica, adapter)), 0, NO_BLOCKS)
+            parent = root if parent_hash is None else known.get(parent_hash)
             if parent is None:
                 self.counts.orphans += len(block_hashes)
                 return
@@ -213,7 +228,3 @@ class EngineBlockIndex:
             end_tokens=parent.end_tokens + tokens.size,
             own=states[to_boundary - 1 :: self._block_tokens].copy(),
         )
-
-
-def _root(adapter: str | None) -> _Block:
-    return _Block(state=adapter_seed(adapter), end_tokens=0, own=NO_BLOCKS)

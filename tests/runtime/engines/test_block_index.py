@@ -103,6 +103,19 @@ def test_an_adapter_holds_only_its_own() -> None:
     assert fleet.held_tokens(PROMPT, "sql") == [32, 0]
 
 
+def test_chains_begin_where_the_fleet_lets_them_begin() -> None:
+    prefixes = PrefixIndex([10, 10])
+    index = EngineBlockIndex(
+        prefixes, block_tokens=16, seed_of=lambda replica, adapter: 1000 + replica
+    )
+    (event,) = decode_batch(payload_of(stored([11], None, PROMPT[:16], 16))).events
+    for replica in (0, 1):
+        index.apply(replica, event)
+    for replica, depths in ((0, [1, 0]), (1, [0, 1])):
+        blocks = token_block_hashes(np.array(PROMPT), 16, np.uint64(1000 + replica))
+        assert prefixes.match(blocks).tolist() == depths
+
+
 def test_what_is_not_sure_is_not_believed_and_is_counted() -> None:
     fleet = Fleet()
     fleet.tell(stored([12], 11, PROMPT[16:32], 16))  # its parent never came
