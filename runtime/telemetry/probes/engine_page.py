@@ -102,7 +102,7 @@ def _parse(lines: Sequence[str]) -> dict[str, list[tuple[Mapping[str, str], floa
     """Return the samples that some signal asks for; the other lines are not parsed at all."""
     wanted = _wanted_names()
     asked = [line for line in lines if line.partition("{")[0].partition(" ")[0].strip() in wanted]
-    samples = defaultdict(list)
+    samples: dict[str, list[tuple[Mapping[str, str], float]]] = defaultdict(list)
     for family in text_string_to_metric_families("\n".join(asked) + "\n"):
         for sample in family.samples:
             samples[sample.name].append((sample.labels, float(sample.value)))
