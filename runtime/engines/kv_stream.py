@@ -63,7 +63,8 @@ class StreamCounts:
     disconnects: int = 0
     catch_ups: int = 0
     """Times that the engine was asked for all that we had not heard."""
-    sleeps: int = 0
+    resets: int = 0
+    """Times that somebody else said that the engine's KV is gone."""
 
 
 class KvStream:
@@ -109,9 +110,9 @@ class KvStream:
         if self._expected is not None:
             self._begin_anew()
 
-    def fell_asleep(self) -> None:
-        """The engine sleeps: its KV is gone, though it may never say so."""
-        self.counts.sleeps += 1
+    def was_reset(self) -> None:
+        """The engine sleeps, or was told to forget: its KV is gone, before it says so if ever."""
+        self.counts.resets += 1
         self._sink.clear(self._replica)
 
     def _begin_anew(self) -> None:

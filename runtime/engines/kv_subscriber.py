@@ -131,13 +131,17 @@ class KvSubscriber:
 
     def see_awake(self, replica: int, is_awake: bool | None) -> None:
         """Take an engine's sleep gauge, None if it is absent; who falls asleep holds nothing."""
-        stream = self._streams.get(replica)
-        if stream is None or is_awake is None:
+        if replica not in self._streams or is_awake is None:
             return
         was_asleep, self._is_asleep[replica] = self._is_asleep.get(replica, False), not is_awake
         if not is_awake and not was_asleep:
+            self.see_reset(replica)
+
+    def see_reset(self, replica: int) -> None:
+        """Take it that an engine dropped its cache; an idle one says so with its next step only."""
+        if replica in self._streams:
             with self._lock:
-                stream.fell_asleep()
+                self._streams[replica].was_reset()
 
     def _run(self) -> None:
         poller = self._zmq.Poller()

@@ -158,13 +158,13 @@ def test_numbers_that_no_engine_would_send_cost_nothing() -> None:
     assert stream.counts.lost == 2**64 - 4
 
 
-def test_who_falls_asleep_holds_nothing() -> None:
+def test_who_was_reset_holds_nothing() -> None:
     stream, heard, _ = make_stream([])
     stream.take(*batch(0))
-    stream.fell_asleep()
+    stream.was_reset()
     stream.take(*batch(1))
     assert heard.said == [0, None, 1]
-    assert stream.counts.sleeps == 1
+    assert stream.counts.resets == 1
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,9 @@ def test_the_sleep_gauge_clears_once_when_it_turns(publisher: Publisher) -> None
             subscriber.see_awake(0, is_awake)
         subscriber.see_awake(9, False)  # a replica without events
         heard.wait_for(0, None, None)
-        assert subscriber.counts[0].sleeps == 2
+        subscriber.see_reset(0)
+        heard.wait_for(0, None, None, None)
+        assert subscriber.counts[0].resets == 3
 
 
 def test_sources_are_those_replicas_that_publish() -> None:

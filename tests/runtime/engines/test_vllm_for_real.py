@@ -184,8 +184,14 @@ def test_kv_events_say_what_each_holds(replicas: list[LiveReplica]) -> None:
             await until(lambda: prefixes.match(blocks).tolist() == [20, 20])
             assert await one.cached_tokens(PROMPT) == 10 * BLOCK_TOKENS
             await one.engine.reset_prefix_cache()
-            await until(lambda: prefixes.match(blocks).tolist() == [0, 20])
+            await asyncio.sleep(1.0)
+            print(f"\n1 s after a reset while idle: {prefixes.match(blocks)}")
+            subscriber.see_reset(0)  # an idle engine says so with its next step only
+            assert prefixes.match(blocks).tolist() == [0, 20]
+            clears = index.counts.clears
             assert await one.cached_tokens(PROMPT) == 0
+            await until(lambda: prefixes.match(blocks).tolist() == [20, 20])
+            assert index.counts.clears == clears + 1  # the engine's own
             print(f"\nheard: {subscriber.counts}, blocks: {index.counts}")
             assert index.counts.orphans == 0
             await hears_late()
@@ -212,6 +218,7 @@ def test_kv_events_say_what_each_holds(replicas: list[LiveReplica]) -> None:
     try:
         run(scenario)
     finally:
+        print(f"\nheld: {prefixes.match(blocks)}, {subscriber.counts}, {index.counts}")
         subscriber.close()
 
 
