@@ -10,6 +10,7 @@ Source: vllm/distributed/kv_events.py of vLLM 0.32.0; sglang/srt/disaggregation/
 SGLang 0.5.10.
 """
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -197,13 +198,13 @@ def _hash(value: object) -> BlockHash:
 
 
 def _token_ids(value: object) -> NDArray[np.int64]:
-    if not isinstance(value, list) or not all(type(token) is int for token in value):
-        msg = "token_ids is no list of numbers"
+    if not isinstance(value, list):
+        msg = "token_ids is no list"
         raise ValueError(msg)
     try:
-        return np.array(value, np.int64)
-    except OverflowError as error:
-        msg = "a token id is beyond 64 bits"
+        return np.frombuffer(array("q", value), np.int64)
+    except (TypeError, OverflowError) as error:
+        msg = f"token_ids holds what is no token id: {error}"
         raise ValueError(msg) from error
 
 

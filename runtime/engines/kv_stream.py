@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from .kv_events import KvEvent, decode_batch
+from .kv_runs import joined
 
 _LOG = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ class KvStream:
             self._log_broken(sequence, str(error))
             self._sink.clear(self._replica)
             return
-        for event in batch.events:
+        for event in joined(batch.events):
             self._sink.apply(self._replica, event)
         self.counts.events += len(batch.events)
         self.counts.unknown += batch.num_unknown

@@ -1,7 +1,7 @@
 """Batches that are missing, come late, come twice, or come from an engine that began anew."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kv_payloads import CLEARED, payload_of, removed
 
@@ -191,6 +191,7 @@ def test_an_engines_own_clear_is_taken() -> None:
     assert heard.said == [None]
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 11), min_size=1, max_size=40), st.booleans())
 def test_in_whatever_order_they_come_none_is_believed_out_of_order(
     order: list[int], has_replay: bool

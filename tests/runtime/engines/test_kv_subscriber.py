@@ -34,9 +34,10 @@ class Heard:
             self.clear(replica)
             return
         assert isinstance(event, BlocksRemoved)
-        if event.block_hashes[0] == FAULT:
+        if FAULT in event.block_hashes:
             raise KeyError(FAULT)
-        self._note(replica, event.block_hashes[0])
+        for block_hash in event.block_hashes:
+            self._note(replica, block_hash)
 
     def clear(self, replica: int) -> None:
         self._note(replica, None)
@@ -204,8 +205,8 @@ def test_a_fault_of_ours_is_logged_and_nothing_more_is_believed(
     publisher: Publisher, caplog: pytest.LogCaptureFixture
 ) -> None:
     with listening(publisher) as (_, heard):
-        publisher.publish(removed([0]), removed([FAULT]))
-        heard.wait_for(0, None)
+        publisher.publish(removed([0]), CLEARED, removed([FAULT]))
+        heard.wait_for(0, None, None)
     assert "KV events are heard no more" in caplog.text
 
 
