@@ -163,13 +163,12 @@ def test_reordered_and_repeated_batches_do_no_harm(publisher: Publisher) -> None
 
 def test_a_connection_that_breaks_clears_and_the_next_life_is_heard_from_its_beginning() -> None:
     publisher = Publisher()
-    port = int(publisher.events.rpartition(":")[2])
     with listening(publisher) as (subscriber, heard):
         publisher.publish(removed([0]))
         heard.wait_for(0)
         publisher.close()
         heard.wait_for(0, None)
-        again = Publisher(port=port)
+        again = Publisher(address=publisher.events, replay=publisher.replay)
         try:
             again.wait_for_subscriber()
             again.sequence = 1  # it counts on where the other ended
