@@ -37,6 +37,20 @@ def write_directory(target: Path, files: Mapping[str, bytes]) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def replace_file(target: Path, content: bytes) -> None:
+    """Write a file in place of what is there; nobody sees half of it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new = target.with_name(f".{target.name}.{uuid.uuid4().hex}.new")
+    try:
+        with new.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(target)
+    finally:
+        new.unlink(missing_ok=True)
+
+
 def write_new_file(target: Path, content: bytes) -> bool:
     """Write a file that must not be there yet; return False, and change nothing, if it is.
 

@@ -16,7 +16,6 @@ from ...env.knobs import Knobs
 from ...env.restrictions import GROUP_DTYPE, Restrictions, unrestricted
 from ...env.shadow import JUDGE_KNOBS
 from ...env.shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
-from ...env.simulator.served_models import served_models
 from ...env.simulator.setup import replica_coefficients
 from ...env.simulator.shadow import shadow_arrays
 
@@ -127,17 +126,19 @@ def handle(arrays: LiveArrays) -> np.ndarray:
 def allocate(
     cluster: ClusterSpec,
     *,
+    models: np.ndarray,
     knobs: Knobs,
     seed: int,
     num_candidates: int,
     num_kept: int,
 ) -> LiveArrays:
-    """Return the arrays of a gateway that knows nothing yet of its replicas but what they are."""
+    """Return the arrays of a gateway that knows nothing yet of its replicas but what they are.
+
+    Shapes: `models` int64 [R], which of the models that are asked for each serves.
+    """
     num_replicas = len(cluster.replicas)
     nominal = replica_coefficients(cluster)
     restrictions = unrestricted(num_replicas)
-    names = served_models(cluster)
-    models = np.array([names.index(replica.model) for replica in cluster.replicas], np.int64)
     cursors = np.zeros(1, CURSOR_DTYPE)
     cursors["num_candidates"] = num_candidates
     cursors["shed_limits"] = cursors["most_output_tokens"] = np.inf

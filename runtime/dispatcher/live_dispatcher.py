@@ -5,6 +5,7 @@ One thread owns it: the gateway's. A call takes some microseconds and waits for 
 Does not know: HTTP, where the rules and knobs come from, or how metrics pages are fetched.
 """
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,15 @@ from ...env.simulator.setup import SUBSET_CANDIDATES, SUBSET_REPLICAS
 from .decision_ring import DecisionRing
 from .dispatcher import DispatchListener
 from .live_arrays import allocate, group_arrays, handle
-from .live_kernel import PLACED, note_end, note_first_token, note_page, place, refresh
+from .live_kernel import (
+    PLACED,
+    note_end,
+    note_first_token,
+    note_page,
+    note_prefilled,
+    place,
+    refresh,
+)
 from .prefix_index import PrefixIndex
 from .request import Ending, Placement, Refusal, RequestEnd, RequestFacts
 from .totals import DispatchTotals
@@ -68,22 +77,33 @@ class LiveDispatcher:
         *,
         knobs: Knobs,
         listeners: Sequence[DispatchListener] = (),
+        served: Sequence[str] = (),
         seed: int = 0,
         keep_every: int = 0,
         num_kept: int = 64,
     ) -> None:
         """Every `keep_every`-th decision is kept in full, the newest `num_kept` of them.
 
+        `served` is what each replica's engine calls its model: replicas of one name take the same
+        requests, whatever the cluster calls their models. Without it, those of one model do.
+
         Raises:
-            ValueError: `keep_every` is below 0.
+            ValueError: `keep_every` is below 0, or `served` is of another number of replicas.
         """
         if keep_every < 0:
             msg = f"keep_every must be at least 1, or 0 for none, got {keep_every}"
             raise ValueError(msg)
         num_replicas = len(cluster.replicas)
+        names = list(served) or [replica.model for replica in cluster.replicas]
+        if len(names) != num_replicas:
+            msg = f"served must name the model of {num_replicas} replicas, got {len(names)}"
+            raise ValueError(msg)
         self.cluster = cluster
+        self.model_names: tuple[str, ...] = tuple(dict.fromkeys(names))
+        """What is served, in the order of `RequestFacts.model_index`."""
         self._arrays = allocate(
             cluster,
+            models=np.array([self.model_names.index(name) for name in names], np.int64),
             knobs=knobs,
             seed=seed,
             num_candidates=SUBSET_CANDIDATES if num_replicas >= SUBSET_REPLICAS else 0,
@@ -104,9 +124,12 @@ class LiveDispatcher:
         """When something last came from each replica; [R]."""
         self.restrictions = unrestricted(num_replicas)
         self.limits = no_limits(cluster)
+        self.tightest_ttft_s = np.inf
+        """Shortest limit on TTFT that anybody has asked for."""
         self.policy_version = ""
         self.knob_version = 0
         self._num_decided = 0
+        self._unseen: list[tuple[float, int, Placement]] = []
         self.knobs = knobs
         self.set_limits(self.limits)
         self.set_knobs(knobs)
@@ -253,6 +276,8 @@ class LiveDispatcher:
         totals.arrived_weight += facts.weight
         totals.arrived[facts.priority] += 1
         totals.input_tokens[facts.priority] += facts.input_tokens
+        if facts.ttft_slo_s < self.tightest_ttft_s:
+            self.tightest_ttft_s = facts.ttft_slo_s
         chosen = self._place(facts, now_s, is_first=True)
         if isinstance(chosen, Placement):
             totals.num_placed += 1
@@ -309,7 +334,7 @@ class LiveDispatcher:
             self.decisions.own(facts.request_id, self.knob_version, self.policy_version)
         if status != PLACED:
             return self._refusal(facts, ShedReason(status))
-        return Placement(
+        placement = Placement(
             facts=facts,
             replica=replica,
             number=self._num_decided,
@@ -321,6 +346,23 @@ class LiveDispatcher:
             placed_at_s=now_s,
             group=group,
         )
+        if not facts.is_stream:
+            heapq.heappush(self._unseen, (now_s + ttft_s, self._num_decided, placement))
+        return placement
+
+    def settle(self, now_s: float) -> None:
+        """Take the prompts of answers that do not stream off the backlog, when it is their time.
+
+        Nothing is seen of such an answer before its end, so its prediction stands for its first
+        token.
+        """
+        unseen = self._unseen
+        while unseen and unseen[0][0] <= now_s:
+            placement = heapq.heappop(unseen)[2]
+            if not placement.is_ended:
+                placement.is_prefilled = True
+                uncached_tokens = placement.facts.input_tokens - placement.hit_tokens
+                note_prefilled(self._handle, placement.replica, uncached_tokens, now_s)
 
     def _refusal(self, facts: RequestFacts, reason: ShedReason) -> Refusal:
         totals = self.totals
@@ -338,6 +380,7 @@ class LiveDispatcher:
     def first_token(self, placement: Placement, now_s: float) -> None:
         """Note the first byte of an answer's body."""
         placement.first_token_at_s = now_s
+        placement.is_prefilled = True
         self.token_at_s[placement.replica] = now_s
         note_first_token(
             self._handle, placement.replica, placement.facts.input_tokens - placement.hit_tokens,
@@ -349,11 +392,11 @@ class LiveDispatcher:
         self.token_at_s[replica] = now_s
 
     def _leave(self, placement: Placement) -> None:
-        had_token = placement.first_token_at_s == placement.first_token_at_s
+        placement.is_ended = True
         note_end(
             self._handle, placement.replica, placement.facts.input_tokens,
             placement.counted_output_tokens,
-            placement.facts.input_tokens - placement.hit_tokens, had_token,
+            placement.facts.input_tokens - placement.hit_tokens, placement.is_prefilled,
         )  # fmt: skip
 
     def finish(self, placement: Placement, end: RequestEnd) -> None:

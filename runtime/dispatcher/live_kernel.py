@@ -328,6 +328,14 @@ def note_first_token(handle, replica, uncached_tokens, observed_s, predicted_s, 
 
 
 @compiled
+def note_prefilled(handle, replica, uncached_tokens, now_s):
+    """Note that a request is believed to have its prefill behind it, as nothing is seen of it."""
+    v = _views_of(handle[0])[replica]
+    v.pending_tokens = max(0.0, v.pending_tokens - uncached_tokens)
+    v.progress_at_s = now_s
+
+
+@compiled
 def note_end(handle, replica, input_tokens, expected_tokens, uncached_tokens, had_token):
     """Note that a request left its replica."""
     d = handle[0]

@@ -77,6 +77,10 @@ class Placement(msgspec.Struct, kw_only=True, gc=False):
     tried: tuple[int, ...] = ()
     """Replicas that did not answer."""
     first_token_at_s: float = float("nan")
+    is_prefilled: bool = False
+    """Its prompt does not count as backlog any more."""
+    is_ended: bool = False
+    """It has left this replica."""
     group: int = 0
     """Of the rules that it is under."""
 

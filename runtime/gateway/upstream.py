@@ -144,6 +144,8 @@ class UpstreamPool:
         self.replica = replica
         self.exchanges: set[Exchange] = set()
         """Those that this replica has."""
+        self.refused_at_s = float("nan")
+        """When it last could not be reached; NaN once it could again."""
         self.host_header = f"host: {replica.host}:{replica.port}\r\n".encode()
         self.name = replica.name.encode()
         key = replica.api_key
@@ -178,11 +180,13 @@ class UpstreamPool:
                 )
         except (OSError, TimeoutError) as error:
             self._counts.num_connect_failures += 1
+            self.refused_at_s = loop.time()
             if exchange.is_waiting(attempt):
                 what = "did not accept in time" if isinstance(error, TimeoutError) else str(error)
                 exchange.on_upstream_lost(f"could not be reached ({what})")
             return
         self._all.add(connection)
+        self.refused_at_s = float("nan")
         if exchange.is_waiting(attempt):
             exchange.upstream = connection
             connection.send(exchange, data)

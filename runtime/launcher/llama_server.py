@@ -7,18 +7,10 @@ Run: `python -m trimtab.runtime.launcher.llama_server --model FILE --port PORT`.
 """
 
 import argparse
-import ctypes
 import signal
-import sys
 import threading
 
-# prctl(2): the signal that a process gets when its parent dies.
-_PR_SET_PDEATHSIG = 1
-
-
-def _die_with_parent() -> None:
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+from ..serving.child import die_with_parent
 
 
 def _arguments() -> argparse.Namespace:
@@ -35,7 +27,7 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Serve until SIGTERM."""
-    _die_with_parent()
+    die_with_parent()
     arguments = _arguments()
     import xllamacpp
 

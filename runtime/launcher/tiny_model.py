@@ -172,7 +172,7 @@ def _tensors(model: TinyModel, num_tokens: int) -> list[tuple[str, np.ndarray]]:
 
     def drawn(rows: int, columns: int, scale: float = 1.0) -> np.ndarray:
         values = rng.standard_normal((rows, columns), dtype=np.float32)
-        return (values * (scale / np.sqrt(columns))).astype(np.float16)
+        return np.asarray(values * (scale / np.sqrt(columns)), np.float16)
 
     width, kv_width, mlp = model.width, model.num_kv_heads * HEAD_VALUES, model.mlp_width
     ones = np.ones(width, np.float32)

@@ -15,7 +15,7 @@ from ..dispatcher.request import Placement, Refusal, RequestEnd, RequestFacts
 class CallTenant(Protocol):
     """What must be known of the tenant whose key came with a call; the gateway's `Tenant` is one.
 
-    A limit of NaN is none.
+    A limit of infinity is none.
     """
 
     @property

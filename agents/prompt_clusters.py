@@ -1,0 +1,193 @@
+"""Prompts that are alike, told by their words: a stable number for each of some clusters.
+
+The beginning and the end of a prompt are cut into words (of other scripts, into characters). Each
+word is hashed, weighted by how rare it is, and added to a short vector, whose direction is
+compared with the clusters' centres. A prompt unlike all opens a cluster while there is room; else
+the nearest centre moves a little towards it. A cluster keeps its number for ever.
+
+Does not know: what a cluster means, or what follows from it.
+Source: feature hashing (Weinberger et al., ICML 2009); spherical online k-means (Zhong 2005).
+"""
+
+import math
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numba import carray  # type: ignore[attr-defined]
+from numpy.typing import NDArray
+
+from ..env.compiled import compiled, inlined, source_tag
+from ..traces.hashing import mix64
+from .quick_math import pointer_to, quick_log
+
+NUM_CLUSTERS = 64
+NUM_DIMENSIONS = 64
+NUM_WORDS = 4096
+"""Hashed words whose rarity is told apart."""
+HEAD_BYTES, TAIL_BYTES = 128, 512
+"""How much of a prompt is read, at its beginning and at its end."""
+
+# Cosine to the nearest centre below which a prompt opens a cluster.
+_LEAST_LIKENESS = 0.35
+# Share of the way that a centre moves at least.
+_LEAST_STEP = 0.005
+# Prompts over which the rarity of words is remembered.
+_MEMORY = 20_000.0
+# Most letters of a word that count: what follows is mostly an ending.
+_MOST_LETTERS = 6
+_PRIME = np.uint64(0x100000001B3)
+
+_FILES = [Path(__file__), Path(__file__).with_name("quick_math.py")]
+CLUSTERS_DTYPE = np.dtype(
+    [
+        (f"source_{source_tag(_FILES)}", np.int64),
+        ("centres", np.float32, (NUM_DIMENSIONS, NUM_CLUSTERS)),  # of length 1
+        ("sizes", np.float32, (NUM_CLUSTERS,)),
+        ("prompts_with", np.float32, (NUM_WORDS,)),  # fading count of prompts with a word
+        ("num_prompts", np.float32),  # fading
+        ("seen_in", np.int64, (NUM_WORDS,)),  # number of the last prompt with a word
+        ("number", np.int64),  # of the prompt
+        ("num_clusters", np.int64),
+        ("sketch", np.float32, (NUM_DIMENSIONS,)),  # scratch
+        ("likeness", np.float32, (NUM_CLUSTERS,)),  # scratch
+    ]
+)
+
+
+class PromptEmbedder(Protocol):
+    """Gives the cluster of a prompt in place of the hashed words: a hook for an embedding model.
+
+    It is called on the path of every request and must not wait for anything.
+    """
+
+    def cluster(self, prompt: memoryview) -> int:
+        """Return a number from 0 to NUM_CLUSTERS - 1 for the raw JSON of a prompt or messages."""
+        ...
+
+
+@inlined
+def _add_word(state, word):
+    """Add a word to the sketch, once a prompt, weighted by how rare it is."""
+    mixed = mix64(word)
+    place = np.int64(mixed & np.uint64(NUM_WORDS - 1))
+    if state.seen_in[place] == state.number:
+        return
+    state.seen_in[place] = state.number
+    frequency = (state.prompts_with[place] + 0.5) / (state.num_prompts + 1.0)
+    state.prompts_with[place] += 1.0
+    weight = max(-quick_log(frequency), 0.0)
+    dimension = np.int64((mixed >> np.uint64(12)) & np.uint64(NUM_DIMENSIONS - 1))
+    is_negative = (mixed >> np.uint64(40)) & np.uint64(1)
+    state.sketch[dimension] += -weight if is_negative else weight
+
+
+@compiled
+def _add_words(state, prompt, first, last):
+    """Add the words of some of a prompt's bytes."""
+    word, letters = np.uint64(0), 0
+    for i in range(first, last):
+        byte = prompt[i]
+        lower = byte | 32
+        if 97 <= lower <= 122:
+            letters += 1
+            if letters <= _MOST_LETTERS:
+                word = word * _PRIME + np.uint64(lower)
+        elif byte >= 128:
+            if byte >= 192 and letters > 0:
+                _add_word(state, word)
+                word, letters = np.uint64(0), 0
+            letters += 1
+            word = word * _PRIME + np.uint64(byte)
+        elif letters > 0:
+            _add_word(state, word)
+            word, letters = np.uint64(0), 0
+    if letters > 0:
+        _add_word(state, word)
+
+
+@compiled
+def _nearest(state):
+    """Return (nearest centre, cosine to it); the sketch has length 1."""
+    likeness, sketch, centres = state.likeness, state.sketch, state.centres
+    likeness[:] = 0.0
+    for d in range(NUM_DIMENSIONS):
+        part = sketch[d]
+        for k in range(NUM_CLUSTERS):
+            likeness[k] += part * centres[d, k]
+    best = 0
+    for k in range(1, state.num_clusters):
+        if likeness[k] > likeness[best]:
+            best = k
+    return best, likeness[best]
+
+
+@compiled
+def _move(state, cluster, step):
+    """Move a centre towards the sketch, and bring it back to length 1."""
+    square = np.float32(0.0)
+    for d in range(NUM_DIMENSIONS):
+        value = state.centres[d, cluster]
+        value += np.float32(step) * (state.sketch[d] - value)
+        state.centres[d, cluster] = value
+        square += value * value
+    scale = np.float32(1.0) / max(np.float32(math.sqrt(square)), np.float32(1e-6))
+    for d in range(NUM_DIMENSIONS):
+        state.centres[d, cluster] *= scale
+
+
+@compiled
+def _fade(state):
+    """Forget half of what is known of words' rarity, once it is of enough prompts."""
+    if state.num_prompts >= 2.0 * _MEMORY:
+        state.num_prompts *= 0.5
+        for i in range(NUM_WORDS):
+            state.prompts_with[i] *= 0.5
+    state.num_prompts += 1.0
+
+
+@inlined
+def clusters_at(address):
+    """Return the record at an address."""
+    return carray(pointer_to(address), (1,), CLUSTERS_DTYPE)[0]
+
+
+@compiled
+def cluster_of(state, prompt):
+    """Return the cluster of a prompt, uint8 [bytes], and let it take part in the clustering."""
+    size = prompt.size
+    state.number += 1
+    state.sketch[:] = 0.0
+    tail = max(size - TAIL_BYTES, min(size, HEAD_BYTES))
+    _add_words(state, prompt, 0, min(size, HEAD_BYTES))
+    _add_words(state, prompt, tail, size)
+    _fade(state)
+    square = np.float32(0.0)
+    for d in range(NUM_DIMENSIONS):
+        square += state.sketch[d] * state.sketch[d]
+    if square <= 0.0:
+        return 0
+    scale = np.float32(1.0) / np.float32(math.sqrt(square))
+    for d in range(NUM_DIMENSIONS):
+        state.sketch[d] *= scale
+    best, likeness = _nearest(state)
+    step = 1.0
+    if likeness < _LEAST_LIKENESS and state.num_clusters < NUM_CLUSTERS:
+        best = state.num_clusters
+        state.num_clusters += 1
+    else:
+        step = max(1.0 / (state.sizes[best] + 1.0), _LEAST_STEP)
+    state.sizes[best] += 1.0
+    _move(state, best, step)
+    return best
+
+
+@compiled
+def cluster_at(address, prompt):
+    """As `cluster_of`, of the record at an address."""
+    return cluster_of(clusters_at(address), prompt)
+
+
+def new_clusters() -> NDArray[np.void]:
+    """Return clusters that have seen nothing: a record of shape [1]."""
+    return np.zeros(1, CLUSTERS_DTYPE)

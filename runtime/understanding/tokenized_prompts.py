@@ -1,0 +1,111 @@
+"""Prompts as token ids: exact lengths, and blocks as engines cut them.
+
+Counting takes far longer than estimating (`docs` of the extra: `pip install trimtab[tokenizer]`),
+so it is off unless a tokenizer is given.
+
+Does not know: requests, or KV events.
+Source: blocks of whole pages, each hash chained to the one before, as in vLLM's prefix cache.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ...traces.errors import MissingExtraError
+from ...traces.hashing import mix64
+from .prompt_kernel import hash_ids
+
+
+class Tokenizer(Protocol):
+    """Turns text into token ids."""
+
+    def encode(self, text: str) -> Sequence[int]:
+        """Return the ids of a text, with what the model wants before and behind it."""
+        ...
+
+
+class TokenizerFile:
+    """A tokenizer from a `tokenizer.json` file.
+
+    Raises: MissingExtraError without the package `tokenizers`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import tokenizers
+        except ImportError as error:
+            msg = "reading a tokenizer needs the package tokenizers; pip install trimtab[tokenizer]"
+            raise MissingExtraError(msg) from error
+        self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+
+    def encode(self, text: str) -> Sequence[int]:
+        """Return the ids of a text."""
+        ids: Sequence[int] = self._tokenizer.encode(text).ids
+        return ids
+
+
+class PromptTokens:
+    """Token ids of the prompts of one model.
+
+    `render` makes the text of a chat from its messages and tools, as the model's template has it;
+    without it chats are estimated.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        block_tokens: int = 16,
+        render: Callable[[Any, Any], str] | None = None,
+    ) -> None:
+        if block_tokens < 1:
+            msg = f"block_tokens must be at least 1, got {block_tokens}"
+            raise ValueError(msg)
+        self._tokenizer = tokenizer
+        self._render = render
+        self.block_tokens = block_tokens
+
+    def ids(self, raw: bytes, tools: bytes, *, is_chat: bool) -> NDArray[np.int64] | None:
+        """Return the ids of a raw prompt or raw messages, None if they cannot be told."""
+        prompt = msgspec.json.decode(raw)
+        if is_chat:
+            if self._render is None:
+                return None
+            prompt = self._render(prompt, msgspec.json.decode(tools) if tools else None)
+        return (
+            np.array(self._tokenizer.encode(prompt), np.int64) if isinstance(prompt, str) else None
+        )
+
+
+def given_ids(raw: bytes) -> NDArray[np.int64] | None:
+    """Return the token ids of a prompt that is an array of them, None if it is something else."""
+    try:
+        return np.array(msgspec.json.decode(raw, type=list[int]), np.int64)
+    except (msgspec.DecodeError, OverflowError):
+        return None
+
+
+def token_block_hashes(
+    ids: ArrayLike, block_tokens: int, *, seed: int = 0, parent: int | None = None
+) -> NDArray[np.uint64]:
+    """Return the chained hash of each full block of token ids; the same for the same ids.
+
+    `parent` is the hash of the block before the first, None at the beginning of a prompt: so the
+    blocks that an engine's event brings are hashed as those of the whole prompt would be.
+
+    Shapes: ids [tokens], result [tokens // block_tokens].
+
+    Raises: ValueError for blocks of less than one token.
+    """
+    if block_tokens < 1:
+        msg = f"block_tokens must be at least 1, got {block_tokens}"
+        raise ValueError(msg)
+    tokens = np.ascontiguousarray(ids, np.int64)
+    blocks = np.empty(tokens.size // block_tokens, np.uint64)
+    before = mix64(np.uint64(seed)) if parent is None else np.uint64(parent)
+    hash_ids(tokens, block_tokens, np.uint64(seed), before, blocks)
+    return blocks
