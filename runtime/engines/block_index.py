@@ -77,9 +77,10 @@ class BlockCounts:
     """Not remembered, as the engine named too many."""
 
 
-_Block = tuple[int, int, tuple[int, ...]]
+_Block = tuple[int, int, tuple[int, ...] | None]
 """One block of an engine, by our chain: the chain's state at its end, the tokens from the prompt's
-beginning to there, and the blocks of the fleet's size that end in it."""
+beginning to there, and the blocks of the fleet's size that end in it; None for one that ends where
+it does (most do, and a tuple without tuples in it is nothing to the garbage collector)."""
 
 
 def _adapter_seed(replica: int, adapter: str | None) -> np.uint64:
@@ -141,7 +142,7 @@ class EngineBlockIndex:
         """
         with self._lock:
             known = self._known(replica)
-            root = (int(self._seed_of(replica, adapter)), 0, ())
+            root: _Block = (int(self._seed_of(replica, adapter)), 0, ())
             parent = root if parent_hash is None else known.get(parent_hash)
             if parent is None:
                 self.counts.orphans += len(block_hashes)
@@ -218,9 +219,9 @@ class EngineBlockIndex:
         state = np.uint64(parent[0])
         if block_tokens == size and start % size == 0:
             ends = token_block_hashes(token_ids, size, state).tolist()
-            return [(end, start + size * (k + 1), (end,)) for k, end in enumerate(ends)]
+            return [(end, start + size * (k + 1), None) for k, end in enumerate(ends)]
         states = token_block_hashes(token_ids, 1, state).tolist()
-        blocks = []
+        blocks: list[_Block] = []
         for first in range(0, len(states), block_tokens):
             after = first + block_tokens
             own_end = first + size - 1 - (start + first) % size
@@ -230,4 +231,10 @@ class EngineBlockIndex:
 
 
 def _own(blocks: Sequence[_Block]) -> BlockHashes:
-    return np.array([own for block in blocks for own in block[2]], np.uint64)
+    own: list[int] = []
+    for end, _, inside in blocks:
+        if inside is None:
+            own.append(end)
+        else:
+            own += inside
+    return np.array(own, np.uint64)

@@ -12,7 +12,6 @@ SGLang 0.5.10.
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -45,8 +44,7 @@ _FIELDS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlocksStored:
+class BlocksStored(msgspec.Struct, frozen=True, kw_only=True, gc=False, eq=False):
     """Blocks that entered a cache, one after another in a prompt."""
 
     block_hashes: tuple[BlockHash, ...]
@@ -66,8 +64,7 @@ class BlocksStored:
     """More than its tokens and its adapter makes the block what it is: images, a salt."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlocksRemoved:
+class BlocksRemoved(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Blocks that left a cache."""
 
     block_hashes: tuple[BlockHash, ...]
@@ -75,16 +72,14 @@ class BlocksRemoved:
     group: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AllCleared:
+class AllCleared(msgspec.Struct, frozen=True, gc=False):
     """Everything left a cache."""
 
 
 KvEvent = BlocksStored | BlocksRemoved | AllCleared
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KvBatch:
+class KvBatch(msgspec.Struct, frozen=True, kw_only=True):
     """The events of one engine step, in order."""
 
     at_s: float
@@ -185,6 +180,8 @@ def _hashes(value: object) -> tuple[BlockHash, ...]:
     if not isinstance(value, list):
         msg = "block_hashes is no list"
         raise ValueError(msg)
+    if {*map(type, value)} == {int}:
+        return tuple(value)
     return tuple(map(_hash, value))
 
 

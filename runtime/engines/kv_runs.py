@@ -6,10 +6,10 @@ Does not know: where events come from, or what an index does with them.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from itertools import chain
 
 import numpy as np
+from msgspec.structs import replace
 
 from .kv_events import BlockHash, BlocksRemoved, BlocksStored, KvEvent
 
