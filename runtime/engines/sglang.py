@@ -4,7 +4,8 @@ What it can do is in the arguments that it was started with, which `/server_info
 priority goes first there, unless --schedule-low-priority-values-first; ours are turned round. A
 request is ended by closing its connection, or by the `rid` in its body.
 
-SGLang names no adapter in its KV events, so with adapters they say too much.
+SGLang names no adapter in its KV events, so with adapters they say too much. It tells of each page
+in an event of its own: with KV events, start it with a --page-size of 16 or more.
 
 Does not know: vLLM, whose routes have other names (`vllm.py`).
 Source: sglang/srt/entrypoints/http_server.py, server_args.py and managers/io_struct.py of SGLang
