@@ -20,7 +20,6 @@ from .output_length_kernel import (
     NUM_BINS,
     NUM_KEYS,
     NUM_QUANTILES,
-    QUANTILES,
     WHOLE,
     learn_at,
     predict_at,
@@ -125,9 +124,9 @@ class OutputLengths:
 
     def predict(self, keys: NDArray[np.uint64], most_tokens: int) -> LengthPrediction:
         """Return what is expected of an answer of at most so many tokens."""
-        out = np.empty(1 + NUM_QUANTILES)
-        predict_at(self.state.ctypes.data, keys, float(most_tokens), out)
-        return LengthPrediction(*out.tolist())
+        out = np.empty(NUM_QUANTILES)
+        mean = predict_at(self.state.ctypes.data, keys, float(most_tokens), out)
+        return LengthPrediction(mean, *out.tolist())
 
     def learn(
         self,
@@ -150,6 +149,3 @@ class OutputLengths:
     def num_evicted(self) -> int:
         """Histograms that made room for others."""
         return int(self.state["num_evicted"][0])
-
-
-assert len(QUANTILES) == NUM_QUANTILES

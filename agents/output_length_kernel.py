@@ -34,6 +34,7 @@ WAYS = 4
 QUANTILES = (0.05, 0.5, 0.9, 0.95)
 """Given with every prediction; the first and the last are the ends of a 90 % interval."""
 NUM_QUANTILES = len(QUANTILES)
+P90 = QUANTILES.index(0.9)
 
 WHOLE, AT_LIMIT, GIVEN_UP = 0, 1, 2
 """How an answer ended: by itself, at its limit of tokens, or as nobody waited for it any more."""
@@ -74,6 +75,10 @@ LENGTHS_DTYPE = np.dtype(
         ("num_evicted", np.int64),
     ]
 )
+
+
+# Part of the type of a last argument that nobody gives, for numba's cache.
+_SOURCE = int(source_tag(_FILES), 16)
 
 
 @inlined
@@ -185,22 +190,22 @@ def quantile(edges, pooled, level):
 
 @compiled
 def predict(state, keys, most_tokens, out):
-    """Write mean and quantiles of an answer of at most so many tokens.
+    """Write the quantiles of an answer of at most so many tokens, and return its mean.
 
-    `keys` uint64 [NUM_KEYS] or longer; `out` float64 [1 + NUM_QUANTILES].
+    `keys` uint64 [NUM_KEYS] or longer; `out` float64 [NUM_QUANTILES].
     """
     pool(state, keys)
     edges, pooled = state.edges, state.pooled
     mean = 0.0
     for b in range(NUM_BINS):
         mean += pooled[b] * min(0.5 * (edges[b] + edges[b + 1] - 1.0), most_tokens)
-    out[0] = mean
     slot = find_slot(state.keys, keys[1])
     for q in range(NUM_QUANTILES):
         level = QUANTILES[q] if slot < 0 else np.float64(state.levels[slot, q])
         value = most_tokens if level >= 1.0 else quantile(edges, pooled, level)
-        least = out[q] if q > 0 else 0.0
-        out[1 + q] = max(min(value, most_tokens), least)
+        least = out[q - 1] if q > 0 else 0.0
+        out[q] = max(min(value, most_tokens), least)
+    return mean
 
 
 @compiled
@@ -294,12 +299,12 @@ def _learn_levels(levels, length, issued):
 
 
 @compiled
-def predict_at(address, keys, most_tokens, out):
+def predict_at(address, keys, most_tokens, out, source=_SOURCE):
     """As `predict`, of the record at an address."""
-    predict(lengths_at(address), keys, most_tokens, out)
+    return predict(lengths_at(address), keys, most_tokens, out)
 
 
 @compiled
-def learn_at(address, keys, length, cut, issued):
+def learn_at(address, keys, length, cut, issued, source=_SOURCE):
     """As `learn`, of the record at an address."""
     learn(lengths_at(address), keys, length, cut, issued)

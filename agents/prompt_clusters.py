@@ -18,8 +18,15 @@ from numba import carray  # type: ignore[attr-defined]
 from numpy.typing import NDArray
 
 from ..env.compiled import compiled, inlined, source_tag
-from ..traces.hashing import mix64
-from .quick_math import pointer_to, quick_log
+from .quick_math import (
+    HIGH,
+    ONES,
+    first_bit,
+    letters_in,
+    pointer_to,
+    quick_log,
+    word_at,
+)
 
 NUM_CLUSTERS = 64
 NUM_DIMENSIONS = 64
@@ -34,9 +41,10 @@ _LEAST_LIKENESS = 0.35
 _LEAST_STEP = 0.005
 # Prompts over which the rarity of words is remembered.
 _MEMORY = 20_000.0
-# Most letters of a word that count: what follows is mostly an ending.
-_MOST_LETTERS = 6
-_PRIME = np.uint64(0x100000001B3)
+# What of a character beyond ASCII is told apart: all of most.
+_THREE_BYTES = np.uint64(0xFFFFFF)
+# Multiplier of Fibonacci hashing: 2 to the 64 by the golden ratio, odd.
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 _FILES = [Path(__file__), Path(__file__).with_name("quick_math.py")]
 CLUSTERS_DTYPE = np.dtype(
@@ -61,56 +69,68 @@ class PromptEmbedder(Protocol):
     It is called on the path of every request and must not wait for anything.
     """
 
-    def cluster(self, prompt: memoryview) -> int:
+    def cluster(self, prompt: bytes) -> int:
         """Return a number from 0 to NUM_CLUSTERS - 1 for the raw JSON of a prompt or messages."""
         ...
 
 
 @inlined
-def _add_word(state, word):
+def _add_word(arrays, number, per_prompt, word):
     """Add a word to the sketch, once a prompt, weighted by how rare it is."""
-    mixed = mix64(word)
+    seen_in, prompts_with, sketch = arrays
+    mixed = word * _GOLDEN
+    mixed ^= mixed >> np.uint64(32)
     place = np.int64(mixed & np.uint64(NUM_WORDS - 1))
-    if state.seen_in[place] == state.number:
-        return
-    state.seen_in[place] = state.number
-    frequency = (state.prompts_with[place] + 0.5) / (state.num_prompts + 1.0)
-    state.prompts_with[place] += 1.0
-    weight = max(-quick_log(frequency), 0.0)
-    dimension = np.int64((mixed >> np.uint64(12)) & np.uint64(NUM_DIMENSIONS - 1))
-    is_negative = (mixed >> np.uint64(40)) & np.uint64(1)
-    state.sketch[dimension] += -weight if is_negative else weight
+    if seen_in[place] != number:
+        seen_in[place] = number
+        with_word = prompts_with[place]
+        prompts_with[place] = with_word + np.float32(1.0)
+        weight = -quick_log((with_word + np.float32(0.5)) * per_prompt)
+        dimension = np.int64((mixed >> np.uint64(12)) & np.uint64(NUM_DIMENSIONS - 1))
+        sign = np.float32(1.0) - np.float32((mixed >> np.uint64(30)) & np.uint64(2))
+        sketch[dimension] += sign * max(weight, np.float32(0.0))
+
+
+@inlined
+def _word_from(address):
+    """Return the lower-case letters that stand at an address, at most eight, as a number."""
+    word = word_at(address)
+    letters = letters_in(word)
+    # The lowest byte that is no letter ends the word.
+    end = first_bit(~letters & HIGH) & ~np.uint64(7)
+    whole = word | np.uint64(32) * ONES
+    return whole & ((np.uint64(1) << end) - np.uint64(1)) if end < np.uint64(64) else whole
 
 
 @compiled
-def _add_words(state, prompt, first, last):
-    """Add the words of some of a prompt's bytes."""
-    word, letters = np.uint64(0), 0
-    for i in range(first, last):
-        byte = prompt[i]
-        lower = byte | 32
-        if 97 <= lower <= 122:
-            letters += 1
-            if letters <= _MOST_LETTERS:
-                word = word * _PRIME + np.uint64(lower)
-        elif byte >= 128:
-            if byte >= 192 and letters > 0:
-                _add_word(state, word)
-                word, letters = np.uint64(0), 0
-            letters += 1
-            word = word * _PRIME + np.uint64(byte)
-        elif letters > 0:
-            _add_word(state, word)
-            word, letters = np.uint64(0), 0
-    if letters > 0:
-        _add_word(state, word)
+def _add_words(state, address, num_bytes):
+    """Add the words of some bytes; what begins in the last eight is left out."""
+    arrays = state.seen_in, state.prompts_with, state.sketch
+    number, per_prompt = state.number, np.float32(1.0) / (state.num_prompts + np.float32(1.0))
+    before = np.uint64(0)
+    for place in range(address, address + num_bytes - 15, 8):
+        word = word_at(place)
+        letters = letters_in(word)
+        # Beyond ASCII a character begins with a byte whose two highest bits are set.
+        beyond = word & (word << np.uint64(1)) & HIGH
+        begins = (letters & ~((letters << np.uint64(8)) | before)) | beyond
+        before = letters >> np.uint64(56)
+        while begins:
+            bit = first_bit(begins)
+            begins &= begins - np.uint64(1)
+            at = place + np.int64(bit >> np.uint64(3))
+            if (beyond >> bit) & np.uint64(1):
+                _add_word(arrays, number, per_prompt, word_at(at) & _THREE_BYTES)
+            else:
+                _add_word(arrays, number, per_prompt, _word_from(at))
 
 
 @compiled
 def _nearest(state):
     """Return (nearest centre, cosine to it); the sketch has length 1."""
     likeness, sketch, centres = state.likeness, state.sketch, state.centres
-    likeness[:] = 0.0
+    for k in range(NUM_CLUSTERS):
+        likeness[k] = 0.0
     for d in range(NUM_DIMENSIONS):
         part = sketch[d]
         for k in range(NUM_CLUSTERS):
@@ -146,6 +166,10 @@ def _fade(state):
     state.num_prompts += 1.0
 
 
+# Part of the type of a last argument that nobody gives, for numba's cache.
+_SOURCE = int(source_tag(_FILES), 16)
+
+
 @inlined
 def clusters_at(address):
     """Return the record at an address."""
@@ -159,8 +183,9 @@ def cluster_of(state, prompt):
     state.number += 1
     state.sketch[:] = 0.0
     tail = max(size - TAIL_BYTES, min(size, HEAD_BYTES))
-    _add_words(state, prompt, 0, min(size, HEAD_BYTES))
-    _add_words(state, prompt, tail, size)
+    address = np.int64(prompt.ctypes.data)
+    _add_words(state, address, min(size, HEAD_BYTES))
+    _add_words(state, address + tail, size - tail)
     _fade(state)
     square = np.float32(0.0)
     for d in range(NUM_DIMENSIONS):
@@ -183,7 +208,7 @@ def cluster_of(state, prompt):
 
 
 @compiled
-def cluster_at(address, prompt):
+def cluster_at(address, prompt, source=_SOURCE):
     """As `cluster_of`, of the record at an address."""
     return cluster_of(clusters_at(address), prompt)
 

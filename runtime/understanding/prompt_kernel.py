@@ -9,10 +9,12 @@ Does not know: JSON, tokens, or who asks.
 Source: mixing function of `traces/hashing.py`; four lanes of multiply and shift before it.
 """
 
+from pathlib import Path
+
 import numpy as np
 
-from ...agents.quick_math import word_at
-from ...env.compiled import compiled, inlined
+from ...agents.quick_math import HIGH, at_least, equal_to, first_bit, letters_in, word_at
+from ...env.compiled import compiled, inlined, source_tag
 from ...traces.hashing import mix64
 
 BLOCK_BYTES = 256
@@ -37,11 +39,12 @@ _MULTIPLIERS = (
 )
 _SHIFT = np.uint64(29)
 
-# A byte of 1, and of 128, in each of a word's bytes; and every second byte.
-_ONES, _HIGH = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 _EVEN_BYTES = np.uint64(0x00FF00FF00FF00FF)
 # Words that are counted at a time, in bytes that hold up to 255; and samples of a long prompt.
 _COUNTED_WORDS, _MOST_SAMPLES = 64, 16
+
+# Part of the type of a last argument that nobody gives, for numba's cache.
+_SOURCE = int(source_tag([Path(__file__).parents[2] / "agents" / "quick_math.py"]), 16)
 
 NUM_TRAITS = 8
 """Counts of a prompt that its tokens are estimated from: 1, words, letters, digits, other printable
@@ -115,15 +118,17 @@ def session_end(prompt):
     for i in range(last):
         if word_at(address + i) & _SIX_BYTES == _USER_WORD:
             end = min(prompt.size, i + _SESSION_BYTES)
-            for j in range(i + 6, end):
-                if prompt[j] == _CLOSING_BRACE:
-                    return j
+            for j in range(i + 6, end - _WORD_BYTES, _WORD_BYTES):
+                word = word_at(address + j)
+                found = equal_to(word & ~HIGH, _CLOSING_BRACE) & ~word
+                if found:
+                    return j + np.int64(first_bit(found) >> np.uint64(3))
             return end
     return min(prompt.size, _SESSION_BYTES)
 
 
 @compiled
-def session_hash(prompt, seed):
+def session_hash(prompt, seed, source=_SOURCE):
     """Return a hash that the turns of one conversation share."""
     return rest_hash(prompt, 0, session_end(prompt), seed)
 
@@ -141,18 +146,6 @@ def _lane_sum(lanes):
     return np.int64((pairs * np.uint64(0x0001000100010001)) >> np.uint64(48))
 
 
-@inlined
-def _at_least(sevens, least):
-    """Return the high bit of each byte that is at least so much; all are below 128."""
-    return (sevens + np.uint64(128 - least) * _ONES) & _HIGH
-
-
-@inlined
-def _equal(sevens, value):
-    """Return the high bit of each byte that is equal; all are below 128."""
-    return ~((sevens ^ (np.uint64(value) * _ONES)) + np.uint64(127) * _ONES) & _HIGH
-
-
 @compiled
 def _add_traits(address, num_words, traits):
     """Add the counts of some words of eight bytes, at most _COUNTED_WORDS."""
@@ -161,19 +154,18 @@ def _add_traits(address, num_words, traits):
     one = np.uint64(7)
     for k in range(num_words):
         word = word_at(address + _WORD_BYTES * k)
-        high = word & _HIGH
-        is_ascii = high ^ _HIGH
-        sevens = word & ~_HIGH
-        lower = sevens | np.uint64(32) * _ONES
-        letter = _at_least(lower, 97) & ~_at_least(lower, 123) & is_ascii
+        high = word & HIGH
+        is_ascii = high ^ HIGH
+        sevens = word & ~HIGH
+        letter = letters_in(word)
         words += (letter & ~((letter << np.uint64(8)) | before)) >> one
         before = letter >> np.uint64(56)
         letters += letter >> one
-        digits += (_at_least(sevens, 48) & ~_at_least(sevens, 58) & is_ascii) >> one
-        printable += (_at_least(sevens, 33) & ~_at_least(sevens, 127) & is_ascii) >> one
+        digits += (at_least(sevens, 48) & ~at_least(sevens, 58) & is_ascii) >> one
+        printable += (at_least(sevens, 33) & ~at_least(sevens, 127) & is_ascii) >> one
         foreign += high >> one
-        backslashes += (_equal(sevens, 92) & is_ascii) >> one
-        braces += (_equal(sevens, 123) & is_ascii) >> one
+        backslashes += (equal_to(sevens, 92) & is_ascii) >> one
+        braces += (equal_to(sevens, 123) & is_ascii) >> one
     traits[1] += _lane_sum(words)
     traits[2] += _lane_sum(letters)
     traits[3] += _lane_sum(digits)
@@ -184,7 +176,7 @@ def _add_traits(address, num_words, traits):
 
 
 @compiled
-def count_traits(prompt, traits):
+def count_traits(prompt, traits, source=_SOURCE):
     """Write the counts of NUM_TRAITS; of a long prompt, from evenly spaced samples of it."""
     address, num_words = np.int64(prompt.ctypes.data), prompt.size // _WORD_BYTES
     traits[:] = 0.0
@@ -206,3 +198,9 @@ def count_traits(prompt, traits):
     else:
         traits[2] = prompt.size
     traits[0] = 1.0
+
+
+@compiled
+def distance(whole, part):
+    """Return where bytes that lie within others begin among them."""
+    return np.int64(part.ctypes.data) - np.int64(whole.ctypes.data)

@@ -73,12 +73,8 @@ def estimate_tokens(state, traits):
 
 
 @compiled
-def learn_tokens(address, notes, tokens):
-    """Learn from the number of tokens that an engine counted in a prompt.
-
-    `notes` uint64: the bits of its traits are its last NUM_TRAITS.
-    """
-    state, traits = tokens_at(address), notes[notes.size - NUM_TRAITS :].view(np.float64)
+def learn_tokens(state, traits, tokens):
+    """Learn from the number of tokens that an engine counted in a prompt."""
     estimate = estimate_tokens(state, traits)
     scale = 1.0 / max(estimate, _LEAST_TOKENS)
     error = (tokens - estimate) * scale
