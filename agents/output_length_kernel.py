@@ -52,6 +52,8 @@ _LEAST_WEIGHT, _MOST_WEIGHT = 0.0, 1.5
 INITIAL_WEIGHT = 0.3
 # Step of a quantile's level; coverage over n ends is off by at most about 1 / (step * n).
 _LEVEL_STEP = 0.01
+# How many times nearer to 0 or 1 than its quantile a level may come: nearer, lengths are guesses.
+_LEVEL_RANGE = 5.0
 # Probability that no bin falls below, so that logarithms are finite.
 _LEAST_PROBABILITY = 1e-5
 
@@ -177,8 +179,6 @@ def pool(state, keys):
 @inlined
 def quantile(edges, pooled, level):
     """Return the length below or at which a share of the probability lies."""
-    if level <= 0.0:
-        return 0.0
     below = 0.0
     for b in range(NUM_BINS - 1):
         if below + pooled[b] >= level:
@@ -202,7 +202,7 @@ def predict(state, keys, most_tokens, out):
     slot = find_slot(state.keys, keys[1])
     for q in range(NUM_QUANTILES):
         level = QUANTILES[q] if slot < 0 else np.float64(state.levels[slot, q])
-        value = most_tokens if level >= 1.0 else quantile(edges, pooled, level)
+        value = quantile(edges, pooled, level)
         least = out[q - 1] if q > 0 else 0.0
         out[q] = max(min(value, most_tokens), least)
     return mean
@@ -295,7 +295,8 @@ def _learn_levels(levels, length, issued):
         if math.isnan(issued[q]):
             continue
         error = QUANTILES[q] - (1.0 if length <= issued[q] else 0.0)
-        levels[q] = min(max(levels[q] + _LEVEL_STEP * error, 0.0), 1.0)
+        least, most = QUANTILES[q] / _LEVEL_RANGE, 1.0 - (1.0 - QUANTILES[q]) / _LEVEL_RANGE
+        levels[q] = min(max(levels[q] + _LEVEL_STEP * error, least), most)
 
 
 @compiled
