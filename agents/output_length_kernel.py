@@ -40,7 +40,7 @@ WHOLE, AT_LIMIT, GIVEN_UP = 0, 1, 2
 """How an answer ended: by itself, at its limit of tokens, or as nobody waited for it any more."""
 
 # Most and least observations that a histogram remembers: of the model's, of a single key's.
-_MEMORY_OF_MODEL, _MEMORY_OF_KEY = 2000.0, 400.0
+_MEMORY_OF_MODEL, _MEMORY_OF_KEY = 2000.0, 200.0
 # Observations that a key's histogram is shrunk towards the model's by.
 _SHRINKAGE = 8.0
 # Observations that the histogram before the first stands for.

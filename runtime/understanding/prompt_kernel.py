@@ -106,7 +106,22 @@ def hash_ids(ids, block_tokens, seed, before, blocks):
         blocks[k] = before
 
 
-@inlined
+@compiled
+def _find_brace(prompt, first, last):
+    """Return the place of the first closing brace of some bytes, or where they end."""
+    address, place = np.int64(prompt.ctypes.data), first
+    while place + _WORD_BYTES <= last:
+        word = word_at(address + place)
+        found = equal_to(word & ~HIGH, _CLOSING_BRACE) & ~word
+        if found:
+            return place + np.int64(first_bit(found) >> np.uint64(3))
+        place += _WORD_BYTES
+    while place < last and prompt[place] != _CLOSING_BRACE:
+        place += 1
+    return place
+
+
+@compiled
 def session_end(prompt):
     """Return where the bytes end that stay the same from turn to turn of a conversation.
 
@@ -114,16 +129,9 @@ def session_end(prompt):
     user, or of what of it comes before a brace of its own; of a long one, the beginning.
     """
     address = np.int64(prompt.ctypes.data)
-    last = min(prompt.size - _WORD_BYTES, _SEARCH_BYTES)
-    for i in range(last):
+    for i in range(min(prompt.size - _WORD_BYTES, _SEARCH_BYTES)):
         if word_at(address + i) & _SIX_BYTES == _USER_WORD:
-            end = min(prompt.size, i + _SESSION_BYTES)
-            for j in range(i + 6, end - _WORD_BYTES, _WORD_BYTES):
-                word = word_at(address + j)
-                found = equal_to(word & ~HIGH, _CLOSING_BRACE) & ~word
-                if found:
-                    return j + np.int64(first_bit(found) >> np.uint64(3))
-            return end
+            return _find_brace(prompt, i + 6, min(prompt.size, i + _SESSION_BYTES))
     return min(prompt.size, _SESSION_BYTES)
 
 
