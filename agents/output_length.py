@@ -6,6 +6,7 @@ learned can be saved and loaded. A prediction takes about a microsecond, learnin
 Does not know: requests of the live gateway (`runtime/understanding`), or prompts.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -135,10 +136,14 @@ class OutputLengths:
         *,
         cut: int = WHOLE,
         issued: LengthPrediction | None = None,
+        most_tokens: float = math.inf,
     ) -> None:
-        """Learn from an answer that ended; `cut` as in `output_length_kernel`."""
+        """Learn from an answer that ended; `cut` as in `output_length_kernel`.
+
+        `issued` is what had been said of it, as an answer of at most `most_tokens`.
+        """
         given = np.full(NUM_QUANTILES, np.nan) if issued is None else np.array(issued[1:])
-        learn_at(self.state.ctypes.data, keys, float(output_tokens), cut, given)
+        learn_at(self.state.ctypes.data, keys, float(output_tokens), cut, float(most_tokens), given)
 
     @property
     def num_learned(self) -> int:

@@ -266,11 +266,11 @@ def _count(state, key, memory):
 
 
 @compiled
-def learn(state, keys, length, cut, issued):
+def learn(state, keys, length, cut, most_tokens, issued):
     """Learn from an answer's length, or from the least that it was if it was cut off.
 
     `cut` is WHOLE, AT_LIMIT or GIVEN_UP; `issued` float64 [NUM_QUANTILES]: the quantiles that had
-    been given for it, NaN for none.
+    been given for it as an answer of at most `most_tokens`, NaN for none.
     """
     pool(state, keys)
     target = bin_of(state.edges, length)
@@ -284,15 +284,16 @@ def learn(state, keys, length, cut, issued):
     for i in range(NUM_KEYS):
         slot = _count(state, keys[i], _MEMORY_OF_MODEL if i == 0 else _MEMORY_OF_KEY)
         if i == 1 and cut != GIVEN_UP:
-            _learn_levels(state.levels[slot], length, issued)
+            _learn_levels(state.levels[slot], length, most_tokens, issued)
     state.num_learned += 1
 
 
 @compiled
-def _learn_levels(levels, length, issued):
+def _learn_levels(levels, length, most_tokens, issued):
     """Move a quantile's level up where it fell short, and down a little where it did not."""
     for q in range(NUM_QUANTILES):
-        if math.isnan(issued[q]):
+        # What reaches the limit covers whatever comes, which says nothing of the level.
+        if math.isnan(issued[q]) or issued[q] >= most_tokens:
             continue
         error = QUANTILES[q] - (1.0 if length <= issued[q] else 0.0)
         least, most = QUANTILES[q] / _LEVEL_RANGE, 1.0 - (1.0 - QUANTILES[q]) / _LEVEL_RANGE
@@ -306,6 +307,6 @@ def predict_at(address, keys, most_tokens, out, source=_SOURCE):
 
 
 @compiled
-def learn_at(address, keys, length, cut, issued, source=_SOURCE):
+def learn_at(address, keys, length, cut, most_tokens, issued, source=_SOURCE):
     """As `learn`, of the record at an address."""
-    learn(lengths_at(address), keys, length, cut, issued)
+    learn(lengths_at(address), keys, length, cut, most_tokens, issued)

@@ -75,7 +75,9 @@ def predict_all(
             ended = answers[done]
             is_cut = ended.is_limited and ended.output_tokens >= ended.most_tokens
             cut = AT_LIMIT if is_cut else WHOLE
-            ours.learn(keys, ended.output_tokens, cut=cut, issued=issued)
+            ours.learn(
+                keys, ended.output_tokens, cut=cut, issued=issued, most_tokens=ended.most_tokens
+            )
             rival.learn(ended.output_tokens)
             mean += OUTPUT_TOKENS_GAIN * (ended.output_tokens - mean)
         keys = ours.keys(_class_of(answer, without))

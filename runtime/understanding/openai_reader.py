@@ -73,7 +73,7 @@ def _load_compiled() -> None:
     understand(
         b" " * BLOCK_BYTES, notes, 0, (0, 0, -1, 0, 1, False, 0), (0, 0, 0), *state.addresses()[:1]
     )
-    learn_answer(notes, 1.0, WHOLE, state.lengths.ctypes.data)
+    learn_answer(notes, 1.0, WHOLE, 1.0, state.lengths.ctypes.data)
     learn_prompt(notes, 1.0, state.tokens.ctypes.data)
     distance(notes.view(np.uint8), notes.view(np.uint8))
     token_block_hashes([0], 1)
@@ -239,4 +239,4 @@ class OpenAiReader:
         tokens = end.output_tokens / facts.num_choices
         if cut == WHOLE and tokens >= facts.max_output_tokens:
             cut = AT_LIMIT
-        learn_answer(facts.notes, tokens, cut, self._lengths_at)
+        learn_answer(facts.notes, tokens, cut, float(facts.max_output_tokens), self._lengths_at)

@@ -77,10 +77,10 @@ def understand(raw, notes, seed, given, who, addresses, source=_SOURCE):
 
 
 @compiled
-def learn_answer(notes, tokens, cut, lengths_address, source=_SOURCE):
+def learn_answer(notes, tokens, cut, most_tokens, lengths_address, source=_SOURCE):
     """Learn from the length of an answer, or the least that it was if it was cut off."""
     issued = notes[ISSUED_AT:NUM_NOTES].view(np.float64)
-    learn(lengths_at(lengths_address), notes, tokens, cut, issued)
+    learn(lengths_at(lengths_address), notes, tokens, cut, most_tokens, issued)
 
 
 @compiled
