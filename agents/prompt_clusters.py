@@ -21,6 +21,7 @@ from ..env.compiled import compiled, inlined, source_tag
 from .quick_math import (
     HIGH,
     ONES,
+    dot,
     first_bit,
     letters_in,
     pointer_to,
@@ -29,14 +30,14 @@ from .quick_math import (
 )
 
 NUM_CLUSTERS = 64
-NUM_DIMENSIONS = 64
+NUM_DIMENSIONS = 256
 NUM_WORDS = 4096
 """Hashed words whose rarity is told apart."""
-HEAD_BYTES, TAIL_BYTES = 128, 512
+HEAD_BYTES, TAIL_BYTES = 128, 384
 """How much of a prompt is read, at its beginning and at its end."""
 
 # Cosine to the nearest centre below which a prompt opens a cluster.
-_LEAST_LIKENESS = 0.35
+_LEAST_LIKENESS = 0.3
 # Share of the way that a centre moves at least.
 _LEAST_STEP = 0.005
 # Prompts over which the rarity of words is remembered.
@@ -50,7 +51,7 @@ _FILES = [Path(__file__), Path(__file__).with_name("quick_math.py")]
 CLUSTERS_DTYPE = np.dtype(
     [
         (f"source_{source_tag(_FILES)}", np.int64),
-        ("centres", np.float32, (NUM_DIMENSIONS, NUM_CLUSTERS)),  # of length 1
+        ("centres", np.float32, (NUM_CLUSTERS, NUM_DIMENSIONS)),  # of length 1
         ("sizes", np.float32, (NUM_CLUSTERS,)),
         ("prompts_with", np.float32, (NUM_WORDS,)),  # fading count of prompts with a word
         ("num_prompts", np.float32),  # fading
@@ -58,7 +59,6 @@ CLUSTERS_DTYPE = np.dtype(
         ("number", np.int64),  # of the prompt
         ("num_clusters", np.int64),
         ("sketch", np.float32, (NUM_DIMENSIONS,)),  # scratch
-        ("likeness", np.float32, (NUM_CLUSTERS,)),  # scratch
     ]
 )
 
@@ -128,32 +128,33 @@ def _add_words(state, address, num_bytes):
 @compiled
 def _nearest(state):
     """Return (nearest centre, cosine to it); the sketch has length 1."""
-    likeness, sketch, centres = state.likeness, state.sketch, state.centres
-    for k in range(NUM_CLUSTERS):
-        likeness[k] = 0.0
+    best, likeness = 0, np.float32(-2.0)
+    for k in range(state.num_clusters):
+        found = dot(state.sketch, state.centres[k])
+        if found > likeness:
+            best, likeness = k, found
+    return best, likeness
+
+
+@inlined
+def _bring_to_length_one(vector):
+    """Scale a vector to length 1, and return whether it has a direction."""
+    square = dot(vector, vector)
+    if square <= np.float32(0.0):
+        return False
+    scale = np.float32(1.0) / np.float32(math.sqrt(square))
     for d in range(NUM_DIMENSIONS):
-        part = sketch[d]
-        for k in range(NUM_CLUSTERS):
-            likeness[k] += part * centres[d, k]
-    best = 0
-    for k in range(1, state.num_clusters):
-        if likeness[k] > likeness[best]:
-            best = k
-    return best, likeness[best]
+        vector[d] *= scale
+    return True
 
 
 @compiled
 def _move(state, cluster, step):
     """Move a centre towards the sketch, and bring it back to length 1."""
-    square = np.float32(0.0)
+    centre, sketch = state.centres[cluster], state.sketch
     for d in range(NUM_DIMENSIONS):
-        value = state.centres[d, cluster]
-        value += np.float32(step) * (state.sketch[d] - value)
-        state.centres[d, cluster] = value
-        square += value * value
-    scale = np.float32(1.0) / max(np.float32(math.sqrt(square)), np.float32(1e-6))
-    for d in range(NUM_DIMENSIONS):
-        state.centres[d, cluster] *= scale
+        centre[d] += np.float32(step) * (sketch[d] - centre[d])
+    _bring_to_length_one(centre)
 
 
 @compiled
@@ -187,14 +188,8 @@ def cluster_of(state, prompt):
     _add_words(state, address, min(size, HEAD_BYTES))
     _add_words(state, address + tail, size - tail)
     _fade(state)
-    square = np.float32(0.0)
-    for d in range(NUM_DIMENSIONS):
-        square += state.sketch[d] * state.sketch[d]
-    if square <= 0.0:
+    if not _bring_to_length_one(state.sketch):
         return 0
-    scale = np.float32(1.0) / np.float32(math.sqrt(square))
-    for d in range(NUM_DIMENSIONS):
-        state.sketch[d] *= scale
     best, likeness = _nearest(state)
     step = 1.0
     if likeness < _LEAST_LIKENESS and state.num_clusters < NUM_CLUSTERS:

@@ -106,3 +106,15 @@ def new_estimates(num_models: int) -> NDArray[np.void]:
         state["most_spread"] = np.trace(state["spread"])
         state["error_frac"] = 0.2
     return states
+
+
+@compiled
+def tokens_of(address, traits):
+    """As `estimate_tokens`, of the record at an address."""
+    return estimate_tokens(tokens_at(address), traits)
+
+
+@compiled
+def learn_tokens_at(address, traits, tokens):
+    """As `learn_tokens`, of the record at an address."""
+    learn_tokens(tokens_at(address), traits, tokens)
