@@ -22,8 +22,8 @@ from .output_length_kernel import (
     NUM_KEYS,
     NUM_QUANTILES,
     WHOLE,
-    learn_at,
-    predict_at,
+    learn_in,
+    predict_in,
 )
 
 # tokens; the longest answer that is told from longer ones
@@ -126,7 +126,7 @@ class OutputLengths:
     def predict(self, keys: NDArray[np.uint64], most_tokens: int) -> LengthPrediction:
         """Return what is expected of an answer of at most so many tokens."""
         out = np.empty(NUM_QUANTILES)
-        mean = predict_at(self.state.ctypes.data, keys, float(most_tokens), out)
+        mean = predict_in(self.state, keys, float(most_tokens), out)
         return LengthPrediction(mean, *out.tolist())
 
     def learn(
@@ -143,7 +143,7 @@ class OutputLengths:
         `issued` is what had been said of it, as an answer of at most `most_tokens`.
         """
         given = np.full(NUM_QUANTILES, np.nan) if issued is None else np.array(issued[1:])
-        learn_at(self.state.ctypes.data, keys, float(output_tokens), cut, float(most_tokens), given)
+        learn_in(self.state, keys, float(output_tokens), cut, float(most_tokens), given)
 
     @property
     def num_learned(self) -> int:

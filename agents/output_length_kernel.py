@@ -79,10 +79,6 @@ LENGTHS_DTYPE = np.dtype(
 )
 
 
-# Part of the type of a last argument that nobody gives, for numba's cache.
-_SOURCE = int(source_tag(_FILES), 16)
-
-
 @inlined
 def lengths_at(address):
     """Return the record at an address."""
@@ -301,12 +297,12 @@ def _learn_levels(levels, length, most_tokens, issued):
 
 
 @compiled
-def predict_at(address, keys, most_tokens, out, source=_SOURCE):
-    """As `predict`, of the record at an address."""
-    return predict(lengths_at(address), keys, most_tokens, out)
+def predict_in(states, keys, most_tokens, out):
+    """As `predict`, of the record in an array [1]."""
+    return predict(states[0], keys, most_tokens, out)
 
 
 @compiled
-def learn_at(address, keys, length, cut, most_tokens, issued, source=_SOURCE):
-    """As `learn`, of the record at an address."""
-    learn(lengths_at(address), keys, length, cut, most_tokens, issued)
+def learn_in(states, keys, length, cut, most_tokens, issued):
+    """As `learn`, of the record in an array [1]."""
+    learn(states[0], keys, length, cut, most_tokens, issued)

@@ -167,10 +167,6 @@ def _fade(state):
     state.num_prompts += 1.0
 
 
-# Part of the type of a last argument that nobody gives, for numba's cache.
-_SOURCE = int(source_tag(_FILES), 16)
-
-
 @inlined
 def clusters_at(address):
     """Return the record at an address."""
@@ -203,9 +199,9 @@ def cluster_of(state, prompt):
 
 
 @compiled
-def cluster_at(address, prompt, source=_SOURCE):
-    """As `cluster_of`, of the record at an address."""
-    return cluster_of(clusters_at(address), prompt)
+def cluster_in(states, prompt):
+    """As `cluster_of`, of the record in an array [1]."""
+    return cluster_of(states[0], prompt)
 
 
 def new_clusters() -> NDArray[np.void]:

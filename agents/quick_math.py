@@ -4,6 +4,9 @@
 LLVM does several at a time. A record passed to a compiled function as one address costs a tenth of
 what NumPy's own array of it does.
 
+numba's cache does not notice a change in this file: what calls it from a file without a source tag
+(`runtime/understanding/prompt_kernel.py`) must be touched, too.
+
 Does not know: what the numbers mean.
 Source: exponent and mantissa apart, the mantissa by an odd series of atanh (log) or Taylor (exp).
 """

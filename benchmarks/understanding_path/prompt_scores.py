@@ -13,11 +13,11 @@ import numpy as np
 from understanding_path.length_scores import score
 from understanding_path.length_streams import Answer
 
-from trimtab.agents.prompt_clusters import cluster_at, new_clusters
+from trimtab.agents.prompt_clusters import cluster_in, new_clusters
 from trimtab.runtime.understanding.prompt_kernel import NUM_TRAITS, count_traits
 from trimtab.runtime.understanding.token_estimate import (
     CHAT,
-    learn_tokens_at,
+    learn_tokens_in,
     new_estimates,
     tokens_of,
 )
@@ -41,7 +41,7 @@ def cluster_gain(path: Path) -> dict[str, float]:
                 arrived_at_s=0.5 * number,
                 input_tokens=row["in"],
                 output_tokens=max(1, row["out"]),
-                cluster=1 + int(cluster_at(clusters.ctypes.data, raw)),
+                cluster=1 + int(cluster_in(clusters, raw)),
             )
         )
     ours, without = score(answers), score(answers, frozenset({"cluster"}))
@@ -79,17 +79,16 @@ def token_errors(tokenizer: Path, prompts: Path | None = None) -> dict[str, floa
         texts += ["\n".join(m["content"] for m in row["messages"]) for row in rows]
         np.random.default_rng(1).shuffle(texts)
     states = new_estimates(1)
-    address = states.ctypes.data + CHAT * states.itemsize
     traits, ratio = np.empty(NUM_TRAITS), 4.0
     errors: dict[str, list[float]] = {"learned": [], "one_ratio": [], "bytes_by_4": []}
     for text in texts:
         raw = json.dumps([{"role": "user", "content": text}], ensure_ascii=False).encode()
         tokens = len(exact.encode(text)) + 6  # what a template adds
         count_traits(np.frombuffer(raw, np.uint8), traits)
-        found = (tokens_of(address, traits), len(raw) / ratio, len(raw) / 4.0)
+        found = (tokens_of(states, CHAT, traits), len(raw) / ratio, len(raw) / 4.0)
         for kind, estimate in zip(errors, found, strict=True):
             errors[kind].append(abs(estimate - tokens) / tokens)
-        learn_tokens_at(address, traits, float(tokens))
+        learn_tokens_in(states, CHAT, traits, float(tokens))
         ratio += 0.02 * (len(raw) / tokens - ratio)
     scores: dict[str, float] = {"prompts": len(texts)}
     for kind, values in errors.items():

@@ -14,8 +14,8 @@ from types import MappingProxyType
 import numpy as np
 
 from trimtab.agents.output_length import LengthClass, OutputLengths
-from trimtab.agents.output_length_kernel import NUM_QUANTILES, WHOLE, learn_at, predict_at
-from trimtab.agents.prompt_clusters import cluster_at, new_clusters
+from trimtab.agents.output_length_kernel import NUM_QUANTILES, WHOLE, learn_in, predict_in
+from trimtab.agents.prompt_clusters import cluster_in, new_clusters
 from trimtab.runtime.dispatcher.request import Ending, Placement, RequestEnd
 from trimtab.runtime.understanding.openai_body import decode_body
 from trimtab.runtime.understanding.openai_reader import OpenAiReader
@@ -146,14 +146,14 @@ def _part_times_us() -> dict[str, float]:
     for tokens in range(500):
         lengths.learn(keys, tokens)
     prompts = [np.frombuffer(text_of(2048, seed).encode(), np.uint8) for seed in range(50)]
-    address, at = lengths.state.ctypes.data, clusters.ctypes.data
+    state = lengths.state
 
     def cluster_all() -> None:
         for prompt in prompts:
-            cluster_at(at, prompt)
+            cluster_in(clusters, prompt)
 
     return {
-        "predict_length": least_us(lambda: predict_at(address, keys, 1000.0, out)),
-        "learn_length": least_us(lambda: learn_at(address, keys, 80.0, WHOLE, 1000.0, out)),
+        "predict_length": least_us(lambda: predict_in(state, keys, 1000.0, out)),
+        "learn_length": least_us(lambda: learn_in(state, keys, 80.0, WHOLE, 1000.0, out)),
         "cluster_2_kb": least_us(cluster_all, calls=8) / 50,
     }

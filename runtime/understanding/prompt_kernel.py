@@ -9,12 +9,10 @@ Does not know: JSON, tokens, or who asks.
 Source: mixing function of `traces/hashing.py`; four lanes of multiply and shift before it.
 """
 
-from pathlib import Path
-
 import numpy as np
 
 from ...agents.quick_math import HIGH, at_least, equal_to, first_bit, letters_in, word_at
-from ...env.compiled import compiled, inlined, source_tag
+from ...env.compiled import compiled, inlined
 from ...traces.hashing import mix64
 
 BLOCK_BYTES = 256
@@ -42,9 +40,6 @@ _SHIFT = np.uint64(29)
 _EVEN_BYTES = np.uint64(0x00FF00FF00FF00FF)
 # Words that are counted at a time, in bytes that hold up to 255; and samples of a long prompt.
 _COUNTED_WORDS, _MOST_SAMPLES = 64, 16
-
-# Part of the type of a last argument that nobody gives, for numba's cache.
-_SOURCE = int(source_tag([Path(__file__).parents[2] / "agents" / "quick_math.py"]), 16)
 
 NUM_TRAITS = 8
 """Counts of a prompt that its tokens are estimated from: 1, words, letters, digits, other printable
@@ -136,7 +131,7 @@ def session_end(prompt):
 
 
 @compiled
-def session_hash(prompt, seed, source=_SOURCE):
+def session_hash(prompt, seed):
     """Return a hash that the turns of one conversation share."""
     return rest_hash(prompt, 0, session_end(prompt), seed)
 
@@ -184,7 +179,7 @@ def _add_traits(address, num_words, traits):
 
 
 @compiled
-def count_traits(prompt, traits, source=_SOURCE):
+def count_traits(prompt, traits):
     """Write the counts of NUM_TRAITS; of a long prompt, from evenly spaced samples of it."""
     address, num_words = np.int64(prompt.ctypes.data), prompt.size // _WORD_BYTES
     traits[:] = 0.0

@@ -20,7 +20,7 @@ from ...agents.output_length_kernel import (
     predict,
 )
 from ...agents.prompt_clusters import cluster_of, clusters_at
-from ...env.compiled import compiled, source_tag
+from ...env.compiled import compiled, inlined, source_tag
 from .prompt_kernel import NUM_TRAITS, count_traits, hash_blocks, head_hash, session_hash
 from .token_estimate import estimate_tokens, learn_tokens, tokens_at
 
@@ -36,14 +36,14 @@ _FILES = [
     *(_AGENTS / name for name in ("length_keys.py", "output_length_kernel.py")),
     *(_AGENTS / name for name in ("prompt_clusters.py", "quick_math.py")),
 ]
-# Default of a last argument that nobody gives: its value is part of the type, so that numba's cache
+# numba's cache looks at the variables that a function closes over: with this one among them, it
 # notices a change in a file that it does not look at.
 _SOURCE = int(source_tag(_FILES), 16)
 _63_BITS = np.uint64(0x7FFFFFFFFFFFFFFF)
 
 
-@compiled
-def understand(raw, notes, seed, given, who, addresses, source=_SOURCE):
+@inlined
+def _understand(raw, notes, seed, given, who, addresses):
     """Work out tokens, blocks, cluster and answer length of a prompt.
 
     Returns (hash of its session, input tokens, cluster, most output tokens, their mean, their 90 %
@@ -76,14 +76,38 @@ def understand(raw, notes, seed, given, who, addresses, source=_SOURCE):
     return session, np.int64(tokens + 0.5), cluster, np.int64(most_tokens), mean, p90
 
 
-@compiled
-def learn_answer(notes, tokens, cut, most_tokens, lengths_address, source=_SOURCE):
+@inlined
+def _learn_answer(notes, tokens, cut, most_tokens, lengths_address):
     """Learn from the length of an answer, or the least that it was if it was cut off."""
     issued = notes[ISSUED_AT:NUM_NOTES].view(np.float64)
     learn(lengths_at(lengths_address), notes, tokens, cut, most_tokens, issued)
 
 
-@compiled
-def learn_prompt(notes, tokens, estimate_address, source=_SOURCE):
+@inlined
+def _learn_prompt(notes, tokens, estimate_address):
     """Learn from the number of tokens that an engine counted in a prompt."""
     learn_tokens(tokens_at(estimate_address), notes[TRAITS_AT:ISSUED_AT].view(np.float64), tokens)
+
+
+def _entry_points(source):
+    """Return the three functions that are called from Python, compiled for these sources."""
+
+    @compiled
+    def understand(raw, notes, seed, given, who, addresses):
+        made_of = source  # noqa: F841
+        return _understand(raw, notes, seed, given, who, addresses)
+
+    @compiled
+    def learn_answer(notes, tokens, cut, most_tokens, lengths_address):
+        made_of = source  # noqa: F841
+        _learn_answer(notes, tokens, cut, most_tokens, lengths_address)
+
+    @compiled
+    def learn_prompt(notes, tokens, estimate_address):
+        made_of = source  # noqa: F841
+        _learn_prompt(notes, tokens, estimate_address)
+
+    return understand, learn_answer, learn_prompt
+
+
+understand, learn_answer, learn_prompt = _entry_points(_SOURCE)

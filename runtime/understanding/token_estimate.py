@@ -109,12 +109,12 @@ def new_estimates(num_models: int) -> NDArray[np.void]:
 
 
 @compiled
-def tokens_of(address, traits):
-    """As `estimate_tokens`, of the record at an address."""
-    return estimate_tokens(tokens_at(address), traits)
+def tokens_of(states, row, traits):
+    """As `estimate_tokens`, of a record of an array."""
+    return estimate_tokens(states[row], traits)
 
 
 @compiled
-def learn_tokens_at(address, traits, tokens):
-    """As `learn_tokens`, of the record at an address."""
-    learn_tokens(tokens_at(address), traits, tokens)
+def learn_tokens_in(states, row, traits, tokens):
+    """As `learn_tokens`, of a record of an array."""
+    learn_tokens(states[row], traits, tokens)

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from trimtab.agents.prompt_clusters import NUM_CLUSTERS, cluster_at, new_clusters
+from trimtab.agents.prompt_clusters import NUM_CLUSTERS, cluster_in, new_clusters
 
 SUBJECTS = ("harbour", "engine", "garden", "planet", "bridge", "violin", "castle", "market")
 KINDS = {
@@ -22,7 +22,7 @@ def prompt(kind: str, rng: np.random.Generator) -> bytes:
 
 
 def cluster(state: np.ndarray, data: bytes) -> int:
-    return int(cluster_at(state.ctypes.data, np.frombuffer(data, np.uint8)))
+    return int(cluster_in(state, np.frombuffer(data, np.uint8)))
 
 
 def test_kinds_of_prompts_are_told_apart() -> None:
