@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from ...agents.output_length_kernel import AT_LIMIT, GIVEN_UP, WHOLE
 from ...agents.prompt_clusters import PromptEmbedder
-from ..dispatcher.request import Ending, Placement, Refusal, RequestEnd, RequestFacts
+from ..dispatcher.request import (
+    BlockHashes,
+    Ending,
+    Placement,
+    Refusal,
+    RequestEnd,
+    RequestFacts,
+)
 from . import faults
 from .call_headers import Objective
 from .learned_state import LearnedState
@@ -25,7 +32,7 @@ from .prompt_kernel import BLOCK_BYTES, distance
 from .raw_prompt import json_type, prompt_bytes, spliced
 from .reader import Call, Reading
 from .reading_kernel import NUM_NOTES, learn_answer, learn_prompt, understand
-from .sender import sender_of
+from .sender import Sender, sender_of
 from .served_models import KnownName, NameTable, ServedModel
 from .stable_hashes import StableHashes
 from .token_estimate import CHAT, NUM_KINDS, TEXT
@@ -34,9 +41,14 @@ from .tokenized_prompts import PromptTokens, given_ids, token_block_hashes
 # Share of a prompt's estimated length by which it may be too long before it is refused for that:
 # the engine, which counts, refuses the rest.
 _ESTIMATE_SLACK_FRAC = 0.3
+_63_BITS = 0x7FFFFFFFFFFFFFFF
 _OPENING_BRACKET = ord("[")
 # What the end of a request says of its answer; others say nothing.
 _CUT = {Ending.FINISHED: WHOLE, Ending.ABORTED: GIVEN_UP, Ending.TIMED_OUT: GIVEN_UP}
+
+
+Understood = tuple[int, int, int, int, float, float]
+"""Hash of the session, input tokens, cluster, most output tokens, their mean, 90 % quantile."""
 
 
 class ReadFacts(RequestFacts, kw_only=True, gc=False):
@@ -44,8 +56,8 @@ class ReadFacts(RequestFacts, kw_only=True, gc=False):
 
     notes: NDArray[np.uint64]
     """Keys of its histograms and bits of its prompt's traits (`reading_kernel.NUM_NOTES`)."""
-    estimate_at: int
-    """Address of the weights that its tokens were estimated with."""
+    estimate_row: int
+    """Of `LearnedState.tokens`: the weights that its tokens were estimated with."""
     num_choices: int = 1
     """Answers that it asks for; lengths in the facts are of one."""
 
@@ -97,6 +109,7 @@ class OpenAiReader:
         """
         self._names = NameTable(models)
         self._config = config
+        self._seed = config.seed & _63_BITS
         self.state = state or LearnedState.new(self._names.num_models)
         self._addresses = self.state.addresses()
         self._lengths_at = self.state.lengths.ctypes.data
@@ -148,32 +161,10 @@ class OpenAiReader:
         """
         sender = sender_of(call, body, self._config.objectives, self._hash)
         is_chat = "chat" in call.path
-        raw, first = prompt_bytes(body, is_chat=is_chat)
         model = known.model
-        seed = known.seed ^ self._config.seed
-        if self._config.isolates_tenants:
-            seed ^= sender.tenant_hash
-        exact = None
-        if not is_chat or self._tokenizers:
-            exact = self._tokenized(body, model.model_index, is_chat=is_chat)
-        counted = 0 if exact is None else exact[0].size
-        cluster = -1 if self._embedder is None else self._embedder.cluster(raw)
-        addresses = self._addresses[model.model_index * NUM_KINDS + (CHAT if is_chat else TEXT)]
-        limit, is_greedy = body.limit(), body.temperature == 0.0
-        notes = np.empty(NUM_NOTES + len(raw) // BLOCK_BYTES, np.uint64)
-        given = sender.session_hash, counted, cluster, limit, model.context_tokens, is_greedy, first
-        who = known.seed, sender.tenant_hash, sender.application_hash
-        session, tokens, cluster, most_tokens, mean, p90 = understand(
-            raw, notes, seed, given, who, addresses
-        )
-        least_tokens = tokens if counted else tokens / (1.0 + _ESTIMATE_SLACK_FRAC)
-        if least_tokens >= model.context_tokens:
-            param = "messages" if is_chat else "prompt"
-            raise faults.too_long(model.context_tokens, tokens, param)
-        blocks, block_tokens = notes[NUM_NOTES:], round(BLOCK_BYTES * tokens / len(raw)) or 1
-        if exact is not None and exact[1] > 0:
-            block_tokens = exact[1]
-            blocks = token_block_hashes(exact[0], block_tokens, seed=seed)
+        row = model.model_index * NUM_KINDS + (CHAT if is_chat else TEXT)
+        found, notes, blocks, block_tokens = self._prompt(body, known, sender, row, is_chat)
+        session_hash, tokens, cluster, most_tokens, mean, p90 = found
         return ReadFacts(
             request_id=call.request_id,
             model=model.name,
@@ -181,7 +172,7 @@ class OpenAiReader:
             tenant=sender.tenant,
             adapter=model.adapter,
             priority=sender.priority,
-            session_hash=session,
+            session_hash=session_hash,
             input_tokens=tokens,
             max_output_tokens=most_tokens,
             expected_output_tokens=mean,
@@ -197,9 +188,41 @@ class OpenAiReader:
             deadline_at_s=sender.deadline_at_s,
             trace_parent=sender.trace_parent,
             notes=notes,
-            estimate_at=addresses[0],
+            estimate_row=row,
             num_choices=body.n or 1,
         )
+
+    def _prompt(
+        self, body: OpenAiBody, known: KnownName, sender: Sender, row: int, is_chat: bool
+    ) -> tuple[Understood, NDArray[np.uint64], BlockHashes, int]:
+        """Return what a prompt tells: as `understand`; notes; blocks; tokens of a block.
+
+        Raises: RequestFault for none, for a wrong type, and for one that nobody has room for.
+        """
+        raw, first = prompt_bytes(body, is_chat=is_chat)
+        model = known.model
+        seed = known.seed ^ self._seed
+        if self._config.isolates_tenants:
+            seed ^= sender.tenant_hash
+        exact = None
+        if not is_chat or self._tokenizers:
+            exact = self._tokenized(body, model.model_index, is_chat=is_chat)
+        counted = 0 if exact is None else exact[0].size
+        cluster = -1 if self._embedder is None else self._embedder.cluster(raw)
+        limit, is_greedy = body.limit(), body.temperature == 0.0
+        notes = np.empty(NUM_NOTES + len(raw) // BLOCK_BYTES, np.uint64)
+        given = sender.session_hash, counted, cluster, limit, model.context_tokens, is_greedy, first
+        who = known.seed, sender.tenant_hash, sender.application_hash
+        found: Understood = understand(raw, notes, seed, given, who, self._addresses[row])
+        tokens = found[1]
+        if tokens >= model.context_tokens and (
+            counted or tokens >= (1.0 + _ESTIMATE_SLACK_FRAC) * model.context_tokens
+        ):
+            param = "messages" if is_chat else "prompt"
+            raise faults.too_long(model.context_tokens, tokens, param)
+        if exact is not None and exact[1] > 0:
+            return found, notes, token_block_hashes(exact[0], exact[1], seed=seed), exact[1]
+        return found, notes, notes[NUM_NOTES:], int(BLOCK_BYTES * tokens / len(raw) + 0.5) or 1
 
     def _tokenized(
         self, body: OpenAiBody, model_index: int, *, is_chat: bool
@@ -232,7 +255,8 @@ class OpenAiReader:
         if not isinstance(facts, ReadFacts):
             return
         if end.input_tokens:
-            learn_prompt(facts.notes, float(end.input_tokens), facts.estimate_at)
+            address = self._addresses[facts.estimate_row][0]
+            learn_prompt(facts.notes, float(end.input_tokens), address)
         cut = _CUT.get(end.ending)
         if cut is None or end.output_tokens < 1:
             return
