@@ -21,7 +21,6 @@ from ..env.compiled import compiled, inlined, source_tag
 from .quick_math import (
     HIGH,
     ONES,
-    dot,
     first_bit,
     letters_in,
     pointer_to,
@@ -40,6 +39,8 @@ HEAD_BYTES, TAIL_BYTES = 128, 384
 _LEAST_LIKENESS = 0.3
 # Share of the way that a centre moves at least.
 _LEAST_STEP = 0.005
+# Scale at which a sum is brought back to its centre, so that numbers stay near 1.
+_LEAST_SCALE = 1e-3
 # Prompts over which the rarity of words is remembered.
 _MEMORY = 20_000.0
 # What of a character beyond ASCII is told apart: all of most.
@@ -51,7 +52,10 @@ _FILES = [Path(__file__), Path(__file__).with_name("quick_math.py")]
 CLUSTERS_DTYPE = np.dtype(
     [
         (f"source_{source_tag(_FILES)}", np.int64),
-        ("centres", np.float32, (NUM_CLUSTERS, NUM_DIMENSIONS)),  # of length 1
+        ("sums", np.float32, (NUM_DIMENSIONS, NUM_CLUSTERS)),  # a centre is `scale` times its sum
+        ("scale", np.float32, (NUM_CLUSTERS,)),
+        ("square", np.float64, (NUM_CLUSTERS,)),  # of a sum's length
+        ("per_length", np.float32, (NUM_CLUSTERS,)),  # 1 over a sum's length
         ("sizes", np.float32, (NUM_CLUSTERS,)),
         ("prompts_with", np.float32, (NUM_WORDS,)),  # fading count of prompts with a word
         ("num_prompts", np.float32),  # fading
@@ -59,6 +63,8 @@ CLUSTERS_DTYPE = np.dtype(
         ("number", np.int64),  # of the prompt
         ("num_clusters", np.int64),
         ("sketch", np.float32, (NUM_DIMENSIONS,)),  # scratch
+        ("used", np.int64, (NUM_DIMENSIONS + 1,)),  # scratch: where the sketch is not zero
+        ("likeness", np.float32, (NUM_CLUSTERS,)),  # scratch: inner products with the sums
     ]
 )
 
@@ -126,35 +132,71 @@ def _add_words(state, address, num_bytes):
 
 
 @compiled
-def _nearest(state):
-    """Return (nearest centre, cosine to it); the sketch has length 1."""
-    best, likeness = 0, np.float32(-2.0)
-    for k in range(state.num_clusters):
-        found = dot(state.sketch, state.centres[k])
-        if found > likeness:
-            best, likeness = k, found
-    return best, likeness
-
-
-@inlined
-def _bring_to_length_one(vector):
-    """Scale a vector to length 1, and return whether it has a direction."""
-    square = dot(vector, vector)
-    if square <= np.float32(0.0):
-        return False
-    scale = np.float32(1.0) / np.float32(math.sqrt(square))
+def _bring_to_length_one(state):
+    """Scale the sketch to length 1, list where it is not zero, and return in how many places."""
+    sketch, used = state.sketch, state.used
+    square, num_used = np.float32(0.0), 0
     for d in range(NUM_DIMENSIONS):
-        vector[d] *= scale
-    return True
+        used[num_used] = d
+        num_used += np.int64(sketch[d] != np.float32(0.0))
+    for i in range(num_used):
+        square += sketch[used[i]] * sketch[used[i]]
+    for i in range(num_used):
+        sketch[used[i]] /= np.float32(math.sqrt(square))
+    return num_used
 
 
 @compiled
-def _move(state, cluster, step):
-    """Move a centre towards the sketch, and bring it back to length 1."""
-    centre, sketch = state.centres[cluster], state.sketch
-    for d in range(NUM_DIMENSIONS):
-        centre[d] += np.float32(step) * (sketch[d] - centre[d])
-    _bring_to_length_one(centre)
+def _nearest(state, num_used):
+    """Return (nearest centre, cosine to it); the sketch has length 1."""
+    likeness, sketch, sums, used = state.likeness, state.sketch, state.sums, state.used
+    for k in range(NUM_CLUSTERS):
+        likeness[k] = 0.0
+    for i in range(num_used):
+        row, part = sums[used[i]], sketch[used[i]]
+        for k in range(NUM_CLUSTERS):
+            likeness[k] += part * row[k]
+    best, most = 0, np.float32(-2.0)
+    for k in range(state.num_clusters):
+        cosine = likeness[k] * state.per_length[k]
+        if cosine > most:
+            best, most = k, cosine
+    return best, most
+
+
+@compiled
+def _move(state, cluster, step, num_used):
+    """Move a centre by a share of the way towards the sketch.
+
+    A centre is `scale` times its sum, so that only where the sketch is not zero is anything
+    written.
+    """
+    scale = state.scale[cluster] * np.float32(1.0 - step)
+    if scale < np.float32(_LEAST_SCALE):
+        scale = np.float32(1.0)
+        for d in range(NUM_DIMENSIONS):
+            state.sums[d, cluster] *= state.scale[cluster] * np.float32(1.0 - step)
+        state.square[cluster] *= (state.scale[cluster] * (1.0 - step)) ** 2
+        state.likeness[cluster] *= state.scale[cluster] * np.float32(1.0 - step)
+    weight = np.float32(step) / scale
+    for i in range(num_used):
+        d = state.used[i]
+        state.sums[d, cluster] += weight * state.sketch[d]
+    square = state.square[cluster] + weight * (2.0 * state.likeness[cluster] + weight)
+    state.square[cluster] = max(square, 1e-12)
+    state.per_length[cluster] = 1.0 / math.sqrt(state.square[cluster])
+    state.scale[cluster] = scale
+
+
+@compiled
+def _open(state, num_used):
+    """Open a cluster whose centre is the sketch, and return its number."""
+    cluster = state.num_clusters
+    state.num_clusters += 1
+    for i in range(num_used):
+        state.sums[state.used[i], cluster] = state.sketch[state.used[i]]
+    state.square[cluster] = state.per_length[cluster] = state.scale[cluster] = 1.0
+    return cluster
 
 
 @compiled
@@ -184,17 +226,15 @@ def cluster_of(state, prompt):
     _add_words(state, address, min(size, HEAD_BYTES))
     _add_words(state, address + tail, size - tail)
     _fade(state)
-    if not _bring_to_length_one(state.sketch):
+    num_used = _bring_to_length_one(state)
+    if num_used == 0:
         return 0
-    best, likeness = _nearest(state)
-    step = 1.0
+    best, likeness = _nearest(state, num_used)
     if likeness < _LEAST_LIKENESS and state.num_clusters < NUM_CLUSTERS:
-        best = state.num_clusters
-        state.num_clusters += 1
+        best = _open(state, num_used)
     else:
-        step = max(1.0 / (state.sizes[best] + 1.0), _LEAST_STEP)
+        _move(state, best, max(1.0 / (state.sizes[best] + 1.0), _LEAST_STEP), num_used)
     state.sizes[best] += 1.0
-    _move(state, best, step)
     return best
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -79,9 +79,6 @@ def _first_bit_intrinsic(typing_context, word):
 
     return types.uint64(types.uint64), generate
 
-
-reassociated = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
-"""Decorator of compiled sums whose order is LLVM's to choose, so that it adds several at a time."""
 
 # numba passes the first parameter itself, which type checkers cannot know.
 _bits: Any = _bits_intrinsic
@@ -148,12 +145,3 @@ def quick_exp(value):
         )
     )
     return series * _float(np.int32(_ONE_BITS + (np.int32(whole) << np.int32(23))))
-
-
-@reassociated
-def dot(left, right):
-    """Return the inner product of two float32 vectors of one length."""
-    total = np.float32(0.0)
-    for i in range(left.size):
-        total += left[i] * right[i]
-    return total

@@ -50,7 +50,7 @@ class _Tenant:
     may_name_flow: bool = True
 
 
-def least_us(step: Callable[[], object], *, calls: int = 400, rounds: int = 40) -> float:
+def least_us(step: Callable[[], object], *, calls: int = 100, rounds: int = 300) -> float:
     """Return the microseconds of one call in the fastest of some rounds."""
     return min(timeit.repeat(step, number=calls, repeat=rounds)) / calls * 1e6
 
@@ -121,11 +121,15 @@ def read_times_us() -> dict[str, float]:
         ("read_32_kb", 32_768, "llama"),
     ):
         calls = [chat_call(num_bytes, model, seed) for seed in range(50)]
-        times[label] = least_us(lambda calls=calls: [*map(reader.read, calls)], calls=8) / 50
+        times[label] = (
+            least_us(lambda calls=calls: [*map(reader.read, calls)], calls=1, rounds=500) / 50
+        )
         decode = [call.body for call in calls]
         if model == "llama":
             name = label.replace("read", "of_which_json")
-            times[name] = least_us(lambda d=decode: [*map(decode_body, d)], calls=8) / 50
+            times[name] = (
+                least_us(lambda d=decode: [*map(decode_body, d)], calls=1, rounds=500) / 50
+            )
     call = chat_call(2048)
     facts = reader.read(call).facts
     placement = Placement(
@@ -155,5 +159,5 @@ def _part_times_us() -> dict[str, float]:
     return {
         "predict_length": least_us(lambda: predict_in(state, keys, 1000.0, out)),
         "learn_length": least_us(lambda: learn_in(state, keys, 80.0, WHOLE, 1000.0, out)),
-        "cluster_2_kb": least_us(cluster_all, calls=8) / 50,
+        "cluster_2_kb": least_us(cluster_all, calls=1, rounds=500) / 50,
     }

@@ -55,7 +55,7 @@ def test_a_prompt_keeps_its_number_while_others_come() -> None:
 def test_whatever_comes_has_a_number(data: bytes) -> None:
     state = new_clusters()
     assert cluster(state, data) == 0
-    assert np.isfinite(state["centres"]).all()
+    assert np.isfinite(state["sums"]).all()
 
 
 def test_there_are_never_more_than_so_many() -> None:
@@ -64,4 +64,4 @@ def test_there_are_never_more_than_so_many() -> None:
     letters = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz     ", np.uint8)
     numbers |= {cluster(state, rng.choice(letters, 400).tobytes()) for _ in range(2000)}
     assert max(numbers) < NUM_CLUSTERS
-    assert np.isfinite(state["centres"]).all()
+    assert np.isfinite(state["sums"]).all()
