@@ -138,7 +138,7 @@ def _bring_to_length_one(state):
     square, num_used = np.float32(0.0), 0
     for d in range(NUM_DIMENSIONS):
         used[num_used] = d
-        num_used += np.int64(sketch[d] != np.float32(0.0))
+        num_used += int(sketch[d] != np.float32(0.0))
     for i in range(num_used):
         square += sketch[used[i]] * sketch[used[i]]
     for i in range(num_used):
