@@ -225,7 +225,7 @@ def can_take(view, query, bias, replica):
 
 
 @compiled
-def _waiting_span(view, query, bias):
+def waiting_spread(view, query, bias):
     """Return minimum and span of the waiting requests over the replicas that can take it."""
     lowest, highest = np.inf, -np.inf
     for r in range(view.size):
@@ -293,7 +293,7 @@ def choose_replica(
     num_replicas = view.size
     waiting_min, waiting_span = 0.0, 0.0
     if knobs.waiting_share_weight != 0.0:
-        waiting_min, waiting_span = _waiting_span(view, query, bias)
+        waiting_min, waiting_span = waiting_spread(view, query, bias)
     scale = (cursor, num_replicas, waiting_min, waiting_span)
     has_heuristics = has_heuristic_terms(knobs)
     limits = request_limits(query)
@@ -382,7 +382,7 @@ def full_chunk_token_s(coefficients, chunk_tokens):
 
 
 @compiled
-def _fill_terms(
+def fill_terms(
     view, nominal, query, hit_tokens, knobs, bias, now_s, replica, scale, random_state, terms
 ):
     """Fill `terms` [NUM_TERMS] with all parts of a replica's cost."""
@@ -412,13 +412,13 @@ def explain(
 ) -> list[dict[str, float]]:
     """Return, for each replica, the named parts of its cost (random and cursor terms are 0)."""
     parts = []
-    scale = (0, view.size, *_waiting_span(view, query[0], bias))
+    scale = (0, view.size, *waiting_spread(view, query[0], bias))
     random_state = np.zeros(1, dtype=np.uint64)
     knobs = knobs.copy()
     knobs["random_weight"] = knobs["round_robin_weight"] = 0.0
     for replica in range(view.size):
         terms = np.zeros(NUM_TERMS)
-        _fill_terms(
+        fill_terms(
             view, nominal, query[0], hit_tokens, knobs[0], bias, now_s, replica,
             scale, random_state, terms,
         )  # fmt: skip

@@ -6,6 +6,11 @@ Does not know: how an outcome is estimated (`shadow.py`), or what follows from a
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
+# Sums over the sampled requests that a regret is made from.
+_SUMS = ("num_sampled", "weight", "weight_2", "difference", "difference_2", "squared_2")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Regret:
@@ -49,4 +54,22 @@ def pooled(regrets: Iterable[Regret]) -> Regret:
         num_sampled=total,
         mean=sum(regret.num_sampled * regret.mean for regret in sampled) / total,
         std_error=variance**0.5,
+    )
+
+
+def regret_of(sums: np.ndarray) -> Regret:
+    """Return the regret of sums that `shadow.add_difference` made, and empty them; shape [1]."""
+    values = sums[0].copy()
+    for name in _SUMS:
+        sums[name] = 0
+    if not values["weight"] > 0.0:
+        return NO_REGRET
+    mean = values["difference"] / values["weight"]
+    spread = (
+        values["squared_2"] - 2.0 * mean * values["difference_2"] + mean**2 * values["weight_2"]
+    )
+    return Regret(
+        num_sampled=int(values["num_sampled"]),
+        mean=float(np.clip(mean, -1.0, 1.0)),
+        std_error=float(np.sqrt(max(spread, 0.0)) / values["weight"]),
     )

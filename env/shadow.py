@@ -11,7 +11,7 @@ Does not know: where the view comes from, or what follows from an estimate.
 
 import numpy as np
 
-from .compiled import compiled
+from .compiled import compiled, inlined
 from .dispatch import (
     choose_replica,
     decode_iteration_s,
@@ -76,3 +76,14 @@ def shadow_choice(
     for r in range(view.size):
         view[r].slow_factor = factors[r]
     return is_placed, replica
+
+
+@inlined
+def add_difference(sums, weight, difference):
+    """Add one request's difference, shadow minus ruling, to a record of sums."""
+    sums.num_sampled += 1
+    sums.weight += weight
+    sums.weight_2 += weight * weight
+    sums.difference += weight * difference
+    sums.difference_2 += weight * weight * difference
+    sums.squared_2 += weight * weight * difference * difference

@@ -20,6 +20,16 @@ from ..dispatch import (
     refresh_prefill_stretch,
     refresh_slow_factor,
 )
+from ..gateway_counts import (
+    ITERATION_RATIO_GAIN,
+    OUTPUT_TOKENS_GAIN,
+    PREFILL_FRAC_GAIN,
+    count_dispatch,
+    count_end,
+    count_first_token,
+    footprint_tokens,
+    moved,
+)
 from ..shed_reason import ShedReason
 from ..shortlist import can_use_shortlist, choose_candidate
 from .budgets import charge, refund
@@ -54,33 +64,16 @@ from .prefix_cache import match_replicas
 from .queues import push_waiting, waiting_list
 from .shadow import compare
 
-# Weights of the newest value in the moving averages.
-TTFT_RATIO_GAIN = 0.1
-ITERATION_RATIO_GAIN = 0.3
-PREFILL_FRAC_GAIN = 0.3
-OUTPUT_TOKENS_GAIN = 0.01
-# Log ratios beyond this (a factor of 20) are taken as this.
-LOG_RATIO_LIMIT = 3.0
-# A moving average nearer to 0 is 0: an idle replica's would go on shrinking for ever.
-NEGLIGIBLE = 1e-12
-
-
-@compiled
-def _footprint_tokens(query):
-    return query.input_tokens + 0.5 * query.expected_output_tokens
-
 
 @compiled
 def on_first_token(sim, index):
     """Note a request's first token: its prefill is no backlog any more, its TTFT is known."""
     request = requests_of(sim)[index]
     v = views_of(sim, request.gateway)[request.replica]
-    v.pending_tokens = max(0.0, v.pending_tokens - request.believed_uncached_tokens)
-    v.progress_at_s = request.first_token_s
-    observed_s = request.first_token_s - request.ready_s
-    ratio = np.log(max(observed_s, 1e-4) / max(request.predicted_ttft_s, 1e-4))
-    ratio = min(max(ratio, -LOG_RATIO_LIMIT), LOG_RATIO_LIMIT)
-    v.ttft_log_ratio += TTFT_RATIO_GAIN * (ratio - v.ttft_log_ratio)
+    count_first_token(
+        v, request.believed_uncached_tokens, request.first_token_s - request.ready_s,
+        request.predicted_ttft_s, request.first_token_s,
+    )  # fmt: skip
     refresh_slow_factor(views_of(sim, request.gateway), knobs_of(sim), request.replica)
 
 
@@ -89,10 +82,8 @@ def on_finish(sim, index):
     """Note that a request left its replica, finished or failed."""
     request = requests_of(sim)[index]
     v = views_of(sim, request.gateway)[request.replica]
-    v.outstanding_requests -= 1
-    v.outstanding_tokens = max(0.0, v.outstanding_tokens - _footprint_tokens(request.query))
-    if request.generated_tokens == 0:
-        v.pending_tokens = max(0.0, v.pending_tokens - request.believed_uncached_tokens)
+    had_token = request.generated_tokens > 0
+    count_end(v, request.query, request.believed_uncached_tokens, had_token)
     k = waiting_list(request)
     expected = gateways_of(sim)[request.gateway].expected_output_tokens
     expected[k] += OUTPUT_TOKENS_GAIN * (request.generated_tokens - expected[k])
@@ -170,11 +161,7 @@ def _place(sim, index, now_s, r):
     request.num_dispatches += 1
     note(sim, index, Moment.DISPATCHED, now_s, r, ttft_s)
     push_waiting(replicas_of(sim)[r], requests_of(sim), index, False)
-    if v.pending_tokens == 0.0:
-        v.progress_at_s = now_s
-    v.outstanding_requests += 1
-    v.outstanding_tokens += _footprint_tokens(query)
-    v.pending_tokens += uncached_tokens
+    count_dispatch(v, query, uncached_tokens, now_s)
     wake(sim, r, now_s)
 
 
@@ -253,21 +240,14 @@ def choose_decoder(sim, index, now_s):
 def move(sim, index, r):
     """Count a request that has its first token at another replica."""
     request = requests_of(sim)[index]
-    footprint_tokens = _footprint_tokens(request.query)
+    request_tokens = footprint_tokens(request.query)
     v = views_of(sim, request.gateway)[request.replica]
     v.outstanding_requests -= 1
-    v.outstanding_tokens = max(0.0, v.outstanding_tokens - footprint_tokens)
+    v.outstanding_tokens = max(0.0, v.outstanding_tokens - request_tokens)
     request.replica = r
     v = views_of(sim, request.gateway)[r]
     v.outstanding_requests += 1
-    v.outstanding_tokens += footprint_tokens
-
-
-@compiled
-def _moved(mean, gain, value):
-    """Return a moving average with a new value taken in."""
-    mean += gain * (value - mean)
-    return mean if abs(mean) > NEGLIGIBLE else 0.0
+    v.outstanding_tokens += request_tokens
 
 
 @compiled
@@ -319,11 +299,11 @@ def _read_page(sim, g, r, now_s):
     if nominal_s > 0.0:
         ratio = np.log(measured_s / nominal_s) if measured_s != nominal_s else 0.0
         if ratio != 0.0 or v.iteration_log_ratio != 0.0:
-            v.iteration_log_ratio = _moved(v.iteration_log_ratio, ITERATION_RATIO_GAIN, ratio)
+            v.iteration_log_ratio = moved(v.iteration_log_ratio, ITERATION_RATIO_GAIN, ratio)
             refresh_slow_factor(views_of(sim, g), knobs_of(sim), r)
     if now_s > v.scraped_at_s:
         share = (replica.prefill_s - before.prefill_s) / (now_s - v.scraped_at_s)
-        v.prefill_frac = _moved(v.prefill_frac, PREFILL_FRAC_GAIN, min(share, 1.0))
+        v.prefill_frac = moved(v.prefill_frac, PREFILL_FRAC_GAIN, min(share, 1.0))
         refresh_prefill_stretch(views_of(sim, g), r)
     if replica.num_sequences != before.num_sequences:
         _refresh_decode_base(sim, g, r, replica.num_sequences)

@@ -5,22 +5,19 @@ costs more than the simulation; a record is one pointer. `handle` makes it; whoe
 compiled function keeps the arrays alive meanwhile.
 
 Does not know: what the arrays mean (`layout.py`).
-Source: the address intrinsic is numba's documented way to use a raw pointer with `carray`.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numba import carray, types  # type: ignore[attr-defined]
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import carray  # type: ignore[attr-defined]
 
 from ..budget import BUCKET_DTYPE
 from ..compiled import compiled, source_tag
 from ..dispatch import NUM_TERMS, VIEW_DTYPE
 from ..knobs import KNOBS_DTYPE
 from ..latency import LATENCY_DTYPE
+from ..pointers import pointer
 from ..restrictions import GROUP_DTYPE
 from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
 from ..topology import LINK_DTYPE, PORT_DTYPE
@@ -47,7 +44,15 @@ from .layout import (
 )
 
 _COMPILED_FILES = (
-    *("compiled.py", "dispatch.py", "energy.py", "knobs.py", "latency.py", "shortlist.py"),
+    *(
+        "compiled.py",
+        "dispatch.py",
+        "energy.py",
+        "gateway_counts.py",
+        "knobs.py",
+        "latency.py",
+        "shortlist.py",
+    ),
     *("budget.py", "masks.py", "restrictions.py", "shed_reason.py", "shadow.py", "topology.py"),
     "../traces/hashing.py",
 )
@@ -138,106 +143,92 @@ def handle(arrays: SimulationArrays) -> np.ndarray:
     return record
 
 
-@intrinsic
-def _pointer_intrinsic(typing_context, address):
-    """Turn an integer address into a pointer."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-    return types.voidptr(address), generate
-
-
-# numba passes the first parameter itself, which type checkers cannot know.
-_pointer: Any = _pointer_intrinsic
-
-
 @compiled
 def fleet_of(sim):
     """The fleet's own record."""
-    return carray(_pointer(sim.fleet_at), (1,), FLEET_DTYPE)[0]
+    return carray(pointer(sim.fleet_at), (1,), FLEET_DTYPE)[0]
 
 
 @compiled
 def requests_of(sim):
     """Request table [N]."""
-    return carray(_pointer(sim.requests_at), (sim.num_requests,), REQUEST_DTYPE)
+    return carray(pointer(sim.requests_at), (sim.num_requests,), REQUEST_DTYPE)
 
 
 @compiled
 def blocks_of(sim):
     """Dense ids of the requests' prompt blocks."""
-    return carray(_pointer(sim.blocks_at), (sim.num_block_references,), np.int32)
+    return carray(pointer(sim.blocks_at), (sim.num_block_references,), np.int32)
 
 
 @compiled
 def pinned_entries_of(sim):
     """Cache entries that running requests have pinned, in the places of their blocks."""
-    return carray(_pointer(sim.pinned_entries_at), (sim.num_block_references,), np.int32)
+    return carray(pointer(sim.pinned_entries_at), (sim.num_block_references,), np.int32)
 
 
 @compiled
 def replicas_of(sim):
     """Replica table [R]."""
-    return carray(_pointer(sim.replicas_at), (sim.num_replicas,), REPLICA_DTYPE)
+    return carray(pointer(sim.replicas_at), (sim.num_replicas,), REPLICA_DTYPE)
 
 
 @compiled
 def event_tree_of(sim):
     """When replicas next change in a visible way, s, as a tree of minima (`due.py`)."""
-    return carray(_pointer(sim.event_tree_at), (sim.num_tree_nodes,), np.float64)
+    return carray(pointer(sim.event_tree_at), (sim.num_tree_nodes,), np.float64)
 
 
 @compiled
 def actual_of(sim):
     """True latency coefficients [R]."""
-    return carray(_pointer(sim.actual_at), (sim.num_replicas,), LATENCY_DTYPE)
+    return carray(pointer(sim.actual_at), (sim.num_replicas,), LATENCY_DTYPE)
 
 
 @compiled
 def throttled_of(sim):
     """Scratch: latency coefficients at the clock that a power cap leaves [R]."""
-    return carray(_pointer(sim.throttled_at), (sim.num_replicas,), LATENCY_DTYPE)
+    return carray(pointer(sim.throttled_at), (sim.num_replicas,), LATENCY_DTYPE)
 
 
 @compiled
 def nominal_of(sim):
     """Latency coefficients that the scheduler believes [R]."""
-    return carray(_pointer(sim.nominal_at), (sim.num_replicas,), LATENCY_DTYPE)
+    return carray(pointer(sim.nominal_at), (sim.num_replicas,), LATENCY_DTYPE)
 
 
 @compiled
 def linear_s_of(sim, kind):
     """Remembered layer times of a kind of replica, by tokens [T]."""
     shape = (sim.num_kinds, sim.num_linear)
-    return carray(_pointer(sim.linear_s_at), shape, np.float64)[kind]
+    return carray(pointer(sim.linear_s_at), shape, np.float64)[kind]
 
 
 @compiled
 def gateways_of(sim):
     """Gateway table [G]."""
-    return carray(_pointer(sim.gateways_at), (sim.num_gateways,), GATEWAY_DTYPE)
+    return carray(pointer(sim.gateways_at), (sim.num_gateways,), GATEWAY_DTYPE)
 
 
 @compiled
 def decode_bases_of(sim, kind):
     """Remembered nominal decode iterations of a kind of replica, by sequences [S]."""
     shape = (sim.num_kinds, sim.num_slots)
-    return carray(_pointer(sim.decode_bases_s_at), shape, np.float64)[kind]
+    return carray(pointer(sim.decode_bases_s_at), shape, np.float64)[kind]
 
 
 @compiled
 def views_of(sim, g):
     """A gateway's view of each replica [R]."""
     shape = (sim.num_gateways, sim.num_replicas)
-    return carray(_pointer(sim.views_at), shape, VIEW_DTYPE)[g]
+    return carray(pointer(sim.views_at), shape, VIEW_DTYPE)[g]
 
 
 @compiled
 def scraped_of(sim, g):
     """The counters of each replica as a gateway last read them [R]."""
     shape = (sim.num_gateways, sim.num_replicas)
-    return carray(_pointer(sim.scraped_at), shape, SCRAPED_DTYPE)[g]
+    return carray(pointer(sim.scraped_at), shape, SCRAPED_DTYPE)[g]
 
 
 @compiled
@@ -246,247 +237,247 @@ def shortlist_of(sim, g, model, priority):
     num_rows = sim.num_gateways * sim.num_models * NUM_PRIORITIES
     shape = (num_rows, SHORTLIST_SIZE + MAX_HOLDERS)
     row = (g * sim.num_models + model) * NUM_PRIORITIES + priority
-    return carray(_pointer(sim.shortlists_at), shape, CANDIDATE_DTYPE)[row]
+    return carray(pointer(sim.shortlists_at), shape, CANDIDATE_DTYPE)[row]
 
 
 @compiled
 def sequences_of(sim, r):
     """Heap of a replica's decoding sequences [S]."""
     shape = (sim.num_replicas, sim.num_slots)
-    return carray(_pointer(sim.sequences_at), shape, SEQUENCE_DTYPE)[r]
+    return carray(pointer(sim.sequences_at), shape, SEQUENCE_DTYPE)[r]
 
 
 @compiled
 def page_phases_of(sim, r):
     """Decoding sequences of a replica by the iteration at which they need a page."""
     shape = (sim.num_replicas, sim.page_tokens)
-    return carray(_pointer(sim.page_phases_at), shape, np.int64)[r]
+    return carray(pointer(sim.page_phases_at), shape, np.int64)[r]
 
 
 @compiled
 def cache_of(sim, r):
     """Prefix-cache entries of a replica [C]."""
     shape = (sim.num_replicas, sim.num_entries)
-    return carray(_pointer(sim.cache_at), shape, CACHE_ENTRY_DTYPE)[r]
+    return carray(pointer(sim.cache_at), shape, CACHE_ENTRY_DTYPE)[r]
 
 
 @compiled
 def cache_table_of(sim, r):
     """Hash table from block to cache entry of a replica [H]."""
     shape = (sim.num_replicas, sim.table_size)
-    return carray(_pointer(sim.cache_table_at), shape, np.int32)[r]
+    return carray(pointer(sim.cache_table_at), shape, np.int32)[r]
 
 
 @compiled
 def holders_of(sim):
     """Bit masks of the replicas that hold each block [B, words]."""
-    return carray(_pointer(sim.holders_at), (sim.num_blocks, sim.num_words), np.uint64)
+    return carray(pointer(sim.holders_at), (sim.num_blocks, sim.num_words), np.uint64)
 
 
 @compiled
 def slowdowns_of(sim, r):
     """Changes of a replica's slow-down [K]."""
     shape = (sim.num_replicas, sim.num_slowdowns)
-    return carray(_pointer(sim.slowdowns_at), shape, SLOWDOWN_DTYPE)[r]
+    return carray(pointer(sim.slowdowns_at), shape, SLOWDOWN_DTYPE)[r]
 
 
 @compiled
 def events_of(sim):
     """What happens to the fleet from outside, in order of time."""
-    return carray(_pointer(sim.events_at), (sim.num_events,), EVENT_DTYPE)
+    return carray(pointer(sim.events_at), (sim.num_events,), EVENT_DTYPE)
 
 
 @compiled
 def knobs_of(sim):
     """The knobs in force."""
-    return carray(_pointer(sim.knobs_at), (1,), KNOBS_DTYPE)[0]
+    return carray(pointer(sim.knobs_at), (1,), KNOBS_DTYPE)[0]
 
 
 @compiled
 def bias_of(sim, group):
     """What is added to each replica's cost for a request of a group, infinite: masked [R]."""
     shape = (sim.num_groups, sim.num_replicas)
-    return carray(_pointer(sim.bias_at), shape, np.float64)[group]
+    return carray(pointer(sim.bias_at), shape, np.float64)[group]
 
 
 @compiled
 def groups_of(sim):
     """What holds for each group of requests [groups]."""
-    return carray(_pointer(sim.groups_at), (sim.num_groups,), GROUP_DTYPE)
+    return carray(pointer(sim.groups_at), (sim.num_groups,), GROUP_DTYPE)
 
 
 @compiled
 def buckets_of(sim):
     """What is left of each group's budget [groups]."""
-    return carray(_pointer(sim.buckets_at), (sim.num_groups,), BUCKET_DTYPE)
+    return carray(pointer(sim.buckets_at), (sim.num_groups,), BUCKET_DTYPE)
 
 
 @compiled
 def hits_of(sim):
     """Scratch: cached prompt tokens of the request in hand [R]."""
-    return carray(_pointer(sim.hits_at), (sim.num_replicas,), np.int64)
+    return carray(pointer(sim.hits_at), (sim.num_replicas,), np.int64)
 
 
 @compiled
 def matched_of(sim):
     """Scratch: the replicas whose hits are not 0; the first `num_matched` count [R]."""
-    return carray(_pointer(sim.matched_at), (sim.num_replicas,), np.int64)
+    return carray(pointer(sim.matched_at), (sim.num_replicas,), np.int64)
 
 
 @compiled
 def terms_of(sim):
     """Scratch: parts of a score [NUM_TERMS]."""
-    return carray(_pointer(sim.terms_at), (NUM_TERMS,), np.float64)
+    return carray(pointer(sim.terms_at), (NUM_TERMS,), np.float64)
 
 
 @compiled
 def random_of(sim, stream):
     """State of one random stream [1]: 2 g dispatch, 2 g + 1 scrapes of gateway g."""
     shape = (2 * sim.num_gateways,)
-    return carray(_pointer(sim.random_at), shape, np.uint64)[stream : stream + 1]
+    return carray(pointer(sim.random_at), shape, np.uint64)[stream : stream + 1]
 
 
 @compiled
 def hosts_of(sim):
     """Host memory of each replica [R]."""
-    return carray(_pointer(sim.hosts_at), (sim.num_replicas,), HOST_DTYPE)
+    return carray(pointer(sim.hosts_at), (sim.num_replicas,), HOST_DTYPE)
 
 
 @compiled
 def host_cache_of(sim, r):
     """Prefix-cache entries in a replica's host memory [C']."""
     shape = (sim.num_replicas, sim.num_host_entries)
-    return carray(_pointer(sim.host_cache_at), shape, CACHE_ENTRY_DTYPE)[r]
+    return carray(pointer(sim.host_cache_at), shape, CACHE_ENTRY_DTYPE)[r]
 
 
 @compiled
 def host_table_of(sim, r):
     """Hash table from block to host cache entry of a replica [H']."""
     shape = (sim.num_replicas, sim.host_table_size)
-    return carray(_pointer(sim.host_table_at), shape, np.int32)[r]
+    return carray(pointer(sim.host_table_at), shape, np.int32)[r]
 
 
 @compiled
 def adapters_of(sim, r):
     """Adapter slots of a replica [L]."""
     shape = (sim.num_replicas, sim.num_adapter_slots)
-    return carray(_pointer(sim.adapters_at), shape, ADAPTER_DTYPE)[r]
+    return carray(pointer(sim.adapters_at), shape, ADAPTER_DTYPE)[r]
 
 
 @compiled
 def growing_of(sim, r):
     """Heap of a replica's decoding requests shorter than the attention window [S]."""
     shape = (sim.num_replicas, sim.num_growing_slots)
-    return carray(_pointer(sim.growing_at), shape, SEQUENCE_DTYPE)[r]
+    return carray(pointer(sim.growing_at), shape, SEQUENCE_DTYPE)[r]
 
 
 @compiled
 def links_of(sim):
     """Links of the cluster [L]."""
-    return carray(_pointer(sim.links_at), (sim.num_links,), LINK_DTYPE)
+    return carray(pointer(sim.links_at), (sim.num_links,), LINK_DTYPE)
 
 
 @compiled
 def ports_of(sim):
     """Where each replica is attached to the links [R]."""
-    return carray(_pointer(sim.ports_at), (sim.num_replicas,), PORT_DTYPE)
+    return carray(pointer(sim.ports_at), (sim.num_replicas,), PORT_DTYPE)
 
 
 @compiled
 def zone_links_of(sim):
     """The link from each zone to each other [Z, Z]."""
-    return carray(_pointer(sim.zone_links_at), (sim.num_zones, sim.num_zones), np.int64)
+    return carray(pointer(sim.zone_links_at), (sim.num_zones, sim.num_zones), np.int64)
 
 
 @compiled
 def transfers_of(sim):
     """Transfers, the fleet's `num_transfers` first ones in progress [T]."""
-    return carray(_pointer(sim.transfers_at), (sim.num_transfer_rows,), TRANSFER_DTYPE)
+    return carray(pointer(sim.transfers_at), (sim.num_transfer_rows,), TRANSFER_DTYPE)
 
 
 @compiled
 def life_of(sim):
     """Notes of the watched request [L]."""
-    return carray(_pointer(sim.life_at), (sim.num_life,), LIFE_DTYPE)
+    return carray(pointer(sim.life_at), (sim.num_life,), LIFE_DTYPE)
 
 
 @compiled
 def placements_of(sim):
     """What the gateway went by at each placement of the watched request [P]."""
-    return carray(_pointer(sim.placements_at), (sim.num_placements,), PLACEMENT_DTYPE)
+    return carray(pointer(sim.placements_at), (sim.num_placements,), PLACEMENT_DTYPE)
 
 
 @compiled
 def seen_views_of(sim, placement):
     """The gateway's view at a placement of the watched request [R]."""
     shape = (sim.num_placements, sim.num_replicas)
-    return carray(_pointer(sim.seen_views_at), shape, VIEW_DTYPE)[placement]
+    return carray(pointer(sim.seen_views_at), shape, VIEW_DTYPE)[placement]
 
 
 @compiled
 def seen_hits_of(sim, placement):
     """Cached prompt tokens at a placement of the watched request [R]."""
     shape = (sim.num_placements, sim.num_replicas)
-    return carray(_pointer(sim.seen_hits_at), shape, np.int64)[placement]
+    return carray(pointer(sim.seen_hits_at), shape, np.int64)[placement]
 
 
 @compiled
 def late_pages_of(sim, g, r):
     """Metrics pages of a replica that are on their way to a gateway [P]."""
     shape = (sim.num_gateways, sim.num_replicas, sim.num_pages)
-    return carray(_pointer(sim.pages_at), shape, PAGE_DTYPE)[g, r]
+    return carray(pointer(sim.pages_at), shape, PAGE_DTYPE)[g, r]
 
 
 @compiled
 def group_costs_of(sim, group):
     """Penalties of each replica for a request of a group, infinite where masked [R]."""
     shape = (sim.num_groups, sim.num_replicas)
-    return carray(_pointer(sim.group_costs_at), shape, np.float64)[group]
+    return carray(pointer(sim.group_costs_at), shape, np.float64)[group]
 
 
 @compiled
 def penalties_of(sim):
     """Penalties of each replica from the shield [R]."""
-    return carray(_pointer(sim.penalties_at), (sim.num_replicas,), np.float64)
+    return carray(pointer(sim.penalties_at), (sim.num_replicas,), np.float64)
 
 
 @compiled
 def shadow_of(sim):
     """What the shadow's choices are compared for."""
-    return carray(_pointer(sim.shadow_at), (1,), SHADOW_DTYPE)[0]
+    return carray(pointer(sim.shadow_at), (1,), SHADOW_DTYPE)[0]
 
 
 @compiled
 def shadow_knobs_of(sim):
     """The knobs of the shadow."""
-    return carray(_pointer(sim.shadow_knobs_at), (1,), KNOBS_DTYPE)[0]
+    return carray(pointer(sim.shadow_knobs_at), (1,), KNOBS_DTYPE)[0]
 
 
 @compiled
 def judge_of(sim):
     """The knobs by which outcomes are foretold."""
-    return carray(_pointer(sim.judge_at), (1,), KNOBS_DTYPE)[0]
+    return carray(pointer(sim.judge_at), (1,), KNOBS_DTYPE)[0]
 
 
 @compiled
 def shadow_bias_of(sim):
     """Bias of each replica under the shadow's knobs [R]."""
-    return carray(_pointer(sim.shadow_bias_at), (sim.num_replicas,), np.float64)
+    return carray(pointer(sim.shadow_bias_at), (sim.num_replicas,), np.float64)
 
 
 @compiled
 def shadow_costs_of(sim):
     """Scratch: what is added to each replica's cost for the shadow [R]."""
-    return carray(_pointer(sim.shadow_costs_at), (sim.num_replicas,), np.float64)
+    return carray(pointer(sim.shadow_costs_at), (sim.num_replicas,), np.float64)
 
 
 @compiled
 def shadow_factors_of(sim):
     """Scratch: slow factors of the knobs that rule [R]."""
-    return carray(_pointer(sim.shadow_factors_at), (sim.num_replicas,), np.float64)
+    return carray(pointer(sim.shadow_factors_at), (sim.num_replicas,), np.float64)
 
 
 @compiled
 def shadow_random_of(sim):
     """State of the shadow's random stream [1]."""
-    return carray(_pointer(sim.shadow_random_at), (1,), np.uint64)
+    return carray(pointer(sim.shadow_random_at), (1,), np.uint64)

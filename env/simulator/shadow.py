@@ -10,8 +10,8 @@ import numpy as np
 
 from ..compiled import compiled
 from ..knobs import Knobs
-from ..regret import NO_REGRET, Regret
-from ..shadow import JUDGE_KNOBS, is_expected_to_meet, shadow_choice
+from ..regret import Regret, regret_of
+from ..shadow import JUDGE_KNOBS, add_difference, is_expected_to_meet, shadow_choice
 from .layout import SHADOW_DTYPE, SimulationArrays
 from .memory import (
     fleet_of,
@@ -33,8 +33,6 @@ from .memory import (
 
 # Seed of the shadow's own random stream, which nothing else draws from.
 _RANDOM_SEED = 0x5AD0
-# Sums over the sampled requests that a regret is made from.
-_SUMS = ("num_sampled", "weight", "weight_2", "difference", "difference_2", "squared_2")
 
 
 @compiled
@@ -69,13 +67,7 @@ def compare(sim, index, now_s, is_placed, replica):
         shadow.cursor = (shadow_replica + 1) % costs.size
     difference = _expected(sim, g, query, now_s, is_shadow_placed, shadow_replica)
     difference -= _expected(sim, g, query, now_s, is_placed, replica)
-    weight = request.weight
-    shadow.num_sampled += 1
-    shadow.weight += weight
-    shadow.weight_2 += weight * weight
-    shadow.difference += weight * difference
-    shadow.difference_2 += weight * weight * difference
-    shadow.squared_2 += weight * weight * difference * difference
+    add_difference(shadow, request.weight, difference)
 
 
 def shadow_arrays(num_replicas: int) -> dict[str, np.ndarray]:
@@ -109,15 +101,4 @@ def set_shadow(arrays: SimulationArrays, knobs: Knobs | None, every: int) -> Non
 
 def take_regret(arrays: SimulationArrays) -> Regret:
     """Return the regret since it was last taken, and begin anew."""
-    sums = arrays.shadow[0].copy()
-    for name in _SUMS:
-        arrays.shadow[name] = 0
-    if not sums["weight"] > 0.0:
-        return NO_REGRET
-    mean = sums["difference"] / sums["weight"]
-    spread = sums["squared_2"] - 2.0 * mean * sums["difference_2"] + mean**2 * sums["weight_2"]
-    return Regret(
-        num_sampled=int(sums["num_sampled"]),
-        mean=float(np.clip(mean, -1.0, 1.0)),
-        std_error=float(np.sqrt(max(spread, 0.0)) / sums["weight"]),
-    )
+    return regret_of(arrays.shadow)

@@ -30,7 +30,7 @@ class RequestFacts(msgspec.Struct, kw_only=True, gc=False):
     priority: int = 0
     """0 interactive, 1 batch."""
     session_hash: int = 0
-    """Of what binds requests together: a session, a user, or the prompt's beginning."""
+    """Of what binds requests together: session, user, or the prompt's beginning; below 2**63."""
     input_tokens: int
     """Estimated, or counted if there is a tokenizer."""
     max_output_tokens: int
@@ -66,10 +66,23 @@ class Placement(msgspec.Struct, kw_only=True, gc=False):
     hit_tokens: int
     """Prompt tokens believed to be in the replica's prefix cache."""
     predicted_ttft_s: float
+    nominal_ttft_s: float = 0.0
+    """The same if the replica were not slow."""
+    counted_output_tokens: float = 0.0
+    """Expected answer that it is counted with at its replica."""
+    priority: int = 0
+    """In force: a group's rule or its empty budget may have changed the request's own."""
     placed_at_s: float
     num_attempts: int = 1
+    tried: tuple[int, ...] = ()
+    """Replicas that did not answer."""
     first_token_at_s: float = float("nan")
+    is_prefilled: bool = False
+    """Its prompt does not count as backlog any more."""
+    is_ended: bool = False
+    """It has left this replica."""
     group: int = 0
+    """Of the rules that it is under."""
 
 
 class Refusal(msgspec.Struct, kw_only=True, gc=False):

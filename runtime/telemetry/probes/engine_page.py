@@ -1,12 +1,14 @@
 """Reads the metrics page of vLLM, SGLang or llama.cpp into the signals of a replica.
 
 Names are exact, old ones included; what a page does not say is absent, never 0. Counters are
-handed on as they stand.
+handed on as they stand; one that falls is counted as a restart of the engine. Of a page that was
+cut in half, what may be too small is absent (`page_end.py`).
 
 Does not know: how a page is fetched (`engine_pages_probe.py`), or what is derived from a signal.
 """
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Final
 
@@ -14,8 +16,9 @@ import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from ....env.state.feature import Live
-from ..signals import SIGNALS_BY_SCOPE, Scope, Signal
+from ..signals import SIGNALS_BY_SCOPE, Kind, Scope, Signal
 from .histogram_window import HistogramWindow
+from .page_end import PageEnd, whole_lines
 from .page_source import PageNumber, PageSource, Samples, parse_source
 from .probe import FloatArray
 
@@ -26,11 +29,23 @@ _SIGNALS = SIGNALS_BY_SCOPE[Scope.REPLICA]
 _AVERAGED_UNITS: Final = frozenset({"share", "0 or 1", "tokens a page"})
 
 
+_COUNTERS: Final = np.array([signal.kind is Kind.COUNTER for signal in _SIGNALS])
+
+
 class EnginePage:
     """The metrics page of one replica, read again and again."""
 
     def __init__(self) -> None:
         self._histograms: dict[str, HistogramWindow] = defaultdict(HistogramWindow)
+        self._end = PageEnd()
+        self._counters = np.full(int(_COUNTERS.sum()), np.nan)
+        self.num_restarts = 0
+        """Pages on which a counter stood lower than before."""
+
+    @property
+    def num_cut(self) -> int:
+        """Pages of which the last family was left out, as it was not whole."""
+        return self._end.num_cut
 
     def read(self, text: str, at_s: float) -> FloatArray:
         """Return the signals of a page, in the order of their table; NaN where absent.
@@ -38,14 +53,21 @@ class EnginePage:
         Shapes: [signals of a replica]. `at_s` is when the page was fetched, on any clock.
         Raises: ValueError if the text is no metrics page, or of an engine that is not known.
         """
-        samples = _parse(text)
+        lines = whole_lines(text).splitlines()
+        samples = _parse(lines)
         engine = _engine_of(samples)
+        self._end.leave_out_cut(samples, lines[-1])
         for name in _histogram_names(engine):
             self._take_histogram(name, samples, at_s)
         row = np.full(len(_SIGNALS), np.nan)
         for column, signal, source in _sources(engine):
             row[column] = self._value(signal, source, samples)
+        self._count_restart(row[_COUNTERS])
         return row
+
+    def _count_restart(self, counters: FloatArray) -> None:
+        self.num_restarts += bool((counters < self._counters).any())
+        self._counters = np.where(np.isnan(counters), self._counters, counters)
 
     def _value(self, signal: Signal, source: PageSource, samples: Samples) -> float:
         for alternative in source:
@@ -76,16 +98,12 @@ def _divide(above: float, below: float) -> float:
     return above / below if below > 0 else np.nan
 
 
-def _parse(text: str) -> Samples:
+def _parse(lines: Sequence[str]) -> dict[str, list[tuple[Mapping[str, str], float]]]:
     """Return the samples that some signal asks for; the other lines are not parsed at all."""
     wanted = _wanted_names()
-    lines = [
-        line
-        for line in text.splitlines()
-        if line.partition("{")[0].partition(" ")[0].strip() in wanted
-    ]
-    samples = defaultdict(list)
-    for family in text_string_to_metric_families("\n".join(lines) + "\n"):
+    asked = [line for line in lines if line.partition("{")[0].partition(" ")[0].strip() in wanted]
+    samples: dict[str, list[tuple[Mapping[str, str], float]]] = defaultdict(list)
+    for family in text_string_to_metric_families("\n".join(asked) + "\n"):
         for sample in family.samples:
             samples[sample.name].append((sample.labels, float(sample.value)))
     return samples

@@ -49,6 +49,16 @@ class PageReader:
         self.num_failed = 0
         """Pages that did not come or could not be read."""
 
+    @property
+    def num_restarts(self) -> int:
+        """Times that the engine's counters began anew."""
+        return self._page.num_restarts
+
+    @property
+    def num_cut(self) -> int:
+        """Pages of which a part was left out, as it was not whole."""
+        return self._page.num_cut
+
     def start(self) -> None:
         """Begin to fetch, in a thread."""
         self._thread.start()
@@ -122,6 +132,16 @@ class EnginePagesProbe:
         """Pages that did not come or could not be read, of all replicas."""
         return sum(reader.num_failed for reader in self._readers)
 
+    @property
+    def num_restarts(self) -> int:
+        """Times that engines' counters began anew, of all replicas."""
+        return sum(reader.num_restarts for reader in self._readers)
+
+    @property
+    def num_cut(self) -> int:
+        """Pages of which a part was left out, as it was not whole, of all replicas."""
+        return sum(reader.num_cut for reader in self._readers)
+
     def sample(self) -> Readings:
         """Return the newest page of each replica, without waiting for any."""
         readings = self._members.absent()
@@ -166,11 +186,15 @@ class HttpPage:
     def _get(self) -> str:
         self._connection.request("GET", self._path, headers={"Accept": "text/plain"})
         response = self._connection.getresponse()
+        length = response.length  # None if the answer does not say how long it is
         body = response.read(_MAX_PAGE_BYTES + 1)
         if response.status != http.HTTPStatus.OK:
             msg = f"{self._path} answered {response.status} {response.reason}, expected 200"
             raise ValueError(msg)
         if len(body) > _MAX_PAGE_BYTES:
             msg = f"{self._path} is longer than {_MAX_PAGE_BYTES} bytes: no metrics page"
+            raise ValueError(msg)
+        if length is not None and len(body) < length:
+            msg = f"{self._path} broke off after {len(body)} of {length} bytes"
             raise ValueError(msg)
         return body.decode(errors="replace")

@@ -1,7 +1,12 @@
 """Metrics pages of engines: own small pages with known answers, and pages of real engines."""
 
+import contextlib
+from pathlib import Path
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from shared_data import SHARED
 
 from trimtab.env.state.feature import Live
@@ -163,6 +168,125 @@ def test_every_source_of_an_engine_follows_the_grammar_and_its_names() -> None:
 def test_a_source_outside_the_grammar_is_refused() -> None:
     with pytest.raises(ValueError, match="'vllm:a minus b' is no source on a metrics page"):
         parse_source("vllm:a minus b")
+
+
+RECORDED = sorted(SAMPLES.glob("*/metrics-*.txt")) if SAMPLES.is_dir() else []
+READABLE = [path for path in RECORDED if not path.parent.name.startswith("xpyd")]
+TWO_ENGINES = """\
+vllm:num_requests_running{engine="0"} 8
+vllm:num_requests_running{engine="1"} 4
+vllm:time_to_first_token_seconds_bucket{engine="0",le="0.5"} 10
+vllm:time_to_first_token_seconds_bucket{engine="0",le="+Inf"} 11
+vllm:time_to_first_token_seconds_count{engine="0"} 11
+vllm:time_to_first_token_seconds_bucket{engine="1",le="0.5"} 20
+vllm:time_to_first_token_seconds_bucket{engine="1",le="+Inf"} 21
+vllm:time_to_first_token_seconds_count{engine="1"} 21
+vllm:num_preemptions_total{engine="0"} 3
+vllm:num_preemptions_total{engine="1"} 4
+"""
+
+
+def known_or_refused(text: str, page: EnginePage, at_s: float) -> dict[str, float]:
+    with contextlib.suppress(ValueError):
+        return known(text, page, at_s)
+    return {}
+
+
+@needs_samples
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(READABLE or [Path()]), st.floats(0, 1))
+def test_a_page_cut_anywhere_says_what_the_whole_one_says_or_nothing(
+    path: Path, share: float
+) -> None:
+    text = path.read_text()
+    whole = known(text)
+    cut = known_or_refused(text[: int(share * len(text))], EnginePage(), 0.0)
+    assert cut.items() <= whole.items()
+
+
+@needs_samples
+@pytest.mark.parametrize("path", READABLE, ids=lambda p: f"{p.parent.name[:5]}-{p.stem}")
+def test_a_page_cut_around_the_end_of_any_line_says_nothing_wrong(path: Path) -> None:
+    text = path.read_text()
+    whole = known(text)
+    lines = [line for line in text.splitlines(keepends=True) if not line.startswith("#")]
+    for k in range(0, len(lines), max(1, len(lines) // 40)):
+        for lost in (0, 1, 2):  # the line feed, and the last digit
+            page = "".join(lines[: k + 1])
+            cut = known_or_refused(page[: len(page) - lost], EnginePage(), 0.0)
+            assert cut.items() <= whole.items()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, len(TWO_ENGINES)))
+def test_after_a_whole_page_no_cut_makes_a_sum_too_small(end: int) -> None:
+    page = EnginePage()
+    whole = known(TWO_ENGINES, page, 0.0)
+    assert (whole["running_requests"], whole["ttft_count"], whole["preemptions"]) == (12, 32, 7)
+    cut = known_or_refused(TWO_ENGINES[:end], page, 1.0)
+    assert cut.items() <= whole.items()
+    assert known(TWO_ENGINES, page, 2.0) == whole
+    assert page.num_restarts == 0
+
+
+def test_an_engine_that_lost_a_rank_for_good_is_believed_the_second_time() -> None:
+    page = EnginePage()
+    known(TWO_ENGINES, page, 0.0)
+    one = TWO_ENGINES[: TWO_ENGINES.index('vllm:num_preemptions_total{engine="1"}')]
+    assert "preemptions" not in known(one, page, 1.0)
+    assert known(one, page, 2.0)["preemptions"] == 3.0
+    assert (page.num_cut, page.num_restarts) == (1, 1)
+
+
+def test_counters_that_fall_are_one_restart_and_what_is_absent_is_none() -> None:
+    page = EnginePage()
+    first = "vllm:num_preemptions_total 5\nvllm:generation_tokens_total 900\n"
+    for text in (first, "vllm:generation_tokens_total 950\n", first.replace("900", "960")):
+        known(text, page)
+    assert page.num_restarts == 0
+    known("vllm:num_preemptions_total 0\nvllm:generation_tokens_total 3\n", page)
+    known("vllm:num_preemptions_total 1\nvllm:generation_tokens_total 3\n", page)
+    assert page.num_restarts == 1
+
+
+@needs_samples
+def test_an_idle_llama_cpp_says_zeros_and_no_usage_of_kv() -> None:
+    values = known((LLAMACPP / "metrics-idle.txt").read_text())
+    assert values.pop("running_requests") == values.pop("waiting_requests") == 0.0
+    assert set(values.values()) == {0.0}
+    assert "kv_usage_frac" not in values
+    assert "is_awake" not in values
+
+
+@needs_samples
+def test_a_llama_cpp_afterwards_and_one_asleep() -> None:
+    after = known((LLAMACPP / "metrics-after.txt").read_text())
+    assert after["running_requests"] == after["waiting_requests"] == 0.0
+    assert after["output_tokens"] > 44.0  # as many as it had while it was busy
+    asleep = known((LLAMACPP / "metrics-asleep.txt").read_text())
+    assert (asleep["iterations"], asleep["output_tokens"]) == (6.0, 6.0)
+    assert (asleep["prompt_computed_tokens"], asleep["prompt_cached_tokens"]) == (1.0, 3.0)
+    assert asleep["decode_busy_s"] == 0.098299
+
+
+@needs_samples
+def test_another_replica_at_the_same_address_is_a_restart() -> None:
+    page = EnginePage()
+    known((LLAMACPP / "metrics-after.txt").read_text(), page)
+    known((LLAMACPP / "metrics-asleep.txt").read_text(), page)
+    assert page.num_restarts == 1
+
+
+@needs_samples
+def test_an_idle_vllm_and_one_whose_kv_is_full() -> None:
+    idle = known((VLLM / "metrics-idle.txt").read_text())
+    assert idle["running_requests"] == idle["waiting_requests"] == idle["kv_usage_frac"] == 0.0
+    assert idle["is_awake"] == 1.0
+    assert idle["kv_page_tokens"] == 128.0
+    full = known((VLLM / "metrics-kv-full.txt").read_text())
+    assert (full["running_requests"], full["waiting_requests"]) == (5.0, 7.0)
+    assert (full["kv_usage_frac"], full["waiting_capacity_requests"]) == (1.0, 7.0)
+    assert (full["preemptions"], full["prompt_tokens"]) == (0.0, 2100.0)
 
 
 @needs_samples

@@ -3,6 +3,7 @@
 import asyncio
 import http.server
 import json
+import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -157,6 +158,39 @@ def test_a_page_comes_over_http_and_its_path_may_be_left_out(page_server: str) -
 def test_another_status_is_an_error_that_says_so(page_server: str) -> None:
     with pytest.raises(ValueError, match="/stats answered 404 Not Found, expected 200"):
         HttpPage(f"{page_server}/stats")()
+
+
+def test_an_answer_that_breaks_off_is_an_error_and_no_page() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n"
+
+    def answer_half(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(head + PAGE.encode())
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer_half, args=(server,))
+        thread.start()
+        with pytest.raises(ValueError, match=f"/metrics broke off after {len(PAGE)} of 900 bytes"):
+            HttpPage(f"http://127.0.0.1:{server.getsockname()[1]}")()
+        thread.join()
+
+
+def test_restarts_and_cut_pages_are_counted() -> None:
+    reader, engine, _ = make_reader()
+    both = 'vllm:num_requests_running{{engine="0"}} {}\nvllm:num_requests_running{{engine="1"}} 2\n'
+    for page in ("vllm:num_preemptions_total 5\n", "vllm:num_preemptions_total 1\n"):
+        engine.answer = page
+        reader.fetch_once()
+    assert (reader.num_restarts, reader.num_cut) == (1, 0)
+    engine.answer = both.format(3)
+    reader.fetch_once()
+    assert known(reader.row(5.0))["running_requests"] == 5.0
+    engine.answer = engine.answer.splitlines()[0] + "\n"
+    reader.fetch_once()
+    assert "running_requests" not in known(reader.row(5.0))
+    assert (reader.num_restarts, reader.num_cut) == (1, 1)
 
 
 def complete(address: str, num_tokens: int) -> None:

@@ -1,0 +1,54 @@
+"""Token counts read off an answer's bytes, without decoding it.
+
+Engines report `usage` as JSON at the end of an answer or in the last event of a stream.
+
+Does not know: the rest of an answer.
+"""
+
+import re
+
+_OUTPUT = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
+_INPUT = re.compile(rb'"prompt_tokens"\s*:\s*(\d+)')
+_CACHED = re.compile(rb'"cached_tokens"\s*:\s*(\d+)')
+_EVENT = b"data:"
+_DONE = b"data: [DONE]"
+# The usage object with its details, and what engines write after it.
+_TAIL_BYTES = 4096
+
+
+class AnswerUsage:
+    """Counts of one answer, taken in piece by piece."""
+
+    __slots__ = ("cached_tokens", "input_tokens", "num_events", "output_tokens")
+
+    def __init__(self) -> None:
+        self.num_events = 0
+        """Events of a stream, without the one that only ends it."""
+        self.output_tokens: int | None = None
+        self.input_tokens: int | None = None
+        self.cached_tokens: int | None = None
+
+    def take_events(self, piece: bytes) -> None:
+        """Take a piece of a stream; an event that two pieces share is counted by its beginning."""
+        self.num_events += piece.count(_EVENT)
+        if _DONE in piece:
+            self.num_events -= 1
+        if b"completion_tokens" in piece:
+            self._read(piece)
+
+    def take_body(self, body: bytes) -> None:
+        """Take a whole answer that is no stream, or its end."""
+        self._read(body[-_TAIL_BYTES:])
+
+    def _read(self, data: bytes) -> None:
+        for found in _OUTPUT.finditer(data):
+            self.output_tokens = int(found[1])
+        if (found_input := _INPUT.search(data)) is not None:
+            self.input_tokens = int(found_input[1])
+        if (found_cached := _CACHED.search(data)) is not None:
+            self.cached_tokens = int(found_cached[1])
+
+    @property
+    def best_output_tokens(self) -> int:
+        """As the engine counts them, else events of the stream."""
+        return self.num_events if self.output_tokens is None else self.output_tokens
