@@ -35,8 +35,9 @@ from .reading_kernel import NUM_NOTES, learn_answer, learn_prompt, understand
 from .sender import Sender, sender_of
 from .served_models import KnownName, NameTable, ServedModel
 from .stable_hashes import StableHashes
+from .token_blocks import adapter_seed, token_block_hashes
 from .token_estimate import CHAT, NUM_KINDS, TEXT
-from .tokenized_prompts import PromptTokens, given_ids, token_block_hashes
+from .tokenized_prompts import PromptTokens, given_ids
 
 # Share of a prompt's estimated length by which it may be too long before it is refused for that:
 # the engine, which counts, refuses the rest.
@@ -69,7 +70,10 @@ class ReaderConfig:
     objectives: Mapping[str, Objective] = field(default_factory=dict)
     """What requests that name an objective are worth, by its name."""
     isolates_tenants: bool = True
-    """Equal prompts of two tenants share no blocks; False where their caches are one."""
+    """Equal prompts of two tenants share no blocks; False where their caches are one.
+
+    Blocks of token ids are called as KV events call them, which know no tenants.
+    """
     seed: int = 0
     """Mixed into all hashes of prompts: a secret one where a tenant might forge equal hashes."""
 
@@ -88,7 +92,6 @@ def _load_compiled() -> None:
     learn_answer(notes, 1.0, WHOLE, 1.0, state.lengths.ctypes.data)
     learn_prompt(notes, 1.0, state.tokens.ctypes.data)
     distance(notes.view(np.uint8), notes.view(np.uint8))
-    token_block_hashes([0], 1)
 
 
 class OpenAiReader:
@@ -221,7 +224,8 @@ class OpenAiReader:
             param = "messages" if is_chat else "prompt"
             raise faults.too_long(model.context_tokens, tokens, param)
         if exact is not None and exact[1] > 0:
-            return found, notes, token_block_hashes(exact[0], exact[1], seed=seed), exact[1]
+            blocks = token_block_hashes(exact[0], exact[1], adapter_seed(model.adapter))
+            return found, notes, blocks, exact[1]
         return found, notes, notes[NUM_NOTES:], int(BLOCK_BYTES * tokens / len(raw) + 0.5) or 1
 
     def _tokenized(

@@ -88,20 +88,6 @@ def hash_blocks(prompt, seed, blocks):
 
 
 @compiled
-def hash_ids(ids, block_tokens, seed, before, blocks):
-    """Write the chained hashes of full blocks of token ids, eight bytes an id."""
-    address = np.int64(ids.ctypes.data)
-    for k in range(blocks.size):
-        first = k * block_tokens
-        whole = block_tokens // 4 * 4
-        own = span_hash(address + 8 * first, 8 * whole, seed)
-        for i in range(first + whole, first + block_tokens):
-            own = mix64(own ^ mix64(np.uint64(ids[i])))
-        before = mix64(before ^ own)
-        blocks[k] = before
-
-
-@compiled
 def _find_brace(prompt, first, last):
     """Return the place of the first closing brace of some bytes, or where they end."""
     address, place = np.int64(prompt.ctypes.data), first

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from . import faults
-from .openai_body import NOTHING, OpenAiBody
+from .openai_body import OpenAiBody
 from .prompt_kernel import distance
 
 _QUOTE, _BRACKET = ord('"'), ord("[")
@@ -48,9 +48,9 @@ def prompt_bytes(body: OpenAiBody, *, is_chat: bool) -> tuple[bytes, int]:
     if not is_chat:
         return _bytes_of(body.prompt, "prompt", may_be_text=True), 0
     data = _bytes_of(body.messages, "messages", may_be_text=False)
-    if body.tools is NOTHING:
-        return data, 0
     tools = bytes(body.tools)
+    if not tools or tools == b"null":
+        return data, 0
     return tools + data, len(tools)
 
 

@@ -15,11 +15,8 @@ from trimtab.runtime.understanding.prompt_kernel import (
     hash_blocks,
     session_end,
 )
-from trimtab.runtime.understanding.tokenized_prompts import (
-    PromptTokens,
-    TokenizerFile,
-    token_block_hashes,
-)
+from trimtab.runtime.understanding.token_blocks import adapter_seed, token_block_hashes
+from trimtab.runtime.understanding.tokenized_prompts import PromptTokens, TokenizerFile
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +77,7 @@ def test_tools_are_part_of_the_prompt(reader: OpenAiReader) -> None:
     assert with_tools.input_tokens > bare.input_tokens + 20
     assert not set(bare.blocks.tolist()) & set(with_tools.blocks.tolist())
     assert bare.session_hash == with_tools.session_hash
+    assert facts_of(reader, chat(start, tools=None)).blocks.tolist() == bare.blocks.tolist()
 
 
 def test_tenants_share_blocks_only_where_they_may(reader: OpenAiReader) -> None:
@@ -134,22 +132,14 @@ class Words:
         return [hash(word) & 0xFFFF for word in text.split()]
 
 
-def test_blocks_of_token_ids_go_on_from_their_parent() -> None:
-    ids = list(range(100, 150))
-    whole = token_block_hashes(ids, 16)
-    assert whole.size == 3
-    assert token_block_hashes(ids[16:48], 16, parent=int(whole[0])).tolist() == (whole[1:].tolist())
-    assert token_block_hashes(ids, 16, seed=1)[0] != whole[0]
-    assert token_block_hashes(ids, 5).size == 10
-    assert len(set(token_block_hashes([7] * 50, 5).tolist())) == 10
-    with pytest.raises(ValueError, match="block_tokens must be at least 1, got 0"):
-        token_block_hashes(ids, 0)
-
-
 def test_a_tokenizer_counts_and_cuts_blocks() -> None:
     reader = make_reader(tokenizers={0: PromptTokens(Words(), block_tokens=4)})
     facts = facts_of(reader, {"model": "llama", "prompt": "one two three four five"}, TEXT)
     assert (facts.input_tokens, facts.block_tokens, facts.blocks.size) == (5, 4, 1)
+    ids = np.array(Words().encode("one two three four five"), np.int64)
+    assert facts.blocks.tolist() == token_block_hashes(ids, 4).tolist()  # as KV events name them
+    lora = facts_of(reader, {"model": "sql", "prompt": "one two three four five"}, TEXT)
+    assert lora.blocks.tolist() == token_block_hashes(ids, 4, adapter_seed("sql")).tolist()
     assert facts_of(reader, chat(("user", "one two"))).input_tokens > 2  # no template: estimated
     render = PromptTokens(Words(), render=lambda messages, tools: messages[0]["content"])
     reader = make_reader(tokenizers={0: render})
