@@ -39,6 +39,7 @@ COMMANDS: dict[str, Command] = {
     "model": Command("model:app", "Add, list, show or check model profiles, in versions."),
     "watch": Command("watch:watch", "Watch this machine through probe, aggregator and hub."),
     "fleet": Command("fleet:app", "Start, see and end real llama.cpp replicas on this machine."),
+    "serve": Command("serve:serve", "Serve a live fleet: gateway, shield and, if given, a policy."),
     "policy": Command("policy:app", "Explain rules, and try them on a recorded trace."),
     "evaluate": Command("evaluate:evaluate", "Compare schedulers on the same unseen workloads."),
     "tune": Command("tune:tune", "Tune the analytic scorer to a trace and a cluster."),

@@ -187,6 +187,11 @@ class Fallback:
         return self._cause is not None
 
     @property
+    def judged_at_s(self) -> float:
+        """When a window was last judged, or the begin."""
+        return self._judged_at_s
+
+    @property
     def required_windows(self) -> int:
         """Good windows in a row that the policy needs, or would need after its next trip."""
         doublings = min(self._num_trips - (1 if self.is_fallback else 0), 62)

@@ -1,12 +1,14 @@
-"""Bodies that the admin port takes, checked strictly: types, unknown fields, sizes.
+"""Bodies that the admin port takes and gives, checked strictly: types, unknown fields, sizes.
 
 Does not know: routes, or what follows from a body.
 """
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
+
+from ...env.fleet import WindowOutcome
 
 MAX_NUMBERS = 65_536
 """Numbers of one list."""
@@ -31,6 +33,8 @@ class ProposalBody(_Body, frozen=True, kw_only=True):
     source: Word = ""
     error: Annotated[str, Meta(max_length=4096)] | None = None
     """What the policy raised; then there are no values."""
+    attention: Annotated[dict[Word, float], Meta(max_length=1024)] = {}
+    """What it looked at, by name, for the decision log."""
 
 
 class OrderBody(_Body, frozen=True, kw_only=True):
@@ -69,3 +73,31 @@ def decode(kind: type[BodyT], data: bytes, content_type: str) -> BodyT:
     if content_type == MSGPACK:
         return msgspec.msgpack.decode(data, type=kind)
     return msgspec.json.decode(data or b"{}", type=kind)
+
+
+class _WindowAnswer(_Body, frozen=True, kw_only=True):
+    """A window's outcome as it travels."""
+
+    start_s: float
+    end_s: float
+    num_arrived: int
+    num_finished: int
+    num_shed: int
+    num_failed: int
+    arrived_weight: float
+    credit: float
+
+
+def window_fields(window: WindowOutcome) -> dict[str, Any]:
+    """Return a window's outcome as plain values; a live gateway knows no energy and no guard."""
+    return {name: getattr(window, name) for name in _WindowAnswer.__struct_fields__}
+
+
+def decode_window(data: bytes) -> WindowOutcome:
+    """Return the outcome that an answer holds.
+
+    Raises:
+        msgspec.DecodeError: it holds none.
+    """
+    fields = msgspec.structs.asdict(msgspec.json.decode(data, type=_WindowAnswer))
+    return WindowOutcome(**fields, energy_j=float("nan"))

@@ -20,8 +20,8 @@ from ...env.knobs import Knobs
 from ...env.state.cluster_state import ClusterState
 from ...traces.errors import TrimtabError
 from ..launcher.live_fleet_file import read_live_fleet
-from ..live_fleet.state_codec import decode_state, decode_window
-from .bodies import MSGPACK, OrderBody, ProposalBody
+from ..live_fleet.state_codec import decode_state
+from .bodies import MSGPACK, OrderBody, ProposalBody, decode_window
 
 
 class AdminError(TrimtabError):
@@ -59,7 +59,7 @@ class AdminClient:
     def state(self) -> ClusterState:
         """Return what can be seen at this moment.
 
-        Raises: `AdminError`; `FrameError` for a state that is not of this code.
+        Raises: `AdminError`; `StateError` for a state that is not of this code.
         """
         content, headers = self._ask("GET", "/admin/state")
         prefix = "x-trimtab-"
@@ -201,7 +201,8 @@ class AdminClient:
                 msg = f"admin port {self.url}{path} answered {answer.status}: {text}"
                 raise AdminError(msg, answer.status)
             return content, dict(answer.getheaders())
-        raise AssertionError("one of the two attempts returns or raises")
+        msg = f"admin port {self.url}{path} was asked twice without an answer"
+        raise AdminError(msg)
 
     def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
         if self._connection is None:
@@ -240,5 +241,3 @@ def read_token(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         msg = f"admin token file '{path}' cannot be read: {error}"
         raise AdminError(msg) from error
-
-

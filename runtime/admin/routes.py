@@ -1,7 +1,7 @@
 """Routes of the admin port.
 
     GET    /admin/state                 state of this moment, msgpack; its clock in headers
-    GET    /admin/window?span_s=2       what happens in the time from here on, msgpack
+    GET    /admin/window?span_s=2       what happens in the time from here on
     PUT    /admin/knobs                 a proposal, to be judged
     PUT    /admin/order                 knobs that rule as they are, within the limits
     DELETE /admin/order                 they rule no more
@@ -27,9 +27,18 @@ from aiohttp.typedefs import Handler
 
 from ...env.knobs import Knobs
 from ...traces.errors import TrimtabError
-from ..live_fleet.state_codec import encode_state, encode_window
+from ..live_fleet.state_codec import encode_state
 from ..model_profiles.answers import fault_answer
-from .bodies import MSGPACK, BodyT, BundleBody, DrainBody, OrderBody, ProposalBody, decode
+from .bodies import (
+    MSGPACK,
+    BodyT,
+    BundleBody,
+    DrainBody,
+    OrderBody,
+    ProposalBody,
+    decode,
+    window_fields,
+)
 from .host import AdminHost, Refused
 
 MAX_SPAN_S = 3600.0
@@ -79,8 +88,7 @@ class _Handlers:
         if not 0.0 < span_s <= MAX_SPAN_S:
             fault = f"must be a number above 0 and at most {MAX_SPAN_S:g} s, got '{text}'"
             raise Refused(422, "span_s", fault)
-        outcome = await self.host.window(span_s)
-        return web.Response(body=encode_window(outcome), content_type=MSGPACK)
+        return _json(window_fields(await self.host.window(span_s)))
 
     async def propose(self, request: web.Request) -> web.Response:
         return _json(self.host.offer(await _body(ProposalBody, request)))

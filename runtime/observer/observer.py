@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 from typing import Final
 
-from ...env.cluster import ClusterSpec
+from ...env.cluster import ClusterSpec, ServerSpec
 from ..launcher.live_fleet_file import LiveFleetSpec
 from ..telemetry import subjects
 from ..telemetry.aggregator import Aggregator
@@ -26,6 +26,7 @@ from ..telemetry.probes.probe import JoinedProbe, Probe, ProbeUnavailableError
 from ..telemetry.probes.runner import Place, ProbeRunner, start_epoch
 from ..telemetry.service import AggregatorService
 from ..telemetry.socket_transport import SocketTransport
+from .unseen_gpus import UnseenGpus
 
 _LOG = logging.getLogger(__name__)
 RACK: Final = "rack-000"
@@ -48,21 +49,37 @@ def layout_of(cluster: ClusterSpec) -> FleetLayout:
     return fleet_of_cluster(cluster, {RACK: [server.name for server in cluster.servers]})
 
 
-def _probe_of(spec: LiveFleetSpec, server: str, *, is_first: bool) -> Probe:
+def _probe_of(spec: LiveFleetSpec, server: ServerSpec, *, is_here: bool) -> Probe:
+    """Return the probe of a server; of one that is not this machine only pages are read."""
     pages = {
         replica.name: f"{replica.url}/metrics"
         for replica, placed in zip(spec.replicas, spec.cluster.replicas, strict=True)
-        if placed.server == server
+        if placed.server == server.name
     }
     period_s = page_period_s(len(spec.replicas))
-    engines = EnginePagesProbe(pages, period_s=period_s, max_age_s=_MAX_PAGE_AGE_S)
-    if not is_first:
-        return engines
+    parts: list[Probe] = [EnginePagesProbe(pages, period_s=period_s, max_age_s=_MAX_PAGE_AGE_S)]
+    gpus = _gpus_of(server) if is_here else UnseenGpus(server.num_gpus)
+    parts.insert(0, gpus)
+    if is_here:
+        parts.insert(0, HostProbe())
+    return JoinedProbe(parts)
+
+
+def _gpus_of(server: ServerSpec) -> Probe:
+    """Return a probe of this machine's GPUs, if they are those that the cluster file names."""
     try:
-        return JoinedProbe([HostProbe(), NvmlProbe(), engines])
+        probe = NvmlProbe()
     except ProbeUnavailableError as error:
         _LOG.info("GPUs are not sampled: %s", error)
-        return JoinedProbe([HostProbe(), engines])
+        return UnseenGpus(server.num_gpus)
+    if len(probe.members.gpus) != server.num_gpus:
+        _LOG.warning(
+            "GPUs are not sampled: the driver shows %d, the cluster file names %d for '%s'",
+            len(probe.members.gpus), server.num_gpus, server.name,
+        )  # fmt: skip
+        probe.close()
+        return UnseenGpus(server.num_gpus)
+    return probe
 
 
 async def observe(spec: LiveFleetSpec, socket_path: Path, stop: asyncio.Event) -> None:
@@ -73,7 +90,7 @@ async def observe(spec: LiveFleetSpec, socket_path: Path, stop: asyncio.Event) -
     constants = rack_constants(facts_of_cluster(cluster, names))
     transport = await SocketTransport.connect(socket_path, SHARED)
     aggregator = Aggregator(rack, Derivation(constants), epoch=start_epoch())
-    probes = [_probe_of(spec, name, is_first=i == 0) for i, name in enumerate(names)]
+    probes = [_probe_of(spec, server, is_here=i == 0) for i, server in enumerate(cluster.servers)]
     services: list[AggregatorService | ProbeRunner] = [AggregatorService(aggregator, transport)]
     services += [
         ProbeRunner(probe, Place(probe=name, server=name, rack=RACK), transport)

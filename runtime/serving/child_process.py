@@ -6,6 +6,7 @@ Does not know: what the child is for, or what a sign of its life is: it is told.
 import contextlib
 import logging
 import math
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,10 @@ class Process(Protocol):
 
     def kill(self) -> None:
         """End it."""
+        ...
+
+    def send_signal(self, sig: int, /) -> None:
+        """Send it a signal."""
         ...
 
     def wait(self, timeout: float | None = None) -> int:
@@ -153,6 +158,8 @@ class Child:
     def stop(self) -> None:
         """Ask it to end, and start it no more."""
         if not self._is_stopped and self._process is not None:
+            # A process that was halted hears nothing else.
+            self._process.send_signal(signal.SIGCONT)
             self._process.terminate()
         self._is_stopped = True
 

@@ -34,7 +34,13 @@ class Ruling:
     is_policy: bool
     """Whether the knobs are the policy's."""
     doubt: Doubt | None
-    is_overridden: bool
+    override_size: float
+    """Largest part of the proposal that was taken off; 0 if nothing was."""
+
+    @property
+    def is_overridden(self) -> bool:
+        """Whether the proposal was brought within its limits."""
+        return self.override_size > 0.0
 
 
 class Seat:
@@ -64,9 +70,9 @@ class Seat:
             window = ShadowWindow(gain, verdict.doubt is not None, is_overridden)
             # A policy that its fallback would not let rule is not promoted, whatever the rule says.
             self.promotion.step(window, may_promote=not verdict.is_fallback)
-        return self._ruling(verdict, is_overridden)
+        return self._ruling(verdict)
 
-    def _ruling(self, verdict: Verdict, is_overridden: bool) -> Ruling:
+    def _ruling(self, verdict: Verdict) -> Ruling:
         projection = verdict.projection
         policy = None if projection is None else projection.knobs
         is_policy = not verdict.is_fallback and not self.is_shadowing
@@ -76,5 +82,5 @@ class Seat:
             shadow=fallback if is_policy else policy,
             is_policy=is_policy,
             doubt=verdict.doubt,
-            is_overridden=is_overridden,
+            override_size=0.0 if projection is None else projection.size,
         )

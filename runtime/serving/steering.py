@@ -8,8 +8,8 @@ Does not know: processes, HTTP, or the clock: every moment is handed in.
 """
 
 import logging
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -26,6 +26,8 @@ from .seat import PolicyFacts, Ruling, Seat
 
 _LOG = logging.getLogger(__name__)
 
+# Windows that are kept for who takes them: half an hour.
+_MAX_RECORDS = 1000
 # A proposal with one of these can be that of a policy that works.
 _HARMLESS = (None, Doubt.NOVEL)
 
@@ -77,6 +79,22 @@ class SteeringConfig:
     """Every so many requests the other knobs are tried on paper."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowRecord:
+    """Who ruled from a moment on, and why."""
+
+    at_s: float
+    ruler: Ruler
+    doubt: Doubt | None
+    gain: Regret
+    """Policy minus scheduler in the window that ended."""
+    override_size: float
+    """Largest part of the proposal that was taken off (`agents/shield/projection.py`)."""
+    knobs: Knobs
+    policy_version: str
+    attention: Mapping[str, float] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class SteeringCounts:
     """Counters since the start."""
@@ -122,12 +140,15 @@ class Steering:
         self.knobs = config.limits.bounded(config.scheduler)
         """In force."""
         self.ruler = Ruler.SCHEDULER
+        self.records: deque[WindowRecord] = deque(maxlen=_MAX_RECORDS)
+        """Windows, newest last; who wants them takes them out."""
         self.heard_at_s = -np.inf
         """When the policy in the seat last proposed anything."""
         self._scheduler = self.knobs
         self._dispatcher, self._num_replicas = dispatcher, num_replicas
         self._on_seated = on_seated
         self._order_until_s = -np.inf
+        self._attention: Mapping[str, float] = {}
         self._window_at_s = 0.0
         self._is_judged = True
         # Sign that makes a measured regret the policy's gain; 0: the two were not compared.
@@ -174,9 +195,18 @@ class Steering:
         self.candidate = self.candidate_fault = None
 
     def offer(
-        self, source: str, proposal: Proposal | None, now_s: float, *, has_failed: bool = False
+        self,
+        source: str,
+        proposal: Proposal | None,
+        now_s: float,
+        *,
+        has_failed: bool = False,
+        attention: Mapping[str, float] | None = None,
     ) -> bool:
-        """Take a proposal; return whether it was judged. None with `has_failed`: it raised."""
+        """Take a proposal; return whether it was judged. None with `has_failed`: it raised.
+
+        `attention` is what the policy looked at, for the record of the window.
+        """
         if self.candidate is not None and source == self.candidate.source:
             return self._try_candidate(self.candidate, proposal, now_s)
         if self.seat is None or source != self.seat.policy.source:
@@ -187,6 +217,7 @@ class Steering:
         if self._is_judged:
             self.counts.num_ignored += 1
             return False
+        self._attention = attention or {}
         self._judge(proposal, now_s, has_failed=has_failed)
         return True
 
@@ -251,10 +282,21 @@ class Steering:
         regret = self._dispatcher.take_regret()
         if self.seat is None:
             return
-        ruling = self.seat.judge(proposal, now_s, self._gain(regret), has_failed=has_failed)
+        gain = self._gain(regret)
+        ruling = self.seat.judge(proposal, now_s, gain, has_failed=has_failed)
         self._count(ruling)
-        if self.ruler is Ruler.ORDER:
-            return
+        if self.ruler is not Ruler.ORDER:
+            self._obey(ruling)
+        self.records.append(
+            WindowRecord(
+                at_s=now_s, ruler=self.ruler, doubt=ruling.doubt, gain=gain,
+                override_size=ruling.override_size, knobs=self.knobs,
+                policy_version=self.seat.policy.name, attention=self._attention,
+            )
+        )  # fmt: skip
+
+    def _obey(self, ruling: Ruling) -> None:
+        assert self.seat is not None
         self._note_ruler(self._ruler_of(ruling), ruling.doubt or "no doubt")
         if ruling.shadow is None:
             self._gain_sign = 0
