@@ -207,13 +207,13 @@ class Steering:
 
         `attention` is what the policy looked at, for the record of the window.
         """
+        self.tick(now_s)
         if self.candidate is not None and source == self.candidate.source:
             return self._try_candidate(self.candidate, proposal, now_s)
         if self.seat is None or source != self.seat.policy.source:
             self.counts.num_ignored += 1
             return False
         self.heard_at_s = now_s
-        self.tick(now_s)
         if self._is_judged:
             self.counts.num_ignored += 1
             return False
