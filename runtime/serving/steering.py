@@ -142,8 +142,6 @@ class Steering:
         self.ruler = Ruler.SCHEDULER
         self.records: deque[WindowRecord] = deque(maxlen=_MAX_RECORDS)
         """Windows, newest last; who wants them takes them out."""
-        self.heard_at_s = -np.inf
-        """When the policy in the seat last proposed anything."""
         self._scheduler = self.knobs
         self._dispatcher, self._num_replicas = dispatcher, num_replicas
         self._on_seated = on_seated
@@ -213,7 +211,6 @@ class Steering:
         if self.seat is None or source != self.seat.policy.source:
             self.counts.num_ignored += 1
             return False
-        self.heard_at_s = now_s
         if self._is_judged:
             self.counts.num_ignored += 1
             return False
@@ -243,7 +240,6 @@ class Steering:
         fallback.begin(now_s, current=self.knobs)
         promotion = self.config.promotion
         self.seat = Seat(policy, fallback, None if promotion is None else Promotion(promotion))
-        self.heard_at_s = now_s
         self.withdraw()
         self.counts.num_swaps += 1
         self._gain_sign = 0
