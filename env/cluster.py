@@ -14,6 +14,7 @@ from ..traces.errors import ConfigError
 from .config_file import faults_message
 from .energy import cap_fault
 from .hardware import GPUS, Gpu, Precision, unknown_name_message
+from .measured_latency import MeasuredLatency
 from .model_profile import MODELS, ModelProfile
 from .replica_memory import OTHER_BYTES_PER_GPU as OTHER_BYTES_PER_GPU
 from .replica_memory import activation_bytes, free_kv_bytes, page_bytes
@@ -157,6 +158,8 @@ class ReplicaSpec:
     """Share of its GPUs that is its own."""
     sharing: Sharing = Sharing.PARTITIONED
     """How it shares its GPUs, if its share is below 1."""
+    measured: MeasuredLatency | None = None
+    """Its iteration times as measured, in place of its roofline's."""
 
     @property
     def compute_frac(self) -> float:

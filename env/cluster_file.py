@@ -14,7 +14,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from ..traces.errors import ConfigError
 from .cluster import (
@@ -48,6 +48,7 @@ from .config_file import (
     validated,
 )
 from .hardware import GPUS, Precision
+from .measured_latency import MeasuredLatency
 from .model_file import find_model, known_names, load_model
 from .speculation import Speculation
 
@@ -181,6 +182,36 @@ class _SpeculationEntry(Entry):
         return Speculation(**self.model_dump())
 
 
+class _MeasuredEntry(Entry):
+    """Iteration times of a replica as measured."""
+
+    step_ms: float = Field(ge=0, allow_inf_nan=False)
+    """Fixed time of an iteration, ms."""
+    token_us: float = Field(ge=0, allow_inf_nan=False)
+    """Each prompt token and each decoding sequence, us."""
+    sequence_us: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Each decoding sequence beyond that, us."""
+    context_ns: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Each token of context of a decoding sequence, ns."""
+    attention_ns: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Each pair of a prompt token and one before it, ns."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "_MeasuredEntry":
+        self.spec()
+        return self
+
+    def spec(self) -> MeasuredLatency:
+        """The times that this entry describes."""
+        return MeasuredLatency(
+            step_s=1e-3 * self.step_ms,
+            token_s=1e-6 * self.token_us,
+            sequence_s=1e-6 * self.sequence_us,
+            context_s=1e-9 * self.context_ns,
+            attention_s=1e-9 * self.attention_ns,
+        )
+
+
 class _ReplicaEntry(Entry):
     """One item of `replicas`: `count` equal replicas on one server."""
 
@@ -238,6 +269,8 @@ class _ReplicaEntry(Entry):
     """Share of its GPUs that is its own, from 0 to 1."""
     sharing: Annotated[Sharing, Field(strict=False)] = Sharing.PARTITIONED
     """How it shares its GPUs if its share is below 1."""
+    measured: _MeasuredEntry | None = None
+    """Iteration times as measured, in place of the calibrated roofline's."""
 
     @property
     def num_gpus(self) -> int:
@@ -273,6 +306,7 @@ class _ReplicaEntry(Entry):
             pipeline_parallel=self.pipeline_parallel,
             expert_parallel=self.expert_parallel,
             speculation=None if self.speculative is None else self.speculative.spec(),
+            measured=None if self.measured is None else self.measured.spec(),
         )
 
 
@@ -318,5 +352,6 @@ CLUSTER_ENTRIES: dict[str, type[Entry]] = {
     "servers": _ServerEntry,
     "replicas": _ReplicaEntry,
     "replicas.speculative": _SpeculationEntry,
+    "replicas.measured": _MeasuredEntry,
 }
 """What a cluster file holds: its top level, and the items of its lists."""

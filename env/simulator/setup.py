@@ -21,12 +21,12 @@ from ..energy import power_range
 from ..energy_prices import EnergyConfig
 from ..knobs import Knobs
 from ..latency import LATENCY_DTYPE
+from ..replica_latency import replica_latency
 from ..restrictions import Restrictions, no_limits, unrestricted
-from ..roofline import latency_coefficients
 from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
 from ..topology import topology_of
 from .closed_loop import hold_back
-from .cluster_setup import cap_w, fill_fleet, fill_replicas, link_arrays, share_coefficients
+from .cluster_setup import cap_w, fill_fleet, fill_replicas, link_arrays
 from .engine_setup import engine_memory_arrays, make_cache
 from .faults import FaultConfig, draw_link_events, draw_slowdowns, draw_trouble, places_of
 from .faults.script import ScriptedTrouble, script_events
@@ -131,17 +131,9 @@ def replica_coefficients(cluster: ClusterSpec) -> np.ndarray:
     """Return the nominal coefficients of each replica, LATENCY_DTYPE [R]."""
     table = np.zeros(len(cluster.replicas), dtype=LATENCY_DTYPE)
     for i, replica in enumerate(cluster.replicas):
-        table[i : i + 1] = latency_coefficients(
-            cluster.gpu_of(replica),
-            cluster.model_of(replica),
-            tensor_parallel=replica.tensor_parallel,
-            precision=replica.precision,
-            pipeline_parallel=replica.pipeline_parallel,
-            expert_parallel=replica.expert_parallel,
-            speculation=replica.speculation,
+        table[i : i + 1] = replica_latency(
+            cluster.gpu_of(replica), cluster.model_of(replica), replica
         )
-        if replica.compute_frac < 1.0:
-            share_coefficients(table[i : i + 1], replica.compute_frac)
     return table
 
 

@@ -34,6 +34,7 @@ from .assembly import names_of, rules_of, shield_of, steering_of, tenants_of
 from .bundle_fit import policy_of_bundle
 from .child_process import Child, ChildConfig, Spawn, spawn_process
 from .config import ServeConfig
+from .journal import Journal
 from .latency_histograms import LatencyHistograms
 from .loop_lag import Pacer
 from .metrics import metrics_text
@@ -53,6 +54,8 @@ _LOG = logging.getLogger(__name__)
 _OBSERVER_SILENT_S = 10.0
 # Windows without a word after which a policy's process is killed and started anew.
 _POLICY_SILENT_WINDOWS = 5.0
+# Rows, one a replica, of the decisions that are kept between two looks.
+_KEPT_ROWS = 20_000
 # Objects of the first two ages before a collection; the third age is collected when nobody waits.
 _GC_THRESHOLDS = (20_000, 50, 1_000_000)
 
@@ -84,6 +87,7 @@ class Server:
             knobs=steering.scheduler,
             served=served,
             keep_every=config.decision_every if config.decisions_dir is not None else 0,
+            num_kept=max(64, min(512, _KEPT_ROWS // len(cluster.replicas))),
         )
         if self.rules is not None:
             self.dispatcher.set_restrictions(self.rules.compiled.restrictions)
@@ -120,6 +124,10 @@ class Server:
         self.latencies = LatencyHistograms()
         self.placements = RecentPlacements(tuple(r.name for r in cluster.replicas))
         self.dispatcher.listeners += [self.reader, self.latencies, self.placements]
+        self.journal = Journal(
+            self.dispatcher, self.steering,
+            record_dir=config.record_dir, decisions_dir=config.decisions_dir,
+        )  # fmt: skip
         self.token = config.token or secrets.token_urlsafe(24)
         self.observer: Child | None = None
         self.pacers = self._make_pacers()
@@ -205,6 +213,7 @@ class Server:
         for alarm in self.control.look(now_s):
             _LOG.warning("%s", alarm)
         self.policies.tick(now_s)
+        self.journal.look()
         if self.observer is not None:
             if now_s - self.last_frame_at_s < _OBSERVER_SILENT_S:
                 self.observer.heard(now_s)
@@ -219,6 +228,7 @@ class Server:
 
     def _window(self, now_s: float) -> None:
         self.plan.note(self.control.take_window(now_s))
+        self.journal.window(now_s)
 
     def _plan(self, now_s: float) -> None:
         self.plan.step(self.control.state(now_s), now_s)
@@ -277,6 +287,8 @@ class Server:
         await admin.start()
         stack.push_async_callback(admin.close)
         self.admin_port = admin.port
+        self.journal.start()
+        stack.callback(self.journal.close)
         now_s = self.clock()
         self.control.begin(now_s)
         self.steering.begin(now_s)

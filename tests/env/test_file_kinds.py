@@ -84,7 +84,7 @@ def test_cluster_schema_has_the_readers_bounds() -> None:
 def test_cluster_example() -> None:
     cluster = load_cluster(example_path("cluster"))
     assert isinstance(cluster, ClusterSpec)
-    assert [replica.tensor_parallel for replica in cluster.replicas] == [4, 4, 1, 1, 1, 1]
+    assert [replica.tensor_parallel for replica in cluster.replicas] == [4, 4, 1, 1, 1, 1, 1]
     assert "example" not in bundled_cluster_names()
 
 

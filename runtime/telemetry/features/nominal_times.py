@@ -14,8 +14,7 @@ from ....env.dispatch import full_chunk_token_s
 from ....env.hardware import Gpu
 from ....env.latency import base_time_s
 from ....env.model_profile import model
-from ....env.roofline import latency_coefficients
-from ....env.simulator.cluster_setup import share_coefficients
+from ....env.replica_latency import replica_latency
 from ....env.state.feature import FloatArray
 
 
@@ -39,17 +38,7 @@ def nominal_times(gpu: Gpu, replica: ReplicaSpec) -> NominalTimes:
 
 @lru_cache(maxsize=256)
 def _nominal_times(gpu: Gpu, replica: ReplicaSpec) -> NominalTimes:
-    coefficients = latency_coefficients(
-        gpu,
-        model(replica.model),
-        tensor_parallel=replica.tensor_parallel,
-        precision=replica.precision,
-        pipeline_parallel=replica.pipeline_parallel,
-        expert_parallel=replica.expert_parallel,
-        speculation=replica.speculation,
-    )
-    if replica.compute_frac < 1.0:
-        share_coefficients(coefficients, replica.compute_frac)
+    coefficients = replica_latency(gpu, model(replica.model), replica)
     record = coefficients[0]
     batches = range(replica.max_num_seqs + 1)
     return NominalTimes(

@@ -20,9 +20,7 @@ from trimtab.traces.errors import ConfigError
 
 
 def window(gain: float, *, has_doubt: bool = False, is_overridden: bool = False) -> ShadowWindow:
-    return ShadowWindow(
-        Regret(num_sampled=10, mean=gain, std_error=0.0), has_doubt, is_overridden
-    )
+    return ShadowWindow(Regret(num_sampled=10, mean=gain, std_error=0.0), has_doubt, is_overridden)
 
 
 def promotion(rule: str = "gain > 0.0 and doubts < 0.05", *, num_windows: int = 20) -> Promotion:
