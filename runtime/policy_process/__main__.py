@@ -11,7 +11,7 @@ import signal
 from pathlib import Path
 
 from ..admin.client import AdminClient, read_token
-from ..serving.child import die_with_parent
+from ..serving.child import die_with_parent, stand_back
 from .policy_loop import PolicyLoop
 from .policy_source import policy_of
 
@@ -19,6 +19,7 @@ from .policy_source import policy_of
 def main() -> None:
     """Propose until SIGTERM."""
     die_with_parent()
+    stand_back()
     parser = argparse.ArgumentParser(description="Propose knobs to a gateway, window by window.")
     parser.add_argument("--admin", required=True, help="http://HOST:PORT of its admin port")
     parser.add_argument("--token-file", type=Path, required=True)

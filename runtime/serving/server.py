@@ -302,6 +302,8 @@ class Server:
         stack.callback(hub_service.stop)
         gc.collect()
         gc.freeze()
+        # At the end all is collected again: modules of compiled code complain of what is left.
+        stack.callback(gc.unfreeze)
         gc.set_threshold(*_GC_THRESHOLDS)
         for pacer in self.pacers:
             pacer.start()
