@@ -30,6 +30,7 @@ TOKEN = "a-token-for-tests-only"
 MODEL = {
     "name": "tiny", "source": "made up", "num_layers": 4, "hidden_size": 256, "num_heads": 4,
     "num_kv_heads": 2, "head_dim": 64, "vocab_size": 478, "total_params": 2999552,
+    "has_tied_embeddings": False,
 }  # fmt: skip
 
 
@@ -43,7 +44,7 @@ def write_fleet(folder: Path, ports: Sequence[int]) -> Path:
     cluster = {
         "name": "local", "models": ["tiny.yaml"],
         "servers": [
-            {"name": "local", "gpu": "A100-SXM4-80GB", "num_gpus": len(ports), "zone": "local"}
+            {"name": "local", "gpu": "A100-80G", "num_gpus": len(ports), "zone": "local"}
         ],
         "replicas": [replica | {"gpus": [i]} for i in range(len(ports))],
     }  # fmt: skip
@@ -213,20 +214,22 @@ async def standing(
 
     values: dict[str, Any] = {
         "fleet_path": write_fleet(folder, ports), "gateway": GatewayConfig(), "token": TOKEN,
-        "has_observer": False, "window_s": 0.2, "drain_s": 5.0, "state_dir": folder / "state",
+        "has_observer": False, "window_s": 0.1, "drain_s": 5.0, "state_dir": folder / "state",
     }  # fmt: skip
-    server = Server(ServeConfig(**(values | changes)), spawn=spawn)
-    running = asyncio.create_task(server.run())
-    serving = asyncio.create_task(server.is_serving.wait())
-    await asyncio.wait([running, serving], return_when=asyncio.FIRST_COMPLETED)
     try:
+        server = Server(ServeConfig(**(values | changes)), spawn=spawn)
+        running = asyncio.create_task(server.run())
+        serving = asyncio.create_task(server.is_serving.wait())
+        await asyncio.wait([running, serving], return_when=asyncio.FIRST_COMPLETED)
+        serving.cancel()
         if running.done():
             running.result()
-        yield Stand(server, engines, processes)
+        try:
+            yield Stand(server, engines, processes)
+        finally:
+            server.stop()
+            await running
     finally:
-        serving.cancel()
-        server.stop()
-        await running
         for process in processes:
             process.terminate()
         for engine in engines:

@@ -12,6 +12,7 @@ from server_stand import Setter, Stand, standing, write_bundle
 from trimtab.agents.policy import Policy
 from trimtab.env.knobs import ANALYTIC_SCORER_KNOBS, Knobs
 from trimtab.env.state.cluster_state import ClusterState
+from trimtab.runtime.serving.promotion_rule import parse_promotion_rule
 
 BACKLOGS = {"one": 1.2, "two": 0.8}
 
@@ -41,12 +42,14 @@ def test_a_bundle_is_swapped_under_load_and_nothing_is_lost(tmp_path: Path) -> N
                 answer = await stand.ask(lambda client: client.swap(two))
                 assert answer["policy"] == str(two)
                 assert server.dispatcher.policy_version == str(two)
+                # From 1.2 to 0.8 by steps: half a unit of the logarithm a second.
+                assert 0.8 < server.steering.knobs["backlog"] < 1.2
+                await stand.until(lambda: server.steering.knobs["backlog"] == 0.8)
                 await stand.until(lambda: len(stand.statuses) > before + 50)
             nothing_is_lost(stand)
             first, second = stand.processes
             await stand.until(lambda: first.code == -15)
             assert second.code is None
-            assert server.steering.knobs["backlog"] == 0.8
             assert server.status()["swaps"] == 2
 
     asyncio.run(run())
@@ -182,6 +185,7 @@ def test_a_bundle_that_does_not_fit_is_refused_before_anything_changes(tmp_path:
 
     async def run() -> None:
         async with standing(tmp_path, policies=policy_of, bundle_path=one) as stand:
+            await stand.until(lambda: stand.server.status()["ruler"] == "policy")
             for bundle, fault in (
                 (strange, "feature registry is 0123abcd, this code has [0-9a-f]+"),
                 (small, "its layout has room for 1 replicas, the fleet has 2"),
@@ -208,6 +212,7 @@ def test_a_bundle_that_does_not_fit_is_refused_at_the_start(tmp_path: Path) -> N
 def test_a_drained_gateway_finishes_what_has_begun_and_takes_nothing_new(tmp_path: Path) -> None:
     async def run() -> None:
         async with standing(tmp_path) as stand:
+            port = stand.server.gateway.port
             begun = asyncio.create_task(stand.post(60, is_stream=True))
             await stand.until(lambda: stand.server.dispatcher.num_open == 1)
             assert await stand.ask(lambda client: client.drain(deadline_s=5.0)) is True
@@ -215,7 +220,7 @@ def test_a_drained_gateway_finishes_what_has_begun_and_takes_nothing_new(tmp_pat
             assert status == 200
             assert b"data: [DONE]" in answer
             with pytest.raises(ConnectionRefusedError):
-                await stand.post()
+                await asyncio.open_connection("127.0.0.1", port)
 
     asyncio.run(run())
 
@@ -224,10 +229,8 @@ def test_shadow_first_promotes_a_policy_by_itself(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path)
 
     async def run() -> None:
-        from trimtab.runtime.serving.promotion_rule import parse_promotion_rule
-
         async with standing(
-            tmp_path, policies=policy_of, bundle_path=bundle, shadow_first_s=1.0,
+            tmp_path, policies=policy_of, bundle_path=bundle, shadow_first_s=0.5,
             promote=parse_promotion_rule("doubts < 0.5"),
         ) as stand:  # fmt: skip
             status = stand.server.status
