@@ -172,6 +172,7 @@ class OpenAiReader:
             tpot_slo_s=sender.tpot_slo_s,
             weight=sender.weight,
             is_stream=body.stream is True,
+            is_chat="chat" in call.path,
             blocks=prompt.blocks,
             block_tokens=prompt.block_tokens,
             arrived_at_s=call.arrived_at_s,
