@@ -21,14 +21,20 @@ from ...env.state.feature import Node
 from ...env.state.registry import column
 from ..dispatcher.live_dispatcher import LiveDispatcher, ReplicaPage
 from ..gateway.gateway import Gateway
+from ..observer.observer import page_period_s
 from ..telemetry.hub import Hub
 from .live_signals import read_signals
 from .live_state import PAGE_NAMES, LiveState
 
 _LOG = logging.getLogger(__name__)
 
-# A page that was read so long ago says that its replica does not answer, s: ten readings missed.
-GONE_S = 1.0
+# A replica with requests under way that has sent no byte for so long, and whose page did not come
+# either while others' did, stands still, s.
+QUIET_S = 0.5
+# The same on top for each period of the pages: two may be missed.
+_MISSED_PAGES = 2
+# After so long, answers that have begun there are ended, s.
+LOST_S = 5.0
 # A replica that could not be reached is tried again after this, if nobody says that it is back, s.
 RETRY_S = 1.0
 # If more of the fleet is silent, it is the metrics that are out, and not the replicas.
@@ -51,6 +57,8 @@ class LiveControl:
         """When each replica's newest page was read; NaN for never."""
         self.is_quiet = np.zeros(num_replicas, np.bool_)
         """Replicas that fell silent and have not shown a new page since."""
+        self._quiet_since_s = np.full(num_replicas, np.nan)
+        self._patience_s = QUIET_S + _MISSED_PAGES * page_period_s(num_replicas)
         self.orders = np.zeros(num_replicas, np.uint16)
         """Masks that an operator or a planner has set; [R]."""
         self.num_evicted = 0
@@ -91,23 +99,38 @@ class LiveControl:
             self.dispatcher.set_available(replica, is_up, now_s)
 
     def _check_silence(self, now_s: float) -> None:
-        """Move requests away from replicas that fell silent; hold these back until a page comes."""
+        """Move requests away from replicas that stand still; hold these back until a page comes."""
+        has_page = now_s - self.page_at_s < self._patience_s
         is_silent = self.shield.controller.detector.is_silent != 0
-        has_page = now_s - self.page_at_s < GONE_S
+        if has_page.any():
+            # Pages come, so one that does not come means something.
+            is_silent |= self._stands_still(now_s)
         is_quiet = (self.is_quiet | is_silent) & ~has_page
         if is_quiet.sum() > _MAX_QUIET_FRAC * is_quiet.size:
             is_quiet[:] = False
-        for replica in np.flatnonzero(is_quiet & ~self.is_quiet):
-            name = self.dispatcher.cluster.replicas[replica].name
-            reason = "gave no sign of life"
-            moved = self.gateway.evict(int(replica), reason)
+        for replica in np.flatnonzero(is_quiet & ~self.is_quiet).tolist():
+            self._quiet_since_s[replica] = now_s
+            moved = self.gateway.evict(replica, "gave no sign of life")
             self.num_evicted += moved
-            _LOG.warning("replica '%s' %s; %d requests go elsewhere", name, reason, moved)
-        for replica in np.flatnonzero(self.is_quiet & ~is_quiet):
-            _LOG.warning(
-                "replica '%s' answers again", self.dispatcher.cluster.replicas[replica].name
-            )
+            _LOG.warning("%s gave no sign of life; %d requests moved", self._name(replica), moved)
+        for replica in np.flatnonzero(self.is_quiet & ~is_quiet).tolist():
+            self._quiet_since_s[replica] = np.nan
+            _LOG.warning("%s answers again", self._name(replica))
+        for replica in np.flatnonzero(now_s - self._quiet_since_s > LOST_S).tolist():
+            self._quiet_since_s[replica] = np.inf
+            lost = self.gateway.fail(replica, "its replica gave no sign of life")
+            _LOG.warning("%s stays silent; %d answers were cut", self._name(replica), lost)
         self.is_quiet = is_quiet
+
+    def _stands_still(self, now_s: float) -> np.ndarray:
+        """Return which replicas have requests, and sent neither byte nor page for too long."""
+        views = self.dispatcher.views
+        heard_at_s = np.fmax(self.dispatcher.token_at_s, self.page_at_s)
+        is_asked = (views["outstanding_requests"] > 0) & (views["is_available"] != 0)
+        return np.asarray(is_asked & (now_s - heard_at_s > self._patience_s))
+
+    def _name(self, replica: int) -> str:
+        return f"replica '{self.dispatcher.cluster.replicas[replica].name}'"
 
     def _set_limits(self) -> None:
         limits = self.shield.limits

@@ -7,6 +7,7 @@ Run: `python -m trimtab.runtime.observer --fleet fleet.yaml --socket PATH`, by `
 import argparse
 import asyncio
 import logging
+import os
 import signal
 from pathlib import Path
 
@@ -32,6 +33,9 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="observer: %(levelname)s %(message)s")
     asyncio.run(_run(arguments.fleet, arguments.socket))
+    logging.shutdown()
+    # The sketches' library complains of its own objects when the interpreter takes itself apart.
+    os._exit(0)
 
 
 if __name__ == "__main__":
