@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...traces.errors import MissingExtraError
-from ...traces.hashing import mix64
-from .prompt_kernel import hash_ids
+from . import token_blocks
 
 
 class Tokenizer(Protocol):
@@ -94,8 +93,8 @@ def token_block_hashes(
 ) -> NDArray[np.uint64]:
     """Return the chained hash of each full block of token ids; the same for the same ids.
 
-    `parent` is the hash of the block before the first, None at the beginning of a prompt: so the
-    blocks that an engine's event brings are hashed as those of the whole prompt would be.
+    The chain is that of `token_blocks.py`, by which KV events are read too. `parent` is the hash of
+    the block before the first, None at the beginning of a prompt.
 
     Shapes: ids [tokens], result [tokens // block_tokens].
 
@@ -104,8 +103,5 @@ def token_block_hashes(
     if block_tokens < 1:
         msg = f"block_tokens must be at least 1, got {block_tokens}"
         raise ValueError(msg)
-    tokens = np.ascontiguousarray(ids, np.int64)
-    blocks = np.empty(tokens.size // block_tokens, np.uint64)
-    before = mix64(np.uint64(seed)) if parent is None else np.uint64(parent)
-    hash_ids(tokens, block_tokens, np.uint64(seed), before, blocks)
-    return blocks
+    start = np.uint64(seed if parent is None else parent)
+    return token_blocks.token_block_hashes(np.ascontiguousarray(ids, np.int64), block_tokens, start)
