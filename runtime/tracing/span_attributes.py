@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..decision_log.decision_log import Circumstances, confidence
+from ..decision_log.confidence import confidence
+from ..decision_log.decision_log import Circumstances
 from ..dispatcher.decision_ring import DecisionRecord
 from ..dispatcher.request import Ending, Placement, Refusal, RequestEnd, RequestFacts
 from ..engines.live_replica import LiveReplica
