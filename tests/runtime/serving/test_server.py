@@ -166,7 +166,7 @@ def test_a_new_policy_that_is_wrong_leaves_the_old_one_in_its_seat(tmp_path: Pat
         async with standing(tmp_path, policies=make, bundle_path=one) as stand:
             status = stand.server.status
             await stand.until(lambda: status()["ruler"] == "policy")
-            with pytest.raises(Exception, match="its proposals are not_finite within 0.5 s; the o"):
+            with pytest.raises(Exception, match=r"its proposals are not_finite within 0\.5 s"):
                 await stand.ask(lambda client: client.swap(two, deadline_s=0.5))
             assert (status()["policy"], status()["ruler"]) == (str(one), "policy")
             assert status()["doubts"] == {}
