@@ -218,6 +218,15 @@ def test_the_metrics_page_tells_of_requests_rulers_and_latencies(tmp_path: Path)
     asyncio.run(run())
 
 
+def test_model_profiles_are_there_where_a_store_is_and_behind_the_token(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with standing(tmp_path, models_dir=tmp_path / "models") as stand:
+            assert await asked(stand, "GET", "/v1/model-profiles") == (200, {"models": []})
+            assert (await asked(stand, "GET", "/v1/model-profiles", token="x"))[0] == 401
+
+    asyncio.run(run())
+
+
 def test_a_port_where_nobody_listens_is_said_so() -> None:
     client = AdminClient("http://127.0.0.1:1", TOKEN, timeout_s=1.0)
     with pytest.raises(AdminError, match=r"admin port http://127\.0\.0\.1:1/admin/status: C"):
