@@ -20,7 +20,7 @@ _BASE, _OTHER = "#8a8f98", "#1f6feb"
 
 
 def shadow_figure(report: ShadowReport) -> go.Figure:
-    """Return the report's pictures: who would have had what, why, and what might have come of it."""
+    """Return the report's pictures: who would have had what, why, and what would come of it."""
     titles = ("Requests by replica", "Why they differ", "Goodput over time, simulated")
     figure = make_subplots(rows=1, cols=3, subplot_titles=titles, horizontal_spacing=0.08)
     names = sorted({name for pair in report.flows for name in pair})

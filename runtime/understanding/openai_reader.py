@@ -185,6 +185,7 @@ class OpenAiReader:
             tpot_slo_s=sender.tpot_slo_s,
             weight=sender.weight,
             is_stream=body.stream is True,
+            is_chat="chat" in call.path,
             blocks=blocks,
             block_tokens=block_tokens,
             arrived_at_s=call.arrived_at_s,
