@@ -229,7 +229,7 @@ class Server:
 
     def _window(self, now_s: float) -> None:
         self.plan.note(self.control.take_window(now_s))
-        self.journal.window(now_s)
+        self.journal.window(now_s, lambda: self.control.state(now_s))
 
     def _plan(self, now_s: float) -> None:
         self.plan.step(self.control.state(now_s), now_s)
