@@ -10,7 +10,7 @@ import logging
 import re
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 import uvloop
@@ -67,6 +67,12 @@ def serve(
     promote_if: Annotated[
         str, typer.Option(help="What it must show there.")
     ] = "gain > 0 and doubts < 0.05",
+    models: Annotated[
+        Path | None, typer.Option(help="Store of model profiles; the admin port takes uploads.")
+    ] = None,
+    planner: Annotated[
+        Literal["hold", "target-load"], typer.Option(help="Who lets replicas sleep and wake.")
+    ] = "hold",
     state_dir: Annotated[Path | None, typer.Option("--dir", help="Sockets, token, state.")] = None,
     ttft_s: Annotated[float, typer.Option(help="Limit on TTFT of who names none, s.")] = 2.0,
     tpot_s: Annotated[float, typer.Option(help="The same on TPOT, s.")] = 0.2,
@@ -91,6 +97,8 @@ def serve(
         decision_every=decision_every,
         shadow_first_s=None if shadow_first is None else _span_s(shadow_first),
         promote=parse_promotion_rule(promote_if),
+        models_dir=models,
+        planner=planner,
         state_dir=state_dir,
         default_ttft_s=ttft_s,
         default_tpot_s=tpot_s,

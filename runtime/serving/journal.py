@@ -4,10 +4,13 @@ Does not know: how any of it is written (`runtime/recorder`, `runtime/decision_l
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+from ...env.state.cluster_state import ClusterState
 from ..decision_log.decision_log import Circumstances, DecisionLog
 from ..dispatcher.live_dispatcher import LiveDispatcher
+from ..live_fleet.state_codec import encode_state
 from ..recorder.recorder import Recorder
 from .steering import Steering
 
@@ -44,8 +47,8 @@ class Journal:
         if self.decisions is not None:
             self.decisions.keep(self._dispatcher.decisions.take())
 
-    def window(self, now_s: float) -> None:
-        """Note who ruled the window that ends."""
+    def window(self, now_s: float, state: Callable[[], ClusterState]) -> None:
+        """Note who ruled the window that ends, and the state at its end, if anybody records."""
         if self.recorder is None:
             return
         steering = self._steering
@@ -60,6 +63,7 @@ class Journal:
                 "override_size": newest.override_size if newest is not None else 0.0,
                 "knob_version": self._dispatcher.knob_version,
                 "policy_version": self._dispatcher.policy_version,
+                "state": encode_state(state()),
                 **{f"knob_{name}": value for name, value in steering.knobs.as_dict().items()},
             }
         )
