@@ -20,61 +20,40 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from ..env.knobs import BIAS_SCALE, KNOB_SPECS, Knobs, residual
+from ..env.knobs import BIAS_SCALE, Knobs, residual
 from ..env.observation import Observation, ObservationLayout, observation_space
 from ..env.state.registry import registry_hash
 from ..graph_encoder.extractor import GraphExtractor
 from ..traces.atomic import write_directory
-from ..traces.errors import BundleError
+from .bundle_config import (
+    CONFIG_NAME,
+    FORMAT_VERSION,
+    RESTORE,
+    SAVE_ANEW,
+    BundleConfig,
+    bundle_error,
+    check_fit,
+    knob_bounds,
+    read_bytes,
+    read_config,
+    read_json,
+)
 from .policy_network import EquivariantHead, EquivariantPolicy
 
-FORMAT_VERSION = 1
 WEIGHTS_NAME = "policy.safetensors"
-CONFIG_NAME = "config.json"
 EVALUATION_NAME = "eval.json"
 CARD_NAME = "README.md"
-_RESTORE = "restore the directory as save_bundle wrote it"
-_SAVE_ANEW = "save the policy anew with this Trimtab"
 _LIBRARIES = ("numpy", "torch", "torch-geometric", "stable-baselines3", "gymnasium", "safetensors")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _KnobBounds:
-    """What the weights take for granted about one knob."""
-
-    name: str
-    low: float
-    high: float
-    residual_scale: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _BundleConfig:
-    """Content of `config.json`."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    format_version: int
-    registry_hash: str
-    knobs: tuple[_KnobBounds, ...]
-    bias_scale: float
-    base_knobs: dict[str, float]
-    layout: ObservationLayout
-    hidden_size: Annotated[int, Field(ge=1, le=4096)]
-    weights_sha256: str
-    trained_on: str
-    versions: dict[str, str]
 
 
 def _actor(extractor: nn.Module, head: nn.Module) -> nn.Sequential:
@@ -166,12 +145,12 @@ def load_bundle(path: str | Path) -> Bundle:
         BundleError: a file is missing or corrupt, or does not fit this code or the others.
     """
     root = Path(path)
-    config = _read_config(root)
-    _check_fit(root, config)
+    config = read_config(root)
+    check_fit(root, config)
     try:
         base_knobs = Knobs.of(**config.base_knobs)
     except ValueError as error:
-        raise _error(root, f"base_knobs: {error}", _RESTORE) from error
+        raise bundle_error(root, f"base_knobs: {error}", RESTORE) from error
     with torch.device("meta"):  # no initial weights, and no draw from the global generator
         extractor = GraphExtractor(observation_space(config.layout), config.hidden_size)
         actor = _actor(extractor, EquivariantHead(config.hidden_size))
@@ -179,7 +158,7 @@ def load_bundle(path: str | Path) -> Bundle:
     return Bundle(
         base_knobs=base_knobs,
         layout=config.layout,
-        evaluation=_read_json(root, EVALUATION_NAME),
+        evaluation=read_json(root, EVALUATION_NAME),
         trained_on=config.trained_on,
         actor=actor.requires_grad_(False).eval(),
     )
@@ -198,16 +177,12 @@ def _observation_fault(found: NDArray[np.float32] | None, shape: tuple[int, ...]
     return None if np.isfinite(found).all() else "is not finite"
 
 
-def _error(root: Path, fault: str, advice: str) -> BundleError:
-    return BundleError(f"bundle {str(root)!r}: {fault}; {advice}")
-
-
 def _check_target(target: Path, overwrite: bool) -> None:
     """Refuse to replace anything, or, with `overwrite`, anything but a bundle."""
     if target.exists() and not overwrite:
-        raise _error(target, "exists", "choose another path or pass overwrite=True")
+        raise bundle_error(target, "exists", "choose another path or pass overwrite=True")
     if target.exists() and not (target / WEIGHTS_NAME).is_file():
-        raise _error(target, "exists and is not a bundle", "choose another path or remove it")
+        raise bundle_error(target, "exists and is not a bundle", "choose another path or remove it")
 
 
 def _weights(policy: EquivariantPolicy) -> bytes:
@@ -227,11 +202,11 @@ def _config(
     layout: ObservationLayout,
     weights: bytes,
     description: str,
-) -> _BundleConfig:
-    return _BundleConfig(
+) -> BundleConfig:
+    return BundleConfig(
         format_version=FORMAT_VERSION,
         registry_hash=registry_hash(),
-        knobs=_knob_bounds(),
+        knobs=knob_bounds(),
         bias_scale=BIAS_SCALE,
         base_knobs=base_knobs.as_dict(),
         layout=layout,
@@ -243,11 +218,6 @@ def _config(
     )
 
 
-def _knob_bounds() -> tuple[_KnobBounds, ...]:
-    fields = _KnobBounds.__slots__
-    return tuple(_KnobBounds(**{key: getattr(spec, key) for key in fields}) for spec in KNOB_SPECS)
-
-
 def _to_json(content: Mapping[str, Any], name: str) -> bytes:
     try:
         return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
@@ -256,7 +226,7 @@ def _to_json(content: Mapping[str, Any], name: str) -> bytes:
         raise ValueError(msg) from error
 
 
-def _model_card(name: str, config: _BundleConfig, evaluation: Mapping[str, Any]) -> str:
+def _model_card(name: str, config: BundleConfig, evaluation: Mapping[str, Any]) -> str:
     rows = [f"| {key} | {value} |" for key, value in _flatten(evaluation)]
     results = "\n".join(["| result | value |", "|---|---|", *rows]) if rows else "None recorded."
     versions = ", ".join(f"{library} {number}" for library, number in config.versions.items())
@@ -300,73 +270,29 @@ def _flatten(content: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield prefix, str(content).replace("|", "\\|").replace("\n", " ")
 
 
-def _read_bytes(root: Path, name: str) -> bytes:
-    try:
-        return (root / name).read_bytes()
-    except OSError as error:
-        raise _error(root, f"cannot read {name} ({error.strerror})", _RESTORE) from error
-
-
-def _read_json(root: Path, name: str) -> dict[str, Any]:
-    try:
-        content = json.loads(_read_bytes(root, name))
-    except ValueError as error:
-        raise _error(root, f"{name} is not JSON: {error}", _RESTORE) from error
-    if not isinstance(content, dict):
-        raise _error(root, f"{name} is not a JSON object", _RESTORE)
-    return content
-
-
-def _read_config(root: Path) -> _BundleConfig:
-    content = _read_json(root, CONFIG_NAME)
-    found = content.get("format_version")
-    if found != FORMAT_VERSION:
-        raise _error(root, f"format_version is {found}, expected {FORMAT_VERSION}", _SAVE_ANEW)
-    try:
-        return TypeAdapter(_BundleConfig).validate_python(content)
-    except ValidationError as error:
-        faults = ", ".join(
-            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
-        )
-        raise _error(root, f"{CONFIG_NAME}: {faults}", _RESTORE) from error
-
-
-def _check_fit(root: Path, config: _BundleConfig) -> None:
-    """Refuse a bundle whose features or knobs are not those of this code."""
-    facts: tuple[tuple[str, object, object], ...] = (
-        ("feature registry", config.registry_hash, registry_hash()),
-        ("number of knobs", len(config.knobs), len(KNOB_SPECS)),
-        *(("knob", *pair) for pair in zip(config.knobs, _knob_bounds(), strict=False)),
-        ("number of base_knobs", len(config.base_knobs), len(KNOB_SPECS)),
-        ("bias_scale", config.bias_scale, BIAS_SCALE),
-    )
-    for name, found, expected in facts:
-        if found != expected:
-            fault = f"{name} is {found}, this code has {expected}"
-            raise _error(root, fault, "train anew, or use the Trimtab that saved it")
-
-
-def _load_weights(root: Path, config: _BundleConfig, actor: nn.Module) -> None:
+def _load_weights(root: Path, config: BundleConfig, actor: nn.Module) -> None:
     """Fill the actor with the bundle's weights, each checked for name, shape and finiteness."""
-    content = _read_bytes(root, WEIGHTS_NAME)
+    content = read_bytes(root, WEIGHTS_NAME)
     found = hashlib.sha256(content).hexdigest()
     if found != config.weights_sha256:
         fault = f"{WEIGHTS_NAME} has sha256 {found}, expected {config.weights_sha256}"
-        raise _error(root, fault, _RESTORE)
+        raise bundle_error(root, fault, RESTORE)
     try:
         tensors = load_tensors(content)
     except SafetensorError as error:
-        raise _error(root, f"{WEIGHTS_NAME} is corrupt: {error}", _RESTORE) from error
+        raise bundle_error(root, f"{WEIGHTS_NAME} is corrupt: {error}", RESTORE) from error
     expected = actor.state_dict()
     if tensors.keys() != expected.keys():
         names = ", ".join(sorted(tensors.keys() ^ expected.keys()))
-        raise _error(root, f"{WEIGHTS_NAME} and this code's actor differ in {names}", _SAVE_ANEW)
+        raise bundle_error(
+            root, f"{WEIGHTS_NAME} and this code's actor differ in {names}", SAVE_ANEW
+        )
     for name, tensor in sorted(tensors.items()):
         if _kind(tensor) != _kind(expected[name]):
             fault = f"tensor '{name}' is {_kind(tensor)}, expected {_kind(expected[name])}"
-            raise _error(root, fault, _SAVE_ANEW)
+            raise bundle_error(root, fault, SAVE_ANEW)
         if not torch.isfinite(tensor).all():
-            raise _error(root, f"tensor '{name}' is not finite", "save an earlier policy")
+            raise bundle_error(root, f"tensor '{name}' is not finite", "save an earlier policy")
     actor.to_empty(device="cpu").load_state_dict(tensors)
 
 

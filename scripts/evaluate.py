@@ -3,7 +3,6 @@
 Does not know: how policies are tuned or trained.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..agents import evaluation as evaluations
 from ..agents.bundle import load_bundle
 from ..agents.evaluation import Evaluation, PolicyMaker
-from ..agents.heuristics import ANALYTIC_SCORER, HEURISTICS, heuristic
+from ..agents.heuristics import HEURISTICS, heuristic
+from ..agents.knob_file import read_knobs
 from ..agents.policy import ConstantPolicy, LearnedPolicy, constant_policy
 from ..env.cluster_file import load_cluster
 from ..env.fault_file import bundled_fault_names, load_faults
-from ..env.knobs import Knobs
 from ..env.scenario import TROUBLED, Part, Scenario, azure_scenario, scenario_from_trace
-from ..traces.errors import ConfigError, TraceError
+from ..traces.errors import TraceError
 from .recorded import open_trace, shortness
 from .report import ReportPaths, write_report
 from .table import rich_table
@@ -116,31 +115,6 @@ def policy_makers(
 def _constant(name: str) -> PolicyMaker:
     policy = constant_policy(heuristic(name))
     return lambda: policy
-
-
-def read_knobs(path: Path) -> Knobs:
-    """Return the analytic scorer's knobs with those of a JSON file in their place.
-
-    Raises:
-        ConfigError: the file is no object of numbers, or a name or value is not a knob's.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        msg = f"knob file '{path}' cannot be read as JSON: {error}"
-        raise ConfigError(msg) from error
-    if not isinstance(content, dict):
-        msg = f"knob file '{path}' holds no object; expected {{\"backlog\": 1.2, ...}}"
-        raise ConfigError(msg)
-    for name, value in content.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            msg = f"knob file '{path}': '{name}' is {value!r}; expected a number"
-            raise ConfigError(msg)
-    try:
-        return ANALYTIC_SCORER.knobs.replace(content)
-    except ValueError as error:
-        msg = f"knob file '{path}': {error}"
-        raise ConfigError(msg) from error
 
 
 def make_scenario(

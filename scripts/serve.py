@@ -16,11 +16,10 @@ import typer
 import uvloop
 from rich.console import Console
 
-from ..agents.heuristics import HEURISTICS
-from ..env.config_file import known_name
+from ..agents.heuristics import heuristic
 from ..runtime.gateway.config import GatewayConfig
 from ..runtime.serving.config import ServeConfig
-from ..runtime.serving.rollout import PromoteRule, parse_rule
+from ..runtime.serving.promotion_rule import parse_promotion_rule
 from ..runtime.serving.server import Server
 from ..traces.errors import ConfigError
 
@@ -47,8 +46,15 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Data port; 0 for any.")] = 8080,
     admin_port: Annotated[int, typer.Option(min=0, max=65535, help="Admin port, loopback.")] = 8081,
     scheduler: Annotated[
-        str, typer.Option(help="Rules without a policy, and when one is in doubt.")
-    ] = "analytic-scorer",
+        str | None,
+        typer.Option(
+            help="Rules without a policy, and when one is in doubt; else as the rules "
+            "say, or analytic-scorer."
+        ),
+    ] = None,
+    knobs: Annotated[
+        Path | None, typer.Option(help="Tuned knobs in place of the scheduler's (JSON).")
+    ] = None,
     bundle: Annotated[Path | None, typer.Option(help="Policy that steers.")] = None,
     policy: Annotated[Path | None, typer.Option(help="Rules: tenants, breakers, limits.")] = None,
     keys: Annotated[Path | None, typer.Option(help="API keys; without, everybody may ask.")] = None,
@@ -66,10 +72,8 @@ def serve(
     tpot_s: Annotated[float, typer.Option(help="The same on TPOT, s.")] = 0.2,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; open requests are finished first."""
-    try:
-        known_name("scheduler", scheduler, HEURISTICS)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    if scheduler is not None:
+        heuristic(scheduler)
     if shadow_first is not None and bundle is None:
         msg = "--shadow-first needs --bundle: without a policy nothing can be in shadow"
         raise ConfigError(msg)
@@ -78,6 +82,7 @@ def serve(
         gateway=GatewayConfig(host=host, port=port),
         admin_port=admin_port,
         scheduler=scheduler,
+        knobs_path=knobs,
         bundle_path=bundle,
         rules_path=policy,
         keys_path=keys,
@@ -85,7 +90,7 @@ def serve(
         decisions_dir=decisions,
         decision_every=decision_every,
         shadow_first_s=None if shadow_first is None else _span_s(shadow_first),
-        promote=PromoteRule() if shadow_first is None else parse_rule(promote_if),
+        promote=parse_promotion_rule(promote_if),
         state_dir=state_dir,
         default_ttft_s=ttft_s,
         default_tpot_s=tpot_s,

@@ -10,10 +10,11 @@ import typer
 from rich.console import Console
 
 from ..agents.heuristics import ANALYTIC_SCORER
+from ..agents.knob_file import read_knobs
 from ..agents.training import TrainingConfig
 from ..agents.training_log import WandbMode
 from ..env.short_term_env import EpisodeConfig
-from .evaluate import make_scenario, read_knobs
+from .evaluate import make_scenario
 from .steps import trace_option, train_with_progress, write_bundle
 
 WINDOW_S = 2.0

@@ -10,8 +10,9 @@ import typer
 from rich.console import Console
 
 from ..agents.heuristics import ANALYTIC_SCORER
+from ..agents.knob_file import read_knobs
 from ..agents.tuning import TuningConfig
-from .evaluate import make_scenario, read_knobs
+from .evaluate import make_scenario
 from .steps import trace_option, tune_with_progress, write_knobs
 
 

@@ -163,13 +163,14 @@ class Fallback:
         self._wire = TripWire(config.trip_wire)
         self.begin(0.0)
 
-    def begin(self, now_s: float) -> Knobs:
+    def begin(self, now_s: float, *, current: Knobs | None = None) -> Knobs:
         """Forget everything; return the base within the limits, which rules until the first window.
 
-        A policy begins by ruling, and may move as far from the base as in any window.
+        A policy begins by ruling, and may move as far from the base as in any window; or from
+        `current`, knobs that are in force already and are returned then.
         """
         self._wire.reset()
-        self._current = self.limits.bounded(self._base)
+        self._current = self.limits.bounded(current or self._base)
         self._judged_at_s = now_s
         self._current_at_s = now_s - self.config.window_s
         self._cause: Doubt | None = None

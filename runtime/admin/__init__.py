@@ -1,4 +1,4 @@
-"""The admin API of a live gateway: state out, orders in; a port and a token of its own.
+"""The admin port of a gateway: state out, knobs in, orders of operators; and its client.
 
-Does not know: how anything that it is asked for is done.
+Does not know: how a gateway is composed (`runtime/serving`).
 """

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...env.dispatch import TERM_NAMES, VIEW_DTYPE
+from ...env.dispatch import QUERY_DTYPE, TERM_NAMES, VIEW_DTYPE
 from ...traces.errors import TrimtabError
 from ..dispatcher.decision_ring import DecisionRecord
 from ..dispatcher.request import Placement, Refusal, RequestEnd, RequestFacts
@@ -231,7 +231,8 @@ class DecisionLog:
         terms = np.concatenate([record.terms for record in records])  # [records x R, terms]
         for place, name in enumerate(TERM_NAMES):
             columns[f"term_{name}"] = terms[:, place]
-        for name in ("input_tokens", "ttft_slo_s", "tpot_slo_s", "group"):
+        columns["bias"] = np.concatenate([record.bias for record in records])
+        for name in QUERY_DTYPE.names or ():
             values = [record.query[name][0] for record in records]
             columns[f"query_{name}"] = np.repeat(values, num)
         return pa.table(columns)

@@ -12,7 +12,7 @@ import signal
 from pathlib import Path
 
 from ..launcher.live_fleet_file import read_live_fleet
-from ..serving.child import die_with_parent
+from ..serving.child import die_with_parent, stand_back
 from .observer import observe
 
 
@@ -27,6 +27,7 @@ async def _run(fleet: Path, socket_path: Path) -> None:
 def main() -> None:
     """Observe until SIGTERM."""
     die_with_parent()
+    stand_back()
     parser = argparse.ArgumentParser(description="Observe the servers of a live fleet.")
     parser.add_argument("--fleet", type=Path, required=True)
     parser.add_argument("--socket", type=Path, required=True)

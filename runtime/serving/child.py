@@ -1,4 +1,4 @@
-"""What every process that another starts does first: it ends when that one ends.
+"""What every process that a gateway starts does first: it ends with it, and stands back behind it.
 
 Does not know: what the process is for.
 """
@@ -10,6 +10,15 @@ import sys
 
 # prctl(2): the signal that a process gets when its parent dies.
 _PR_SET_PDEATHSIG = 1
+
+
+# nice(2): how far a child stands back behind the gateway where cores are few.
+_NICENESS = 5
+
+
+def stand_back() -> None:
+    """Let the gateway's process run first where both want a core."""
+    os.nice(_NICENESS)
 
 
 def die_with_parent() -> None:

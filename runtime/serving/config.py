@@ -6,8 +6,14 @@ Does not know: what is done with it (`server.py`).
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...agents.shield.move_projection import MoveLimits
 from ..gateway.config import GatewayConfig
-from .rollout import PromoteRule
+from .planner import Planner
+from .promotion_rule import PromotionRule, parse_promotion_rule
+
+_SPANS = (
+    *("window_s", "tick_s", "look_s", "plan_s", "drain_s", "default_ttft_s", "default_tpot_s"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +32,11 @@ class ServeConfig:
     """Port of the admin API; 0 lets the system choose."""
     token: str | None = None
     """Token of the admin API; None makes one."""
-    scheduler: str = "analytic-scorer"
-    """Heuristic that rules without a policy, while it is in shadow, and when it is in doubt."""
+    scheduler: str | None = None
+    """Heuristic that rules without a policy, while it is in shadow, and when it is in doubt; None:
+    the fallback of the rules, else the analytic scorer."""
+    knobs_path: Path | None = None
+    """Tuned knobs that take the scheduler's place."""
     bundle_path: Path | None = None
     """Policy that steers; None for the scheduler alone."""
     rules_path: Path | None = None
@@ -41,9 +50,15 @@ class ServeConfig:
     decision_every: int = 16
     """Every n-th decision is logged in full."""
     shadow_first_s: float | None = None
-    """Time that the policy spends in shadow before it may serve; None: it serves at once."""
-    promote: PromoteRule = field(default_factory=PromoteRule)
+    """Time that a policy spends in shadow before it may serve; None: it serves at once."""
+    promote: PromotionRule = field(
+        default_factory=lambda: parse_promotion_rule("gain > 0 and doubts < 0.05")
+    )
     """What it must show there."""
+    planner: Planner | None = None
+    """Who moves capacity; None: nobody does."""
+    move_limits: MoveLimits = field(default_factory=MoveLimits)
+    """Bounds of the planner's moves."""
     state_dir: Path | None = None
     """Where sockets, the token and what was learned are kept; None for a temporary place."""
     has_observer: bool = True
@@ -51,6 +66,7 @@ class ServeConfig:
     window_s: float = 2.0
     tick_s: float = 0.01
     look_s: float = 0.1
+    plan_s: float = 60.0
     drain_s: float = 30.0
     """Longest time that open requests may take when the gateway ends."""
     default_ttft_s: float = 2.0
@@ -59,10 +75,13 @@ class ServeConfig:
     """The same on time per output token."""
 
     def __post_init__(self) -> None:
-        for name in ("window_s", "tick_s", "look_s", "drain_s", "default_ttft_s", "default_tpot_s"):
+        for name in _SPANS:
             if not getattr(self, name) > 0:
                 msg = f"{name} must be above 0, got {getattr(self, name)}"
                 raise ValueError(msg)
+        if self.shadow_first_s is not None and not self.shadow_first_s > 0:
+            msg = f"shadow_first_s must be above 0, got {self.shadow_first_s}"
+            raise ValueError(msg)
         if self.shadow_first_s is not None and self.bundle_path is None:
             msg = "shadow_first_s needs a bundle_path: without a policy nothing can be in shadow"
             raise ValueError(msg)

@@ -7,11 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...agents.shield.doubt import Doubt
 from ...env.masks import Mask
 from ...env.shed_reason import ShedReason
 
 if TYPE_CHECKING:
     from .server import Server
+
+
+_LOOP_PLACES = {
+    "loop_late_total": 0,
+    "loop_busy_seconds_total": 1,
+    "loop_worst_lag_seconds": 2,
+    "loop_failures_total": 3,
+}
 
 
 class _Page:
@@ -24,7 +33,7 @@ class _Page:
         self.lines += [f"# HELP trimtab_{name} {text}", f"# TYPE trimtab_{name} {kind}"]
 
     def sample(self, name: str, value: float, **labels: str) -> None:
-        inside = ",".join(f'{key}="{text}"' for key, text in labels.items())
+        inside = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
         self.lines.append(f"trimtab_{name}{{{inside}}} {value:.10g}" if inside else
                           f"trimtab_{name} {value:.10g}")  # fmt: skip
 
@@ -33,13 +42,19 @@ class _Page:
         self.sample(name, value)
 
 
+def _escaped(label: str) -> str:
+    return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
 def metrics_text(server: "Server") -> str:
     """Return the page of this moment."""
     page = _Page()
     _fill_gateway(page, server)
     _fill_requests(page, server)
     _fill_replicas(page, server)
+    _fill_latencies(page, server)
     _fill_steering(page, server)
+    _fill_loop(page, server)
     return "\n".join(page.lines) + "\n"
 
 
@@ -115,9 +130,58 @@ def _fill_steering(page: _Page, server: "Server") -> None:
     page.family("knob", "gauge", "Values of the knobs.")
     for name, value in dispatcher.knobs.as_dict().items():
         page.sample("knob", value, knob=name)
-    if steering.fallback is not None:
-        page.family("doubts_total", "counter", "Windows by what was wrong with the proposal.")
-        for name, number in steering.fallback.counts_by_name().items():
-            page.sample("doubts_total", number, doubt=name)
-        page.single("switches_total", "counter", "Changes between policy and fallback.",
-                    steering.fallback.num_switches)  # fmt: skip
+    page.family("doubts_total", "counter", "Windows by what was wrong with the proposal.")
+    for doubt in Doubt:
+        page.sample("doubts_total", steering.counts.doubts[doubt], doubt=str(doubt))
+    for name, text, value in (
+        ("rulers_total", "Changes of who rules.", steering.counts.num_rulers),
+        ("windows_total", "Windows that were judged.", steering.counts.num_windows),
+        ("policy_windows_total", "Windows that the policy ruled.",
+         steering.counts.num_policy_windows),
+        ("overrides_total", "Proposals brought within their limits.",
+         steering.counts.num_overrides),
+        ("policy_swaps_total", "Policies that took the seat.", steering.counts.num_swaps),
+        ("proposals_ignored_total", "Proposals from nobody's seat, or beyond a window's first.",
+         steering.counts.num_ignored),
+    ):  # fmt: skip
+        page.single(name, "counter", text, value)
+
+
+def _fill_loop(page: _Page, server: "Server") -> None:
+    for name, kind, text in (
+        ("loop_late_total", "counter", "Rounds that came more than 20 ms late."),
+        ("loop_busy_seconds_total", "counter", "Time that the rounds took."),
+        ("loop_worst_lag_seconds", "gauge", "How late a round came at most."),
+        ("loop_failures_total", "counter", "Rounds that failed."),
+    ):
+        page.family(name, kind, text)
+        for pacer in server.pacers:
+            lag = pacer.lag
+            values = (lag.num_late, lag.span_s, lag.longest_s, lag.num_failures)
+            page.sample(name, values[_LOOP_PLACES[name]], loop=pacer.name)
+    page.family("child_restarts_total", "counter", "Restarts of processes beside.")
+    for name, child in server.children.items():
+        page.sample("child_restarts_total", child.num_restarts, child=name)
+    page.family("moves_total", "counter", "Moves of capacity that were made.")
+    for move, number in server.plan.num_made.items():
+        page.sample("moves_total", number, kind=str(move))
+    page.family("moves_refused_total", "counter", "Moves of capacity that were not, by reason.")
+    for reason, number in server.plan.num_refused.items():
+        page.sample("moves_refused_total", number, reason=reason)
+
+
+def _fill_latencies(page: _Page, server: "Server") -> None:
+    for name, text, found in (
+        ("ttft_seconds", "Time to first token of streams.", server.latencies.ttft),
+        ("tpot_seconds", "Time per later token of streams.", server.latencies.tpot),
+    ):
+        page.family(name, "histogram", text)
+        for (tenant, kind), histogram in found.items():
+            total = 0
+            bounds = (*histogram.bounds_s, float("inf"))
+            for bound_s, number in zip(bounds, histogram.counts, strict=True):
+                total += number
+                label = "+Inf" if bound_s == float("inf") else f"{bound_s:g}"
+                page.sample(f"{name}_bucket", total, tenant=tenant, kind=kind, le=label)
+            page.sample(f"{name}_sum", histogram.sum_s, tenant=tenant, kind=kind)
+            page.sample(f"{name}_count", total, tenant=tenant, kind=kind)

@@ -12,29 +12,16 @@ import contextlib
 import gc
 import logging
 import secrets
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-from aiohttp import web
-
-from ...agents.bundle import load_bundle
-from ...agents.constraints.compilation import CompiledPolicy, compile_policy
-from ...agents.constraints.policy_file import Policy, read_policy
-from ...agents.heuristics import heuristic
-from ...agents.shield.fallback import Fallback
-from ...agents.shield.projection import KnobLimits
-from ...agents.shield.shield import ShieldConfig
-from ...env.masks import mask_text
-from ..admin.app import admin_app
-from ..dispatcher.live_dispatcher import LiveDispatcher, ReplicaPage
-from ..dispatcher.request import Ending, Placement, RequestEnd
+from ..admin.server import AdminServer, make_admin_app
+from ..dispatcher.live_dispatcher import LiveDispatcher
 from ..gateway.gateway import Gateway
-from ..gateway.tenants import OpenAccess, Tenant
 from ..launcher.live_fleet_file import LiveFleetSpec, read_live_fleet
 from ..live_fleet.live_control import LiveControl
 from ..observer.observer import SHARED, layout_of
@@ -42,127 +29,217 @@ from ..telemetry.hub import Hub
 from ..telemetry.service import HubService, Pace
 from ..telemetry.socket_transport import SocketTransport
 from ..understanding.openai_reader import OpenAiReader
-from ..understanding.reader import Call
-from ..understanding.served_models import ServedModel
-from .children import Child
+from .admin_host import ServerHost
+from .assembly import names_of, rules_of, shield_of, steering_of, tenants_of
+from .bundle_fit import policy_of_bundle
+from .child_process import Child, ChildConfig, Spawn, spawn_process
 from .config import ServeConfig
+from .journal import Journal
+from .latency_histograms import LatencyHistograms
+from .loop_lag import Pacer
 from .metrics import metrics_text
-from .rollout import Rollout
+from .plan_loop import PlanLoop
+from .planner import Hold
+from .policy_children import PolicyChildren
+from .recent_placements import RecentPlacements
+from .replica_orders import ReplicaOrders
+from .seat import PolicyFacts
+from .status import status_of
 from .steering import Steering
+from .warm_up import warm_up
 
 _LOG = logging.getLogger(__name__)
-# A tick that comes so much later than it should is counted: requests waited for that long, s.
-_LATE_TICK_S = 0.02
+
+# An observer of which nothing came for so long is killed and started anew, s.
+_OBSERVER_SILENT_S = 10.0
+# Windows without a word after which a policy's process is killed and started anew.
+_POLICY_SILENT_WINDOWS = 5.0
+# Rows, one a replica, of the decisions that are kept between two looks.
+_KEPT_ROWS = 20_000
+# Objects of the first two ages before a collection; the third age is collected when nobody waits.
+_GC_THRESHOLDS = (20_000, 50, 1_000_000)
 
 
 class Server:
     """One gateway with all that belongs to it; `run` serves until `stop`."""
 
-    def __init__(self, config: ServeConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        spawn: Spawn = spawn_process,
+    ) -> None:
         """Read all files that are named.
 
         Raises:
             ConfigError: a file has a fault.
-            BundleError: the bundle cannot be read, or was made for other features or knobs.
+            BundleError: the bundle was made for other features or knobs, or for smaller fleets.
         """
-        self.config, self.clock = config, clock
+        self.config, self.clock, self._spawn = config, clock, spawn
         self.spec: LiveFleetSpec = read_live_fleet(config.fleet_path)
-        self.rules: Policy | None = None
-        self.compiled_rules: CompiledPolicy | None = None
         cluster = self.spec.cluster
-        scheduler = heuristic(config.scheduler)
+        self.rules = rules_of(config, cluster)
+        steering = steering_of(config, self.rules)
         served = [replica.model for replica in self.spec.replicas]
         self.dispatcher = LiveDispatcher(
             cluster,
-            knobs=scheduler.knobs,
+            knobs=steering.scheduler,
             served=served,
             keep_every=config.decision_every if config.decisions_dir is not None else 0,
+            num_kept=max(64, min(512, _KEPT_ROWS // len(cluster.replicas))),
         )
-        shield = ShieldConfig()
-        if config.rules_path is not None:
-            self.rules = read_policy(config.rules_path)
-            self.compiled_rules = compile_policy(self.rules, cluster)
-            self.dispatcher.set_restrictions(self.compiled_rules.restrictions)
-            shield = ShieldConfig(
-                emergencies=self.rules.emergencies,
-                staleness=self.rules.staleness,
-                breakers=self.rules.breakers,
-            )
-        self.reader = OpenAiReader(self._served_models(served))
+        if self.rules is not None:
+            self.dispatcher.set_restrictions(self.rules.compiled.restrictions)
+        self.reader = OpenAiReader(names_of(self.dispatcher, served))
         self.gateway = Gateway(
             config.gateway,
             self.dispatcher,
             self.reader,
             self.spec.replicas,
-            tenants=self._tenants(),
+            tenants=tenants_of(config),
             model_names=self.dispatcher.model_names,
             metrics_text=lambda: metrics_text(self),
             clock=clock,
         )
         self.hub = Hub(layout_of(cluster))
-        self.control = LiveControl(self.gateway, self.dispatcher, self.hub, shield)
-        self.steering = self._steering()
+        self.control = LiveControl(self.gateway, self.dispatcher, self.hub, shield_of(self.rules))
+        self.steering = Steering(
+            steering,
+            self.dispatcher,
+            num_replicas=len(cluster.replicas),
+            on_seated=lambda policy: self.policies.on_seated(policy, self.clock()),
+        )
+        self._first_policy = self._read_first_policy()
+        self.policies = PolicyChildren(self.steering, self._policy_child)
+        self.orders = ReplicaOrders(
+            self.spec.replicas,
+            self.control,
+            lambda replica: int(self.dispatcher.views["outstanding_requests"][replica]),
+        )
+        self.plan = PlanLoop(
+            config.planner or Hold(), cluster, self.orders, self.replica_states,
+            limits=config.move_limits,
+        )  # fmt: skip
+        self.latencies = LatencyHistograms()
+        self.placements = RecentPlacements(tuple(r.name for r in cluster.replicas))
+        self.dispatcher.listeners += [self.reader, self.latencies, self.placements]
+        self.journal = Journal(
+            self.dispatcher, self.steering,
+            record_dir=config.record_dir, decisions_dir=config.decisions_dir,
+        )  # fmt: skip
         self.token = config.token or secrets.token_urlsafe(24)
-        self.children: list[Child] = []
-        self.num_ticks = self.num_late_ticks = 0
-        self.worst_tick_s = 0.0
+        self.observer: Child | None = None
+        self.pacers = self._make_pacers()
         self.admin_port = 0
         self.is_serving = asyncio.Event()
         self._stop = asyncio.Event()
-        self.dispatcher.listeners.append(self.reader)
+        self._token_path = Path()
+        self._num_sources = 0
 
-    def _served_models(self, served: Sequence[str]) -> list[ServedModel]:
-        """Return the names that clients may ask for, with the longest context of each."""
-        room = self.dispatcher.views["kv_capacity_tokens"]
+    # What it is made of.
+
+    def _read_first_policy(self) -> PolicyFacts | None:
+        path = self.config.bundle_path
+        if path is None:
+            return None
+        return policy_of_bundle(path, self.spec.cluster, source="policy-0")
+
+    def new_source(self) -> str:
+        """Return a name for the proposals of a new policy's process."""
+        self._num_sources += 1
+        return f"policy-{self._num_sources}"
+
+    def _policy_child(self, policy: PolicyFacts) -> Child:
+        url = f"http://{self.config.admin_host}:{self.admin_port}"
+        command = (
+            *(sys.executable, "-m", "trimtab.runtime.policy_process", "--admin", url),
+            *("--token-file", str(self._token_path), "--source", policy.source),
+            *("--bundle", policy.name),
+        )
+        silent_s = _POLICY_SILENT_WINDOWS * self.config.window_s
+        config = ChildConfig(name=policy.source, command=command, silent_s=silent_s)
+        return Child(config, self._spawn)
+
+    def _observer_child(self, socket_path: Path) -> Child:
+        command = (
+            *(sys.executable, "-m", "trimtab.runtime.observer"),
+            *("--fleet", str(self.config.fleet_path), "--socket", str(socket_path)),
+        )
+        config = ChildConfig(name="observer", command=command, silent_s=_OBSERVER_SILENT_S)
+        return Child(config, self._spawn)
+
+    @property
+    def children(self) -> dict[str, Child]:
+        """The processes beside, by name."""
+        found = {"observer": self.observer, "policy": self.policies.seated}
+        if self.policies.swap is not None and self.policies.is_waiting:
+            found["candidate"] = self.policies.swap.child
+        return {name: child for name, child in found.items() if child is not None}
+
+    def replica_states(self) -> list[str]:
+        """Return how each replica is, as `env.fleet_orders.STATE_NAMES` has it."""
         return [
-            ServedModel(
-                name=name,
-                model_index=index,
-                engine_name=name,
-                context_tokens=int(max(room[r] for r, n in enumerate(served) if n == name)),
-            )
-            for index, name in enumerate(self.dispatcher.model_names)
+            self.orders.state(replica, is_available=bool(is_available))
+            for replica, is_available in enumerate(self.dispatcher.views["is_available"])
         ]
 
-    def _tenants(self) -> Any:
+    # What it does all the time.
+
+    def _make_pacers(self) -> list[Pacer]:
         config = self.config
-        everybody = Tenant(
-            name="default",
-            ttft_slo_s=config.default_ttft_s,
-            tpot_slo_s=config.default_tpot_s,
-            may_name_flow=True,
-        )
-        if config.keys_path is None:
-            return OpenAccess(everybody)
-        from ..gateway.key_file import read_keys
+        return [
+            Pacer("tick", config.tick_s, self._tick, self.clock),
+            Pacer("look", config.look_s, self._look, self.clock),
+            Pacer("window", config.window_s, self._window, self.clock),
+            Pacer("plan", config.plan_s, self._plan, self.clock),
+        ]
 
-        return read_keys(config.keys_path, everybody)
+    @property
+    def num_late_ticks(self) -> int:
+        """Ticks that came more than 20 ms late."""
+        return self.pacers[0].lag.num_late
 
-    def _steering(self) -> Steering:
-        config, dispatcher = self.config, self.dispatcher
-        knobs = heuristic(config.scheduler).knobs
-        if config.bundle_path is None:
-            return Steering(dispatcher, knobs, scheduler_name=config.scheduler)
-        bundle = load_bundle(config.bundle_path)
-        rules = self.rules
-        named = replace(
-            rules.fallback if rules is not None else _default_fallback(config),
-            window_s=config.window_s,
-        )
-        fallback = Fallback(
-            named,
-            base=bundle.base_knobs,
-            num_replicas=dispatcher.views.size,
-            limits=KnobLimits.of(rules.limits) if rules is not None and rules.limits else None,
-        )
-        rollout = None
-        if config.shadow_first_s is not None:
-            rollout = Rollout(
-                rule=config.promote, shadow_s=config.shadow_first_s, begun_at_s=self.clock()
-            )
-        return Steering(
-            dispatcher, knobs, scheduler_name=config.scheduler, fallback=fallback, rollout=rollout
-        )
+    @property
+    def worst_tick_s(self) -> float:
+        """How late a tick came at most."""
+        return self.pacers[0].lag.longest_s
+
+    def _tick(self, now_s: float) -> None:
+        self.control.tick(now_s)
+        self.steering.tick(now_s)
+
+    def _look(self, now_s: float) -> None:
+        for alarm in self.control.look(now_s):
+            _LOG.warning("%s", alarm)
+        self.policies.tick(now_s)
+        self.journal.look()
+        if self.observer is not None:
+            if now_s - self.last_frame_at_s < _OBSERVER_SILENT_S:
+                self.observer.heard(now_s)
+            self.observer.tick(now_s)
+
+    @property
+    def last_frame_at_s(self) -> float:
+        """Moment of the newest sample of any server; minus infinity before the first."""
+        sampled_at_s = self.hub.sampled_at_s
+        known = sampled_at_s[sampled_at_s == sampled_at_s]
+        return float(known.max()) if known.size else -float("inf")
+
+    def _window(self, now_s: float) -> None:
+        self.plan.note(self.control.take_window(now_s))
+        self.journal.window(now_s)
+
+    def _plan(self, now_s: float) -> None:
+        self.plan.step(self.control.state(now_s), now_s)
+        if self.dispatcher.num_open == 0:
+            gc.collect()
+
+    def status(self) -> dict[str, Any]:
+        """Return how things stand, for people and for tests."""
+        return status_of(self)
+
+    # Its life.
 
     def stop(self) -> None:
         """Let `run` drain the gateway and return."""
@@ -170,186 +247,84 @@ class Server:
 
     async def run(self) -> None:
         """Serve until told to stop; then finish what is open."""
-        with contextlib.ExitStack() as stack:
+        async with contextlib.AsyncExitStack() as stack:
             directory = self.config.state_dir
             if directory is None:
                 directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             directory.mkdir(parents=True, exist_ok=True)
-            await self._run(directory)
+            warm_up(
+                self.gateway, self.dispatcher, self.reader.models, self.control.shield.config,
+                self.clock(),
+            )  # fmt: skip
+            tasks = await self._start(directory, stack)
+            stopping = asyncio.create_task(self._stop.wait())
+            self.is_serving.set()
+            try:
+                done, _ = await asyncio.wait(
+                    [*tasks, stopping], return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done - {stopping}:
+                    task.result()
+            finally:
+                stopping.cancel()
+                await self.gateway.drain(self.config.drain_s)
 
-    async def _run(self, directory: Path) -> None:
-        config = self.config
-        warm_up(self)
+    async def _start(
+        self, directory: Path, stack: contextlib.AsyncExitStack
+    ) -> list[asyncio.Task[None]]:
+        """Start everything, in the order of need; the stack ends it in the opposite one."""
+        self._token_path = directory / "admin-token"
+        self._token_path.touch(mode=0o600)
+        self._token_path.write_text(self.token)
         transport = await SocketTransport.listen(directory / "hub.sock", SHARED)
+        stack.push_async_callback(transport.close)
         hub_service = HubService(self.hub, transport, pace=Pace(clock=self.clock))
-        admin = await self._start_admin()
-        token_path = directory / "admin-token"
-        token_path.touch(mode=0o600)
-        token_path.write_text(self.token)
-        self.children = self._children(directory / "hub.sock", token_path)
+        admin = AdminServer(
+            make_admin_app(ServerHost(self), token=self.token),
+            host=self.config.admin_host,
+            port=self.config.admin_port,
+        )
+        stack.push_async_callback(admin.close)
+        await admin.start()
+        self.admin_port = admin.port
+        self.journal.start()
+        stack.callback(self.journal.close)
         now_s = self.clock()
         self.control.begin(now_s)
         self.steering.begin(now_s)
         await self.gateway.start()
-        for child in self.children:
-            child.start()
+        stack.push_async_callback(self.gateway.close)
+        self._start_children(directory / "hub.sock", now_s)
+        stack.callback(self._close_children)
+        stack.push_async_callback(self.plan.close)
+        hub_task = asyncio.create_task(hub_service.run())
+        stack.push_async_callback(_ended, hub_task)
+        stack.callback(hub_service.stop)
         gc.collect()
         gc.freeze()
-        tasks = [
-            asyncio.create_task(work, name=name)
-            for name, work in (
-                ("hub", hub_service.run()), ("tick", self._tick()), ("look", self._look()),
-                ("window", self._window()),
-            )
-        ]  # fmt: skip
-        stopping = asyncio.create_task(self._stop.wait())
-        self.is_serving.set()
-        try:
-            done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {stopping}:
-                task.result()
-        finally:
-            await self.gateway.drain(config.drain_s)
-            hub_service.stop()
-            for task in (*tasks, stopping):
-                task.cancel()
-            await asyncio.gather(*tasks, stopping, return_exceptions=True)
-            await asyncio.gather(*(child.stop() for child in self.children))
-            await self.gateway.close()
-            await admin.cleanup()
-            await transport.close()
+        # At the end all is collected again: modules of compiled code complain of what is left.
+        stack.callback(gc.unfreeze)
+        gc.set_threshold(*_GC_THRESHOLDS)
+        for pacer in self.pacers:
+            pacer.start()
+            stack.callback(pacer.stop)
+        return [hub_task]
 
-    async def _start_admin(self) -> web.AppRunner:
-        runner = web.AppRunner(admin_app(self), access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, self.config.admin_host, self.config.admin_port).start()
-        self.admin_port = int(runner.addresses[0][1])
-        return runner
+    def _start_children(self, socket_path: Path, now_s: float) -> None:
+        if self.config.has_observer:
+            self.observer = self._observer_child(socket_path)
+            self.observer.tick(now_s)
+        if self._first_policy is not None:
+            self.policies.start(self._first_policy, now_s)
 
-    def _children(self, socket_path: Path, token_path: Path) -> list[Child]:
-        config, children = self.config, []
-        if config.has_observer:
-            arguments = ["--fleet", str(config.fleet_path), "--socket", str(socket_path)]
-            children.append(Child("observer", "trimtab.runtime.observer", arguments))
-        if config.bundle_path is not None:
-            url = f"http://{config.admin_host}:{self.admin_port}"
-            arguments = ["--admin", url, "--token-file", str(token_path)]
-            arguments += ["--bundle", str(config.bundle_path)]
-            arguments += ["--window-s", str(config.window_s)]
-            children.append(Child("policy", "trimtab.runtime.policy_process", arguments))
-        return children
-
-    async def _tick(self) -> None:
-        """Look at the signals every 10 ms; ticks that were missed are left out, and counted."""
-        period_s = self.config.tick_s
-        due_s = self.clock()
-        while True:
-            due_s += period_s
-            await asyncio.sleep(max(0.0, due_s - self.clock()))
-            now_s = self.clock()
-            late_s = now_s - due_s
-            self.num_ticks += 1
-            if late_s > _LATE_TICK_S:
-                self.num_late_ticks += 1
-                due_s = now_s
-            self.worst_tick_s = max(self.worst_tick_s, late_s)
-            self.control.tick(now_s)
-            self.steering.tick(now_s)
-
-    async def _look(self) -> None:
-        while True:
-            await asyncio.sleep(self.config.look_s)
-            for alarm in self.control.look(self.clock()):
-                _LOG.warning("%s", alarm)
-
-    async def _window(self) -> None:
-        while True:
-            await asyncio.sleep(self.config.window_s)
-            self.control.take_window(self.clock())
-
-    def status(self) -> dict[str, Any]:
-        """Return how things stand, for people and for tests."""
-        dispatcher, totals, steering = self.dispatcher, self.dispatcher.totals, self.steering
-        fallback, rollout = steering.fallback, steering.rollout
-        views = dispatcher.views
-        return {
-            "ruler": steering.ruler,
-            "knob_version": dispatcher.knob_version,
-            "policy_version": dispatcher.policy_version,
-            "doubts": {} if fallback is None else dict(fallback.counts_by_name()),
-            "rollout": None if rollout is None else {
-                "phase": str(rollout.phase), "windows": rollout.num_windows,
-                "verdict": rollout.verdict,
-            },
-            "replicas": [
-                {
-                    "name": spec.name,
-                    "is_available": bool(view["is_available"]),
-                    "outstanding": int(view["outstanding_requests"]),
-                    "may_take": mask_text(int(view["mask"])),
-                }
-                for spec, view in zip(dispatcher.cluster.replicas, views, strict=True)
-            ],
-            "requests": {
-                "arrived": totals.num_arrived, "placed": totals.num_placed,
-                "finished": totals.num_finished, "failed": totals.num_failed,
-                "aborted": totals.num_aborted, "refused": totals.num_refused,
-                "shed": totals.num_shed, "open": totals.num_open,
-                "retried": totals.num_retried, "credit": totals.credit,
-                "arrived_weight": totals.arrived_weight,
-            },
-            "children": {
-                child.name: {"pid": child.pid, "restarts": child.num_restarts}
-                for child in self.children
-            },
-            "late_ticks": self.num_late_ticks,
-            "is_draining": self.gateway.is_draining,
-        }  # fmt: skip
+    def _close_children(self) -> None:
+        if self.observer is not None:
+            self.observer.stop()
+        self.policies.close()
+        if self.observer is not None:
+            self.observer.close()
 
 
-def warm_up(server: Server) -> None:
-    """Compile, or load what was compiled, before the first request comes.
-
-    One request runs through a reader, a dispatcher and a control that are then thrown away.
-    """
-    cluster, gateway = server.spec.cluster, server.gateway
-    served = [replica.model for replica in server.spec.replicas]
-    reader = OpenAiReader(server.reader.models)
-    dispatcher = LiveDispatcher(cluster, knobs=server.dispatcher.knobs, served=served, keep_every=1)
-    dispatcher.listeners.append(reader)
-    dispatcher.set_shadow(server.dispatcher.knobs, every=1)
-    control = LiveControl(
-        gateway, dispatcher, Hub(layout_of(cluster)), server.control.shield.config
-    )
-    now_s = server.clock()
-    control.begin(now_s)
-    for kind in ("prompt", "messages"):
-        prompt = "warm" if kind == "prompt" else [{"role": "user", "content": "warm " * 200}]
-        body = msgspec.json.encode({"model": served[0], "stream": True, kind: prompt})
-        path = "/v1/completions" if kind == "prompt" else "/v1/chat/completions"
-        tenant = Tenant(name="warm", ttft_slo_s=1e6, tpot_slo_s=1e6)
-        call = Call(
-            path=path, headers={}, body=body, tenant=tenant, request_id="warm",
-            arrived_at_s=now_s,
-        )  # fmt: skip
-        placement = dispatcher.dispatch(reader.read(call).facts, now_s)
-        if isinstance(placement, Placement):
-            dispatcher.first_token(placement, now_s)
-            end = RequestEnd(
-                ending=Ending.FINISHED, status=200, ended_at_s=now_s, output_tokens=3,
-                input_tokens=5,
-            )  # fmt: skip
-            dispatcher.finish(placement, end)
-    dispatcher.put_page(0, ReplicaPage(running_requests=1.0), now_s)
-    control.tick(now_s)
-    control.look(now_s)
-    control.take_window(now_s + 1.0)
-    control.state(now_s + 1.0)
-    dispatcher.take_regret()
-    dispatcher.decisions.take()
-
-
-def _default_fallback(config: ServeConfig) -> Any:
-    from ...agents.shield.fallback import FallbackConfig
-
-    return FallbackConfig(heuristic=config.scheduler)
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
