@@ -60,6 +60,9 @@ def serve(
     keys: Annotated[Path | None, typer.Option(help="API keys; without, everybody may ask.")] = None,
     record: Annotated[Path | None, typer.Option(help="Record requests as a trace here.")] = None,
     decisions: Annotated[Path | None, typer.Option(help="Log decisions here.")] = None,
+    spans: Annotated[
+        str | None, typer.Option(help="OTLP collector for spans: http://host:4318/v1/traces.")
+    ] = None,
     decision_every: Annotated[int, typer.Option(min=1, help="Log every n-th in full.")] = 16,
     shadow_first: Annotated[
         str | None, typer.Option(help="Time in shadow before the policy may serve, such as 10m.")
@@ -95,6 +98,7 @@ def serve(
         record_dir=record,
         decisions_dir=decisions,
         decision_every=decision_every,
+        spans_url=spans,
         shadow_first_s=None if shadow_first is None else _span_s(shadow_first),
         promote=parse_promotion_rule(promote_if),
         models_dir=models,

@@ -49,6 +49,8 @@ class ServeConfig:
     """Where requests are recorded as a trace; None for nowhere."""
     decisions_dir: Path | None = None
     """Where decisions are logged; None for nowhere."""
+    spans_url: str | None = None
+    """OTLP collector that gets a span of each request, as `http://host:4318/v1/traces`."""
     decision_every: int = 16
     """Every n-th decision is logged in full."""
     shadow_first_s: float | None = None

@@ -128,7 +128,10 @@ class Server:
         self.journal = Journal(
             self.dispatcher, self.steering,
             record_dir=config.record_dir, decisions_dir=config.decisions_dir,
+            spans_url=config.spans_url, replicas=self.spec.replicas,
         )  # fmt: skip
+        if self.journal.spans is not None:
+            self.gateway.trace_header = self.journal.spans.context.header
         self.token = config.token or secrets.token_urlsafe(24)
         self.observer: Child | None = None
         self.pacers = self._make_pacers()
