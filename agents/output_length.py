@@ -6,6 +6,7 @@ learned can be saved and loaded. A prediction takes about a microsecond, learnin
 Does not know: requests of the live gateway (`runtime/understanding`), or prompts.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,10 +21,9 @@ from .output_length_kernel import (
     NUM_BINS,
     NUM_KEYS,
     NUM_QUANTILES,
-    QUANTILES,
     WHOLE,
-    learn_at,
-    predict_at,
+    learn_in,
+    predict_in,
 )
 
 # tokens; the longest answer that is told from longer ones
@@ -125,9 +125,9 @@ class OutputLengths:
 
     def predict(self, keys: NDArray[np.uint64], most_tokens: int) -> LengthPrediction:
         """Return what is expected of an answer of at most so many tokens."""
-        out = np.empty(1 + NUM_QUANTILES)
-        predict_at(self.state.ctypes.data, keys, float(most_tokens), out)
-        return LengthPrediction(*out.tolist())
+        out = np.empty(NUM_QUANTILES)
+        mean = predict_in(self.state, keys, float(most_tokens), out)
+        return LengthPrediction(mean, *out.tolist())
 
     def learn(
         self,
@@ -136,10 +136,14 @@ class OutputLengths:
         *,
         cut: int = WHOLE,
         issued: LengthPrediction | None = None,
+        most_tokens: float = math.inf,
     ) -> None:
-        """Learn from an answer that ended; `cut` as in `output_length_kernel`."""
+        """Learn from an answer that ended; `cut` as in `output_length_kernel`.
+
+        `issued` is what had been said of it, as an answer of at most `most_tokens`.
+        """
         given = np.full(NUM_QUANTILES, np.nan) if issued is None else np.array(issued[1:])
-        learn_at(self.state.ctypes.data, keys, float(output_tokens), cut, given)
+        learn_in(self.state, keys, float(output_tokens), cut, float(most_tokens), given)
 
     @property
     def num_learned(self) -> int:
@@ -150,6 +154,3 @@ class OutputLengths:
     def num_evicted(self) -> int:
         """Histograms that made room for others."""
         return int(self.state["num_evicted"][0])
-
-
-assert len(QUANTILES) == NUM_QUANTILES

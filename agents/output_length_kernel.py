@@ -34,12 +34,13 @@ WAYS = 4
 QUANTILES = (0.05, 0.5, 0.9, 0.95)
 """Given with every prediction; the first and the last are the ends of a 90 % interval."""
 NUM_QUANTILES = len(QUANTILES)
+P90 = QUANTILES.index(0.9)
 
 WHOLE, AT_LIMIT, GIVEN_UP = 0, 1, 2
 """How an answer ended: by itself, at its limit of tokens, or as nobody waited for it any more."""
 
 # Most and least observations that a histogram remembers: of the model's, of a single key's.
-_MEMORY_OF_MODEL, _MEMORY_OF_KEY = 2000.0, 400.0
+_MEMORY_OF_MODEL, _MEMORY_OF_KEY = 2000.0, 200.0
 # Observations that a key's histogram is shrunk towards the model's by.
 _SHRINKAGE = 8.0
 # Observations that the histogram before the first stands for.
@@ -51,6 +52,8 @@ _LEAST_WEIGHT, _MOST_WEIGHT = 0.0, 1.5
 INITIAL_WEIGHT = 0.3
 # Step of a quantile's level; coverage over n ends is off by at most about 1 / (step * n).
 _LEVEL_STEP = 0.01
+# How many times nearer to 0 or 1 than its quantile a level may come: nearer, lengths are guesses.
+_LEVEL_RANGE = 5.0
 # Probability that no bin falls below, so that logarithms are finite.
 _LEAST_PROBABILITY = 1e-5
 
@@ -172,8 +175,6 @@ def pool(state, keys):
 @inlined
 def quantile(edges, pooled, level):
     """Return the length below or at which a share of the probability lies."""
-    if level <= 0.0:
-        return 0.0
     below = 0.0
     for b in range(NUM_BINS - 1):
         if below + pooled[b] >= level:
@@ -185,22 +186,22 @@ def quantile(edges, pooled, level):
 
 @compiled
 def predict(state, keys, most_tokens, out):
-    """Write mean and quantiles of an answer of at most so many tokens.
+    """Write the quantiles of an answer of at most so many tokens, and return its mean.
 
-    `keys` uint64 [NUM_KEYS] or longer; `out` float64 [1 + NUM_QUANTILES].
+    `keys` uint64 [NUM_KEYS] or longer; `out` float64 [NUM_QUANTILES].
     """
     pool(state, keys)
     edges, pooled = state.edges, state.pooled
     mean = 0.0
     for b in range(NUM_BINS):
         mean += pooled[b] * min(0.5 * (edges[b] + edges[b + 1] - 1.0), most_tokens)
-    out[0] = mean
     slot = find_slot(state.keys, keys[1])
     for q in range(NUM_QUANTILES):
         level = QUANTILES[q] if slot < 0 else np.float64(state.levels[slot, q])
-        value = most_tokens if level >= 1.0 else quantile(edges, pooled, level)
-        least = out[q] if q > 0 else 0.0
-        out[1 + q] = max(min(value, most_tokens), least)
+        value = quantile(edges, pooled, level)
+        least = out[q - 1] if q > 0 else 0.0
+        out[q] = max(min(value, most_tokens), least)
+    return mean
 
 
 @compiled
@@ -261,11 +262,11 @@ def _count(state, key, memory):
 
 
 @compiled
-def learn(state, keys, length, cut, issued):
+def learn(state, keys, length, cut, most_tokens, issued):
     """Learn from an answer's length, or from the least that it was if it was cut off.
 
     `cut` is WHOLE, AT_LIMIT or GIVEN_UP; `issued` float64 [NUM_QUANTILES]: the quantiles that had
-    been given for it, NaN for none.
+    been given for it as an answer of at most `most_tokens`, NaN for none.
     """
     pool(state, keys)
     target = bin_of(state.edges, length)
@@ -279,27 +280,29 @@ def learn(state, keys, length, cut, issued):
     for i in range(NUM_KEYS):
         slot = _count(state, keys[i], _MEMORY_OF_MODEL if i == 0 else _MEMORY_OF_KEY)
         if i == 1 and cut != GIVEN_UP:
-            _learn_levels(state.levels[slot], length, issued)
+            _learn_levels(state.levels[slot], length, most_tokens, issued)
     state.num_learned += 1
 
 
 @compiled
-def _learn_levels(levels, length, issued):
+def _learn_levels(levels, length, most_tokens, issued):
     """Move a quantile's level up where it fell short, and down a little where it did not."""
     for q in range(NUM_QUANTILES):
-        if math.isnan(issued[q]):
+        # What reaches the limit covers whatever comes, which says nothing of the level.
+        if math.isnan(issued[q]) or issued[q] >= most_tokens:
             continue
         error = QUANTILES[q] - (1.0 if length <= issued[q] else 0.0)
-        levels[q] = min(max(levels[q] + _LEVEL_STEP * error, 0.0), 1.0)
+        least, most = QUANTILES[q] / _LEVEL_RANGE, 1.0 - (1.0 - QUANTILES[q]) / _LEVEL_RANGE
+        levels[q] = min(max(levels[q] + _LEVEL_STEP * error, least), most)
 
 
 @compiled
-def predict_at(address, keys, most_tokens, out):
-    """As `predict`, of the record at an address."""
-    predict(lengths_at(address), keys, most_tokens, out)
+def predict_in(states, keys, most_tokens, out):
+    """As `predict`, of the record in an array [1]."""
+    return predict(states[0], keys, most_tokens, out)
 
 
 @compiled
-def learn_at(address, keys, length, cut, issued):
-    """As `learn`, of the record at an address."""
-    learn(lengths_at(address), keys, length, cut, issued)
+def learn_in(states, keys, length, cut, most_tokens, issued):
+    """As `learn`, of the record in an array [1]."""
+    learn(states[0], keys, length, cut, most_tokens, issued)

@@ -1,9 +1,11 @@
-"""Logarithms and exponentials of float32 that LLVM can do several of at a time, and records by
-their address.
+"""Small arithmetic on the path of every request: logarithms, bytes eight at a time, addresses.
 
-`quick_log` and `quick_exp` are off by less than 2e-5 of the result's unit (of e: log) or of the
-result (exp). A record passed to a compiled function as one address costs a tenth of what NumPy's
-own array of it does.
+`quick_log` and `quick_exp` are off by less than 2e-5, of the unit (log) or of the result (exp);
+LLVM does several at a time. A record passed to a compiled function as one address costs a tenth of
+what NumPy's own array of it does.
+
+numba's cache does not notice a change in this file: what calls it from a file without a source tag
+(`runtime/understanding/prompt_kernel.py`) must be touched, too.
 
 Does not know: what the numbers mean.
 Source: exponent and mantissa apart, the mantissa by an odd series of atanh (log) or Taylor (exp).
@@ -68,6 +70,16 @@ def _word_intrinsic(typing_context, address):
     return types.uint64(types.int64), generate
 
 
+@intrinsic
+def _first_bit_intrinsic(typing_context, word):
+    """Count the zero bits below the lowest bit that is set."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.uint64(types.uint64), generate
+
+
 # numba passes the first parameter itself, which type checkers cannot know.
 _bits: Any = _bits_intrinsic
 _float: Any = _float_intrinsic
@@ -75,6 +87,31 @@ pointer_to: Any = _pointer_intrinsic
 """Pointer to an address, for `numba.carray`; whoever has the address keeps the array alive."""
 word_at: Any = _word_intrinsic
 """Eight bytes at an address, which need not be a multiple of eight."""
+first_bit: Any = _first_bit_intrinsic
+"""Place of the lowest bit of a uint64 that is set, 64 if none is."""
+
+
+# A byte of 1, and of 128, in each of a word's bytes.
+ONES, HIGH = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
+
+
+@inlined
+def at_least(sevens, least):
+    """Return the high bit of each byte of a word that is at least so much; all are below 128."""
+    return (sevens + np.uint64(128 - least) * ONES) & HIGH
+
+
+@inlined
+def equal_to(sevens, value):
+    """Return the high bit of each byte of a word that is equal; all are below 128."""
+    return ~((sevens ^ (np.uint64(value) * ONES)) + np.uint64(127) * ONES) & HIGH
+
+
+@inlined
+def letters_in(word):
+    """Return the high bit of each byte of a word that is an ASCII letter."""
+    lower = (word & ~HIGH) | np.uint64(32) * ONES
+    return at_least(lower, 97) & ~at_least(lower, 123) & ~word
 
 
 @inlined

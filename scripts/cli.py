@@ -41,6 +41,7 @@ COMMANDS: dict[str, Command] = {
     "fleet": Command("fleet:app", "Start, see and end real llama.cpp replicas on this machine."),
     "serve": Command("serve:serve", "Serve a live fleet: gateway, shield and, if given, a policy."),
     "explain": Command("explain:explain", "Tell why a live request went where it went."),
+    "shadow": Command("shadow:app", "See what another scheduler would have done."),
     "policy": Command("policy:app", "Explain rules, and try them on a recorded trace."),
     "evaluate": Command("evaluate:evaluate", "Compare schedulers on the same unseen workloads."),
     "tune": Command("tune:tune", "Tune the analytic scorer to a trace and a cluster."),

@@ -35,13 +35,15 @@ class AdminServer:
     """One admin port, on the running event loop."""
 
     def __init__(self, app: web.Application, *, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=1.0
+        )
         self._host, self._asked_port = host, port
 
     async def start(self) -> None:
         """Begin to listen."""
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, self._asked_port, shutdown_timeout=1.0)
+        site = web.TCPSite(self._runner, self._host, self._asked_port)
         await site.start()
 
     @property

@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...env.dispatch import TERM_NAMES, VIEW_DTYPE
+from ...env.dispatch import QUERY_DTYPE, TERM_NAMES, VIEW_DTYPE
+from ...traces.errors import TrimtabError
 from ..dispatcher.decision_ring import DecisionRecord
 from ..dispatcher.request import Placement, Refusal, RequestEnd, RequestFacts
+from .confidence import PredictionError, confidence
+
+__all__ = ["CANDIDATES", "REQUESTS", "Circumstances", "DecisionLog", "confidence"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,6 +37,27 @@ REQUESTS, CANDIDATES = "requests", "candidates"
 MAX_ROWS = 100_000
 """Rows of either table kept in memory at most; of more, new ones are dropped and counted."""
 _FLUSH_S = 2.0
+
+REQUEST_SCHEMA = pa.schema(
+    [
+        *(pa.field(name, pa.string()) for name in ("request_id", "model", "tenant")),
+        pa.field("priority", pa.int32()),
+        pa.field("input_tokens", pa.int64()),
+        *(pa.field(name, pa.float64()) for name in ("expected_output_tokens", "output_tokens_p90")),
+        pa.field("cluster", pa.int32()),
+        *(pa.field(name, pa.float64()) for name in ("ttft_slo_s", "tpot_slo_s")),
+        *(pa.field(name, pa.float64()) for name in ("arrived_at_s", "placed_at_s", "ended_at_s")),
+        pa.field("replica", pa.string()),  # null: it had none
+        pa.field("decision", pa.int64()),
+        pa.field("num_attempts", pa.int32()),
+        pa.field("hit_tokens", pa.int64()),
+        *(pa.field(name, pa.float64()) for name in ("predicted_ttft_s", "ttft_s")),
+        pa.field("output_tokens", pa.int64()),
+        pa.field("cached_tokens", pa.int64()),  # null: the engine does not say
+        pa.field("status", pa.int32()),
+        pa.field("ending", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +92,10 @@ class DecisionLog:
         self._names = list(replica_names)
         self._circumstances, self._clock = circumstances, clock
         self._max_bytes = max_bytes
-        self._requests: list[tuple[Placement | None, RequestFacts, Any, float]] = []
-        self._kept: list[tuple[DecisionRecord, Circumstances]] = []
+        self._requests: deque[tuple[Placement | None, RequestFacts, Any, float]] = deque()
+        self._kept: deque[tuple[DecisionRecord, Circumstances]] = deque()
+        self.prediction_error = PredictionError()
+        """How wrong predictions of TTFT have been."""
         self._is_closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._num_parts = 0
@@ -126,21 +154,22 @@ class DecisionLog:
 
     def flush(self) -> None:
         """Write what has come, and make room."""
-        requests, self._requests = self._requests, []
-        kept, self._kept = self._kept, []
+        requests = [self._requests.popleft() for _ in range(len(self._requests))]
+        kept = [self._kept.popleft() for _ in range(len(self._kept))]
         if not requests and not kept:
             return
         try:
             if requests:
                 rows = [self._request_row(*each) for each in requests]
-                self._write(REQUESTS, pa.Table.from_pylist(rows))
+                self._write(REQUESTS, pa.Table.from_pylist(rows, schema=REQUEST_SCHEMA))
             if kept:
                 self._write(CANDIDATES, self._candidate_table(kept))
-            self._num_parts += 1
-            self._make_room()
-        except OSError as error:
+        except (OSError, TrimtabError, ValueError, pa.ArrowException) as error:
             self.num_dropped += len(requests) + len(kept)
             _LOG.error("%d decisions could not be logged: %s", len(requests) + len(kept), error)
+        # Also after a fault: one of the two may have been written, and room may be what lacks.
+        self._num_parts += 1
+        self._make_room()
 
     def _request_row(
         self, placement: Placement | None, facts: RequestFacts, fate: Any, at_s: float
@@ -158,6 +187,7 @@ class DecisionLog:
             "ending": fate.code if isinstance(fate, Refusal) else str(fate.ending),
         }  # fmt: skip
         if placement is not None:
+            self.prediction_error.note(placement)
             row |= {
                 "replica": self._names[placement.replica], "decision": placement.number,
                 "num_attempts": placement.num_attempts, "hit_tokens": placement.hit_tokens,
@@ -169,7 +199,7 @@ class DecisionLog:
         return row
 
     def _candidate_table(self, kept: list[tuple[DecisionRecord, Circumstances]]) -> pa.Table:
-        num = len(self._names)
+        num, error_frac = len(self._names), self.prediction_error.frac
         records = [record for record, _ in kept]
         columns: dict[str, Any] = {
             "request_id": np.repeat([record.request_id for record in records], num),
@@ -181,7 +211,7 @@ class DecisionLog:
             ),
             "refused": np.repeat([r.refused.name if r.refused else "" for r in records], num),
             "probability": np.repeat([1.0] * len(records), num),
-            "confidence": np.repeat([confidence(record) for record in records], num),
+            "confidence": np.repeat([confidence(record, error_frac) for record in records], num),
             "cost": np.concatenate([record.costs for record in records]),
             "is_barred": np.concatenate([~np.isfinite(record.bias) for record in records]),
             "hit_tokens": np.concatenate([record.hits for record in records]),
@@ -201,7 +231,8 @@ class DecisionLog:
         terms = np.concatenate([record.terms for record in records])  # [records x R, terms]
         for place, name in enumerate(TERM_NAMES):
             columns[f"term_{name}"] = terms[:, place]
-        for name in ("input_tokens", "ttft_slo_s", "tpot_slo_s", "group"):
+        columns["bias"] = np.concatenate([record.bias for record in records])
+        for name in QUERY_DTYPE.names or ():
             values = [record.query[name][0] for record in records]
             columns[f"query_{name}"] = np.repeat(values, num)
         return pa.table(columns)
@@ -211,8 +242,11 @@ class DecisionLog:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"part-{self._num_parts:08d}.parquet"
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        pq.write_table(table, partial, compression="zstd", use_dictionary=True)
-        partial.replace(path)
+        try:
+            pq.write_table(table, partial, compression="zstd", use_dictionary=True)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def _parts(self) -> list[Path]:
         return sorted(self.directory.glob("*/part-*.parquet"), key=lambda path: path.name)
@@ -227,17 +261,3 @@ class DecisionLog:
                 return
             path.unlink(missing_ok=True)
             excess -= size
-
-
-def confidence(record: DecisionRecord) -> float:
-    """Return how likely the choice was the best: from its lead over the runner-up, in [0.5, 1].
-
-    Costs are in TTFT limits of predicted TTFT. The error of a prediction is taken to be logistic
-    with a scale of a fifth of the costs' size, and at least a hundredth of a limit.
-    """
-    usable = np.isfinite(record.bias) & (record.view["mask"] == 0)
-    costs = np.sort(record.costs[usable & (record.view["is_available"] != 0)])
-    if costs.size < 2:
-        return 1.0
-    scale = max(0.01, 0.2 * abs(float(costs[0])))
-    return float(1.0 / (1.0 + np.exp(-min(50.0, (costs[1] - costs[0]) / scale))))

@@ -44,6 +44,8 @@ class RequestFacts(msgspec.Struct, kw_only=True, gc=False):
     tpot_slo_s: float
     weight: float = 1.0
     is_stream: bool = False
+    is_chat: bool = False
+    """Whether it was asked at the chat path; for spans."""
     blocks: BlockHashes = msgspec.field(default_factory=lambda: NO_BLOCKS)
     """Chained hash of each full block of the prompt; uint64 [blocks]."""
     block_tokens: int = 1

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dispatcher.request import NO_BLOCKS, BlockHashes
+from ..dispatcher.request import BlockHashes
 from ..understanding.token_blocks import adapter_seed, token_block_hashes
 from .kv_events import AllCleared, BlockHash, BlocksRemoved, BlocksStored, KvEvent
 
@@ -77,16 +77,10 @@ class BlockCounts:
     """Not remembered, as the engine named too many."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """One block of an engine, by our chain."""
-
-    state: np.uint64
-    """Of the chain at its end."""
-    end_tokens: int
-    """Tokens from the prompt's beginning to its end."""
-    own: BlockHashes
-    """Blocks of the fleet's size that end in it."""
+_Block = tuple[int, int, tuple[int, ...] | None]
+"""One block of an engine, by our chain: the chain's state at its end, the tokens from the prompt's
+beginning to there, and the blocks of the fleet's size that end in it; None for one that ends where
+it does (most do, and a tuple without tuples in it is nothing to the garbage collector)."""
 
 
 def _adapter_seed(replica: int, adapter: str | None) -> np.uint64:
@@ -148,32 +142,29 @@ class EngineBlockIndex:
         """
         with self._lock:
             known = self._known(replica)
-            root = _Block(np.uint64(self._seed_of(replica, adapter)), 0, NO_BLOCKS)
+            root: _Block = (int(self._seed_of(replica, adapter)), 0, ())
             parent = root if parent_hash is None else known.get(parent_hash)
             if parent is None:
                 self.counts.orphans += len(block_hashes)
                 return
-            own: list[BlockHashes] = []
-            for k, block_hash in enumerate(block_hashes):
-                tokens = token_ids[k * block_tokens : (k + 1) * block_tokens]
-                parent = self._following(parent, tokens)
-                if block_hash not in known and len(known) >= self._max_blocks:
-                    self.counts.over_capacity += len(block_hashes) - k
-                    break
-                known[block_hash] = parent
-                own.append(parent.own)
-            self.counts.stored += len(own)
-            self._holders.store(replica, np.concatenate([NO_BLOCKS, *own]))
+            blocks = self._following(parent, token_ids, block_tokens)
+            room = self._max_blocks - len(known)
+            if len(blocks) > room:
+                self.counts.over_capacity += len(blocks) - room
+                blocks = blocks[:room]
+            known.update(zip(block_hashes, blocks, strict=False))
+            self.counts.stored += len(blocks)
+            self._holders.store(replica, _own(blocks))
 
     def remove(self, replica: int, block_hashes: Sequence[BlockHash]) -> None:
         """Note that a replica holds blocks no more."""
         with self._lock:
             known = self._known(replica)
             gone = [known.pop(block_hash, None) for block_hash in block_hashes]
-            own = [block.own for block in gone if block is not None]
-            self.counts.removed += len(own)
-            self.counts.unknown_removed += len(gone) - len(own)
-            self._holders.remove(replica, np.concatenate([NO_BLOCKS, *own]))
+            blocks = [block for block in gone if block is not None]
+            self.counts.removed += len(blocks)
+            self.counts.unknown_removed += len(gone) - len(blocks)
+            self._holders.remove(replica, _own(blocks))
 
     def clear(self, replica: int) -> None:
         """Note that a replica holds nothing, or that nobody knows what it holds."""
@@ -220,11 +211,30 @@ class EngineBlockIndex:
             self._holders.set_exact(replica, True)
         return self._blocks[replica]
 
-    def _following(self, parent: _Block, tokens: NDArray[np.int64]) -> _Block:
-        states = token_block_hashes(tokens, 1, parent.state)  # [tokens]
-        to_boundary = self._block_tokens - parent.end_tokens % self._block_tokens
-        return _Block(
-            state=states[-1],
-            end_tokens=parent.end_tokens + tokens.size,
-            own=states[to_boundary - 1 :: self._block_tokens].copy(),
-        )
+    def _following(
+        self, parent: _Block, token_ids: NDArray[np.int64], block_tokens: int
+    ) -> list[_Block]:
+        """Return the blocks that come after one."""
+        size, start = self._block_tokens, parent[1]
+        state = np.uint64(parent[0])
+        if block_tokens == size and start % size == 0:
+            ends = token_block_hashes(token_ids, size, state).tolist()
+            return [(end, start + size * (k + 1), None) for k, end in enumerate(ends)]
+        states = token_block_hashes(token_ids, 1, state).tolist()
+        blocks: list[_Block] = []
+        for first in range(0, len(states), block_tokens):
+            after = first + block_tokens
+            own_end = first + size - 1 - (start + first) % size
+            own = tuple(states[own_end:after:size]) if own_end < after else ()
+            blocks.append((states[after - 1], start + after, own))
+        return blocks
+
+
+def _own(blocks: Sequence[_Block]) -> BlockHashes:
+    own: list[int] = []
+    for end, _, inside in blocks:
+        if inside is None:
+            own.append(end)
+        else:
+            own += inside
+    return np.array(own, np.uint64)

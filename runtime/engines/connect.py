@@ -14,16 +14,16 @@ from .engine_http import EngineHttp
 from .live_replica import EngineKind, LiveReplica
 from .llamacpp import LlamaCppEngine
 from .sglang import SglangEngine
-from .simulated import SimulatedEngine
+from .simulated import SimulatedVllm
 from .vllm import VllmEngine
 
 ENGINES: Final[
-    dict[EngineKind, type[LlamaCppEngine | VllmEngine | SglangEngine | SimulatedEngine]]
+    dict[EngineKind, type[LlamaCppEngine | VllmEngine | SglangEngine | SimulatedVllm]]
 ] = {
     EngineKind.LLAMACPP: LlamaCppEngine,
     EngineKind.VLLM: VllmEngine,
     EngineKind.SGLANG: SglangEngine,
-    EngineKind.SIMULATED: SimulatedEngine,
+    EngineKind.SIMULATED: SimulatedVllm,
 }
 
 

@@ -10,8 +10,8 @@ Source: vllm/distributed/kv_events.py of vLLM 0.32.0; sglang/srt/disaggregation/
 SGLang 0.5.10.
 """
 
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -44,8 +44,7 @@ _FIELDS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlocksStored:
+class BlocksStored(msgspec.Struct, frozen=True, kw_only=True, gc=False, eq=False):
     """Blocks that entered a cache, one after another in a prompt."""
 
     block_hashes: tuple[BlockHash, ...]
@@ -65,8 +64,7 @@ class BlocksStored:
     """More than its tokens and its adapter makes the block what it is: images, a salt."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlocksRemoved:
+class BlocksRemoved(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Blocks that left a cache."""
 
     block_hashes: tuple[BlockHash, ...]
@@ -74,16 +72,14 @@ class BlocksRemoved:
     group: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AllCleared:
+class AllCleared(msgspec.Struct, frozen=True, gc=False):
     """Everything left a cache."""
 
 
 KvEvent = BlocksStored | BlocksRemoved | AllCleared
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KvBatch:
+class KvBatch(msgspec.Struct, frozen=True, kw_only=True):
     """The events of one engine step, in order."""
 
     at_s: float
@@ -184,6 +180,8 @@ def _hashes(value: object) -> tuple[BlockHash, ...]:
     if not isinstance(value, list):
         msg = "block_hashes is no list"
         raise ValueError(msg)
+    if {*map(type, value)} == {int}:
+        return tuple(value)
     return tuple(map(_hash, value))
 
 
@@ -197,13 +195,13 @@ def _hash(value: object) -> BlockHash:
 
 
 def _token_ids(value: object) -> NDArray[np.int64]:
-    if not isinstance(value, list) or not all(type(token) is int for token in value):
-        msg = "token_ids is no list of numbers"
+    if not isinstance(value, list):
+        msg = "token_ids is no list"
         raise ValueError(msg)
     try:
-        return np.array(value, np.int64)
-    except OverflowError as error:
-        msg = "a token id is beyond 64 bits"
+        return np.frombuffer(array("q", value), np.int64)
+    except (TypeError, OverflowError) as error:
+        msg = f"token_ids holds what is no token id: {error}"
         raise ValueError(msg) from error
 
 

@@ -8,6 +8,7 @@ Does not know: which session should move, or where (that is the scheduler's).
 """
 
 import contextlib
+import hashlib
 import time
 import uuid
 from dataclasses import dataclass
@@ -50,8 +51,10 @@ async def move_session(
     """
     await _check_ready(source, source_slot, "source", is_full=True)
     await _check_ready(target, target_slot, "target", is_full=False)
-    name = f"trimtab-{source.replica.name}-{source_slot}"
-    name = f"{name}-{uuid.uuid4().hex}.bin" if folder is not None else f"{name}.bin"
+    # Of a replica's name not every character may stand in a file's.
+    owner = hashlib.blake2b(source.replica.name.encode(), digest_size=8).hexdigest()
+    once = f"-{uuid.uuid4().hex}" if folder is not None else ""
+    name = f"trimtab-{owner}-{source_slot}{once}.bin"
     started_at_s = time.monotonic()
     try:
         saved = await source.save_session(source_slot, name)

@@ -1,6 +1,7 @@
 """Keeps one engine's KV events in order: gaps, restarts, and batches that come twice.
 
-Batches are numbered from 0 since the engine's start. What is missing is asked for; if it does not
+Batches are numbered from 0 since the engine's start. What is missing is asked for, and so is at the
+beginning what was said before; if it does not
 come, the engine's index is cleared, as blocks may have left unseen. A number that goes back means
 that the engine was restarted, unless the same batch came before or is a late one.
 
@@ -9,11 +10,12 @@ Does not know: sockets (`kv_subscriber.py`), or what the events do (`block_index
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from .kv_events import KvEvent, decode_batch
+from .kv_runs import joined
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,7 +62,10 @@ class StreamCounts:
     unknown: int = 0
     """Events of a type that this code does not know."""
     disconnects: int = 0
-    sleeps: int = 0
+    catch_ups: int = 0
+    """Times that the engine was asked for all that we had not heard."""
+    resets: int = 0
+    """Times that somebody else said that the engine's KV is gone."""
 
 
 class KvStream:
@@ -84,8 +89,21 @@ class KvStream:
             self._begin_anew()
         expected = 0 if self._expected is None else self._expected
         if sequence > expected:
-            self._fill(expected, sequence)
+            again = {} if self._replay is None else dict(self._replay(expected))
+            self._fill(expected, sequence, again)
         self._apply(sequence, payload)
+
+    def catch_up(self) -> None:
+        """Ask for what was said before we listened, or in the moment between."""
+        if self._replay is None:
+            return
+        first = 0 if self._expected is None else self._expected
+        found = {number: payload for number, payload in self._replay(first) if number >= first}
+        self.counts.catch_ups += 1
+        if found:
+            last = max(found)
+            self._fill(first, last, found)
+            self._apply(last, found[last])
 
     def disconnected(self) -> None:
         """The connection broke: the engine may have been restarted, or gone on without us."""
@@ -93,9 +111,9 @@ class KvStream:
         if self._expected is not None:
             self._begin_anew()
 
-    def fell_asleep(self) -> None:
-        """The engine sleeps: its KV is gone, though it may never say so."""
-        self.counts.sleeps += 1
+    def was_reset(self) -> None:
+        """The engine sleeps, or was told to forget: its KV is gone, before it says so if ever."""
+        self.counts.resets += 1
         self._sink.clear(self._replica)
 
     def _begin_anew(self) -> None:
@@ -113,20 +131,19 @@ class KvStream:
         self.counts.late += is_late
         return is_late
 
-    def _fill(self, first: int, end: int) -> None:
-        """Get the batches from `first` to before `end`, or clear the index."""
+    def _fill(self, first: int, end: int, again: Mapping[int, bytes]) -> None:
+        """Apply the batches from `first` to before `end`; if some are missing, clear the index."""
         is_start = self._expected is None  # nothing was believed yet, so nothing is lost
-        self.counts.gaps += not is_start
-        again = () if self._replay is None else self._replay(first)
-        found = {number: payload for number, payload in again if first <= number < end}
+        self.counts.gaps += end > first and not is_start
+        found = {number: again[number] for number in sorted(again) if first <= number < end}
         missing = end - first - len(found)
         if missing and not is_start:
             self.counts.lost += missing
             self._lost = [*self._lost, (first, end)][-_MAX_LOST:]
             self._sink.clear(self._replica)
-        for number in sorted(found):
+        for number, payload in found.items():
             self.counts.replayed += 1
-            self._apply(number, found[number])
+            self._apply(number, payload)
 
     def _apply(self, sequence: int, payload: bytes) -> None:
         self._expected = sequence + 1
@@ -140,7 +157,7 @@ class KvStream:
             self._log_broken(sequence, str(error))
             self._sink.clear(self._replica)
             return
-        for event in batch.events:
+        for event in joined(batch.events):
             self._sink.apply(self._replica, event)
         self.counts.events += len(batch.events)
         self.counts.unknown += batch.num_unknown

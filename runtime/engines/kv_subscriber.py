@@ -3,13 +3,15 @@
 Frames of an event: topic, sequence number (8 bytes, big-endian), payload. Missed batches are asked
 for at the engine's replay socket: send the first number wanted; what comes ends with the number -1.
 vLLM sends the topic before each of them and SGLang does not. A connection that breaks is noticed,
-as the engine behind it may come back as another.
+as the engine behind it may come back as another; at a new one all that the engine still has is
+asked for.
 
 Does not know: the order of batches (`kv_stream.py`), or what an event says.
 Source: ZmqEventPublisher of vLLM 0.32.0 and of SGLang 0.5.10.
 """
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +34,8 @@ _REPLAY_SILENCE_S: Final = 1.0
 _REPLAY_S: Final = 5.0
 # High-water mark of both engines' publishers, batches.
 _MAX_QUEUED: Final = 100_000
+# A publisher takes a moment to note a new listener; what it says meanwhile is asked for.
+_ASK_AGAIN_S: Final = 1.0
 _POLL_MS: Final = 50
 # Taken from one engine before the others have their turn.
 _MAX_IN_A_ROW: Final = 256
@@ -89,6 +93,7 @@ class KvSubscriber:
         for source in sources:
             self._add(source)
         self._is_asleep: dict[int, bool] = {}
+        self._to_ask: list[tuple[float, KvStream]] = []
         self.num_strange = 0
         """Messages that are no events: other frames than three, or a number of other length."""
 
@@ -126,13 +131,17 @@ class KvSubscriber:
 
     def see_awake(self, replica: int, is_awake: bool | None) -> None:
         """Take an engine's sleep gauge, None if it is absent; who falls asleep holds nothing."""
-        stream = self._streams.get(replica)
-        if stream is None or is_awake is None:
+        if replica not in self._streams or is_awake is None:
             return
         was_asleep, self._is_asleep[replica] = self._is_asleep.get(replica, False), not is_awake
         if not is_awake and not was_asleep:
+            self.see_reset(replica)
+
+    def see_reset(self, replica: int) -> None:
+        """Take it that an engine dropped its cache; an idle one says so with its next step only."""
+        if replica in self._streams:
             with self._lock:
-                stream.fell_asleep()
+                self._streams[replica].was_reset()
 
     def _run(self) -> None:
         poller = self._zmq.Poller()
@@ -143,10 +152,10 @@ class KvSubscriber:
                 for socket, _ in poller.poll(_POLL_MS):
                     with self._lock:
                         if socket in self._by_monitor:
-                            socket.recv_multipart()
-                            self._by_monitor[socket].disconnected()
+                            self._see_connection(socket.recv_multipart(), self._by_monitor[socket])
                         else:
                             self._take(socket, self._by_socket[socket])
+                self._catch_up()
         except Exception:
             _LOG.exception("KV events are heard no more: what engines hold is not known")
             for replica in self._streams:
@@ -157,7 +166,7 @@ class KvSubscriber:
         socket = self._context.socket(zmq.SUB)
         socket.set_hwm(_MAX_QUEUED)
         socket.setsockopt(zmq.SUBSCRIBE, b"")
-        monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
         stream = KvStream(source.replica, self._sink, self._replay_of(source))
         self._by_socket[socket] = self._by_monitor[monitor] = stream
         self._streams[source.replica] = stream
@@ -171,6 +180,24 @@ class KvSubscriber:
                 f"{error}; expected tcp://HOST:PORT"
             )
             raise EngineError(msg) from error
+
+    def _see_connection(self, frames: Sequence[bytes], stream: KvStream) -> None:
+        """Forget at a broken connection, and ask for everything at a new one."""
+        event = int.from_bytes(frames[0][:2], sys.byteorder)  # as libzmq lays it out
+        if event == self._zmq.EVENT_DISCONNECTED:
+            stream.disconnected()
+        else:
+            now_s = time.monotonic()
+            self._to_ask += [(now_s, stream), (now_s + _ASK_AGAIN_S, stream)]
+
+    def _catch_up(self) -> None:
+        now_s = time.monotonic()
+        due = [stream for at_s, stream in self._to_ask if at_s <= now_s]
+        if due:
+            self._to_ask = [(at_s, stream) for at_s, stream in self._to_ask if at_s > now_s]
+        for stream in due:
+            with self._lock:
+                stream.catch_up()
 
     def _take(self, socket: Any, stream: KvStream) -> None:
         for _ in range(_MAX_IN_A_ROW):

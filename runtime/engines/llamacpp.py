@@ -1,8 +1,8 @@
 """llama.cpp's own server: slots, sessions in files, no priority and no events.
 
 A request is ended by closing its connection. The server falls asleep by itself when idle
-(--sleep-idle-seconds) and wakes with the next request; asking for its slots wakes it too, asking
-for its properties does not. Adapters are loaded at its start only.
+(--sleep-idle-seconds) and wakes with the next request; `facts` and `slots` wake it too, `health`
+does not. Adapters are loaded at its start only.
 
 Does not know: who moves a session, or why (`kv_move.py`).
 Source: tools/server/README.md of llama.cpp; answers of xllamacpp 2026.10.11549.

@@ -4,7 +4,8 @@ What it can do is in the arguments that it was started with, which `/server_info
 priority goes first there, unless --schedule-low-priority-values-first; ours are turned round. A
 request is ended by closing its connection, or by the `rid` in its body.
 
-SGLang names no adapter in its KV events, so with adapters they say too much.
+SGLang names no adapter in its KV events, so with adapters they say too much. It tells of each page
+in an event of its own: with KV events, start it with a --page-size of 16 or more.
 
 Does not know: vLLM, whose routes have other names (`vllm.py`).
 Source: sglang/srt/entrypoints/http_server.py, server_args.py and managers/io_struct.py of SGLang
@@ -73,7 +74,10 @@ class SglangEngine(Engine):
         )
 
     async def health(self) -> Health:
-        """Ask for `/health`: 503 while it starts, stops, or hears nothing from its scheduler."""
+        """Ask for `/health`: 503 while it starts, stops, or hears nothing from its scheduler.
+
+        An idle server computes a token for each such call, which takes it a second.
+        """
         try:
             answer = await self._http.ask("GET", "/health")
             if answer.status == 503:
@@ -95,14 +99,13 @@ class SglangEngine(Engine):
         if priority is not None and Capability.PRIORITY in (self._capabilities or Capability.NONE):
             fields["priority"] = priority if self._is_low_first else -priority
         if request_id is not None:
-            fields["rid"] = request_id
+            fields["rid"] = _rid(request_id)
         return fields
 
     async def abort(self, request_ids: Sequence[str]) -> None:
-        """End requests by their `rid`, and all whose id begins with it."""
+        """End requests by the ids that `request_fields` was called with."""
         for one in request_ids:
-            if one:  # an empty one would mean every request
-                await self._http.post("/abort_request", {"rid": one}, advice=_KEY_ADVICE)
+            await self._http.post("/abort_request", {"rid": _rid(one)}, advice=_KEY_ADVICE)
 
     async def sleep(self) -> None:
         """Release the memory of weights and KV; it must be idle."""
@@ -150,6 +153,11 @@ class SglangEngine(Engine):
             await self.facts()
         if self._capabilities is None or capability not in self._capabilities:
             raise self.lacks(capability, _ADVICE.get(capability, ""))
+
+
+def _rid(request_id: str) -> str:
+    """Return an id that no other begins with: SGLang aborts all whose ids begin with one."""
+    return f"{request_id};"
 
 
 def _event_sources(info: Mapping[str, object]) -> tuple[EventSource, ...]:

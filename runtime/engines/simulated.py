@@ -6,5 +6,5 @@ Does not know: what it simulates (`runtime/simulated_engine`).
 from .vllm import VllmEngine
 
 
-class SimulatedEngine(VllmEngine):
+class SimulatedVllm(VllmEngine):
     """One simulated engine; what it can do is in its list of routes, as with vLLM."""

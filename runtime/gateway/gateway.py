@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ..dispatcher.dispatcher import Dispatcher
+from ..dispatcher.request import RequestFacts
 from ..engines.live_replica import LiveReplica
 from ..understanding.reader import RequestReader
 from .client import ClientConnection, RequestHead
@@ -40,11 +41,14 @@ class Gateway:
         tenants: Tenants | None = None,
         model_names: Sequence[str] = (),
         metrics_text: Callable[[], str] | None = None,
+        trace_header: Callable[[RequestFacts], bytes] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config, self.dispatcher, self.reader = config, dispatcher, reader
         self.tenants: Tenants = tenants or OpenAccess()
         self.clock = clock
+        self.trace_header = trace_header
+        """Gives the `traceparent` that a replica gets; None passes on the client's own."""
         self.counts = GatewayCounts()
         self.inference_paths = INFERENCE_PATHS
         self.is_draining = False

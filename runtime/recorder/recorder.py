@@ -1,102 +1,78 @@
-"""Records the requests of a live run as a trace store that replays in the simulator.
+"""Records the requests of a live run, so that it can be replayed in the simulator.
 
-In the request's path a row is noted and nothing else; a thread writes. A request is written once it
-has ended and all that arrived before it have, as a trace is in order of arrival. Beside the store,
-`outcomes/` says what became of each request, in the same order, and `windows/` who ruled.
+In the request's path an event is appended and nothing else; a thread makes rows of them and writes.
+A request is written once it has ended and all that arrived before it have, as a trace is in order
+of arrival. Whatever goes wrong costs rows, which are counted, and nothing else.
 
-    DIR/trace/            requests (`traces/store.py`)
-    DIR/outcomes/*.parquet
-    DIR/windows/*.parquet
-
-Does not know: prompts; lengths and block hashes are all that it gets.
+Does not know: prompts (lengths and block hashes are all that it gets), or the files' layout
+(`recording.py`).
 """
 
 import logging
-import os
 import threading
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ...traces.schema import RequestTrace, TraceSource
-from ...traces.store import append_store, write_store
+from ...traces.errors import TrimtabError
 from ..dispatcher.request import Placement, Refusal, RequestEnd, RequestFacts
+from .recording import OUTCOME_DIR, TRACE_DIR, WINDOW_DIR, Recording, read_outcomes
+from .request_rows import RequestRows
+
+__all__ = ["OUTCOME_DIR", "TRACE_DIR", "WINDOW_DIR", "Recorder", "read_outcomes"]
 
 _LOG = logging.getLogger(__name__)
 
-TRACE_DIR, OUTCOME_DIR, WINDOW_DIR = "trace", "outcomes", "windows"
-SOURCE = TraceSource(name="trimtab-live", licence="the recorder's own")
-# Rows kept in memory at most; of more, new ones are not recorded and counted.
+# Rows kept in memory at most; of more, new ones are not recorded and counted. Each has up to three
+# events.
 MAX_ROWS = 200_000
-_FLUSH_S = 2.0
-# KV pages are a power of two, and a block must be a multiple of one.
-_PAGE_TOKENS = 16
+_MAX_EVENTS = 3 * MAX_ROWS
+_MAX_WINDOWS = 10_000
+# Time between two parts of a trace. It grows with their number, as each rewrites the manifest:
+# a day makes some 4,000 parts.
+_FIRST_FLUSH_S, _FLUSH_S_PER_PART, _LAST_FLUSH_S = 2.0, 0.01, 60.0
 
-OUTCOME_SCHEMA = pa.schema(
-    [
-        pa.field("request_id", pa.string()),
-        pa.field("arrived_at_s", pa.float64()),  # monotonic clock of the gateway
-        pa.field("replica", pa.string()),  # null: it had none
-        pa.field("ending", pa.string()),  # an `Ending`, or the code of a refusal
-        pa.field("status", pa.int32()),
-        pa.field("num_attempts", pa.int32()),
-        pa.field("predicted_ttft_s", pa.float64()),
-        pa.field("hit_tokens", pa.int32()),  # believed to be cached
-        pa.field("cached_tokens", pa.int32()),  # as the engine counts them; null if it does not
-        pa.field("ttft_s", pa.float64()),  # null if nothing was seen of a first token
-        pa.field("end_s", pa.float64()),  # from arrival
-        pa.field("is_stream", pa.bool_()),
-    ]
-)
-
-
-class _Row:
-    """One request: noted when it comes, filled when it ends."""
-
-    __slots__ = ("end", "facts", "placement", "refusal", "refused_at_s")
-
-    def __init__(self, facts: RequestFacts) -> None:
-        self.facts = facts
-        self.placement: Placement | None = None
-        self.end: RequestEnd | None = None
-        self.refusal: Refusal | None = None
-        self.refused_at_s = 0.0
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether its fate is known."""
-        return self.end is not None or self.refusal is not None
+_Event = (
+    tuple[Placement] | tuple[Placement, RequestEnd] | tuple[RequestFacts, Refusal, float]
+)  # placed, ended, refused
 
 
 class Recorder:
     """A `DispatchListener`. `start` begins to write, `close` writes what is left."""
 
-    def __init__(self, directory: Path, replica_names: Sequence[str]) -> None:
+    def __init__(
+        self, directory: Path, replica_names: Sequence[str], *, max_bytes: int = 8 << 30
+    ) -> None:
+        """Record until the recording takes `max_bytes` on disk.
+
+        Raises:
+            ValueError: `max_bytes` is below a megabyte.
+        """
+        if max_bytes < 1 << 20:
+            msg = f"max_bytes must be at least {1 << 20}, got {max_bytes}"
+            raise ValueError(msg)
         self.directory = directory
-        self.num_dropped = 0
-        """Requests that were not recorded, as too many were under way."""
         self.num_written = 0
-        self._names = list(replica_names)
-        self._open: OrderedDict[str, _Row] = OrderedDict()
-        self._windows: list[dict[str, Any]] = []
-        self._lock = threading.Lock()
+        self._num_lost = 0
+        self._max_bytes = max_bytes
+        self._recording = Recording(directory, replica_names)
+        self._rows = RequestRows(MAX_ROWS)
+        self._events: deque[_Event] = deque()
+        self._windows: deque[dict[str, Any]] = deque(maxlen=_MAX_WINDOWS)
         self._is_closing = threading.Event()
         self._thread: threading.Thread | None = None
-        self._start_s: float | None = None
-        self._block_tokens = 0
-        self._num_parts = {OUTCOME_DIR: 0, WINDOW_DIR: 0}
+        self._is_full = False
+
+    @property
+    def num_dropped(self) -> int:
+        """Requests that were not recorded: too many, no room on disk, or open at the end."""
+        return self._num_lost + self._rows.num_dropped
 
     def start(self) -> None:
         """Begin to write, in a thread."""
-        for name in (OUTCOME_DIR, WINDOW_DIR):
-            folder = self.directory / name
-            folder.mkdir(parents=True, exist_ok=True)
-            self._num_parts[name] = len(list(folder.glob("*.parquet")))
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
 
@@ -105,183 +81,82 @@ class Recorder:
         self._is_closing.set()
         if self._thread is not None:
             self._thread.join()
-        self.flush()
+        self.flush(is_last=True)
 
     # In the path of requests.
 
     def on_placed(self, placement: Placement) -> None:
         """See `DispatchListener`."""
-        row = self._open.get(placement.facts.request_id)
-        if row is None:
-            row = self._new(placement.facts)
-            if row is None:
-                return
-        row.placement = placement
+        if len(self._events) < _MAX_EVENTS:
+            self._events.append((placement,))
+        else:
+            self._num_lost += 1
 
     def on_refused(self, facts: RequestFacts, refusal: Refusal, now_s: float) -> None:
         """See `DispatchListener`."""
-        row = self._open.get(facts.request_id) or self._new(facts)
-        if row is not None:
-            row.refusal, row.refused_at_s = refusal, now_s
+        if len(self._events) < _MAX_EVENTS:
+            self._events.append((facts, refusal, now_s))
+        else:
+            self._num_lost += 1
 
     def on_ended(self, placement: Placement, end: RequestEnd) -> None:
         """See `DispatchListener`."""
-        row = self._open.get(placement.facts.request_id)
-        if row is not None:
-            row.placement, row.end = placement, end
-
-    def _new(self, facts: RequestFacts) -> _Row | None:
-        if len(self._open) >= MAX_ROWS:
-            self.num_dropped += 1
-            return None
-        row = self._open[facts.request_id] = _Row(facts)
-        return row
+        # Always taken: its request was, and would else wait for its end.
+        self._events.append((placement, end))
 
     def note_window(self, values: Mapping[str, Any]) -> None:
-        """Note who ruled a window, and what was set; values are numbers and words."""
-        with self._lock:
-            self._windows.append(dict(values))
-            del self._windows[:-MAX_ROWS]
+        """Note who ruled a window, and what was set; values are numbers, words and bytes."""
+        self._windows.append(dict(values))
 
     # In the thread.
 
     def _run(self) -> None:
-        while not self._is_closing.wait(_FLUSH_S):
+        span_s = _FIRST_FLUSH_S
+        while not self._is_closing.wait(span_s):
             self.flush()
+            grown_s = _FIRST_FLUSH_S + _FLUSH_S_PER_PART * self._recording.num_parts
+            span_s = min(_LAST_FLUSH_S, grown_s)
 
-    def flush(self) -> None:
-        """Write what has ended, in order of arrival."""
-        rows = self._take_settled()
+    def flush(self, *, is_last: bool = False) -> None:
+        """Write what has ended, in order of arrival; the last time, past what is open."""
+        self._take_events()
+        rows = self._rows.take(is_last=is_last)
+        if is_last:
+            self._num_lost += len(self._rows)
+        windows = [self._windows.popleft() for _ in range(len(self._windows))]
+        if self._has_no_room():
+            self._num_lost += len(rows)
+            return
         try:
-            if rows:
-                self._write(rows)
-            with self._lock:
-                windows, self._windows = self._windows, []
             if windows:
-                self._write_part(WINDOW_DIR, pa.Table.from_pylist(windows))
-        except OSError as error:
-            self.num_dropped += len(rows)
+                self._recording.write_windows(windows)
+            if rows:
+                self._recording.write(rows)
+        except (OSError, TrimtabError, ValueError, pa.ArrowException) as error:
+            self._num_lost += len(rows)
             _LOG.error("%d requests could not be recorded: %s", len(rows), error)
-
-    def _take_settled(self) -> list[_Row]:
-        """Take the requests from the first on that have all ended."""
-        rows = []
-        for request_id, row in list(self._open.items()):
-            if not row.is_settled:
-                break
-            rows.append(row)
-            del self._open[request_id]
-        return rows
-
-    def _write(self, rows: list[_Row]) -> None:
-        rows.sort(key=lambda row: row.facts.arrived_at_s)
-        if self._start_s is None:
-            self._start_s = rows[0].facts.arrived_at_s
-        if not self._block_tokens:
-            self._block_tokens = _block_tokens(rows)
-        # The trace is what counts: an outcome without its request is cut off by whoever reads.
-        self._write_part(OUTCOME_DIR, pa.Table.from_pylist(
-            [self._outcome(row) for row in rows], schema=OUTCOME_SCHEMA
-        ))  # fmt: skip
-        trace = self._trace(rows)
-        store = self.directory / TRACE_DIR
-        if store.exists():
-            append_store(store, trace)
         else:
-            write_store(store, trace)
-        self.num_written += len(rows)
+            self.num_written += len(rows)
 
-    def _trace(self, rows: list[_Row]) -> RequestTrace:
-        assert self._start_s is not None
-        facts = [row.facts for row in rows]
-        lengths = [_lengths(row) for row in rows]
-        blocks = [
-            each.blocks[: tokens // self._block_tokens]
-            for each, (tokens, _) in zip(facts, lengths, strict=True)
-        ]
-        offsets = np.cumsum([0, *(len(each) for each in blocks)])
-        # A request that was read before an earlier one was written counts as come after it.
-        arrival_s = np.maximum.accumulate([each.arrived_at_s - self._start_s for each in facts])
-        return RequestTrace.from_columns(
-            arrival_s=np.maximum(arrival_s, self._last_arrival_s()),
-            input_tokens=[tokens for tokens, _ in lengths],
-            output_tokens=[tokens for _, tokens in lengths],
-            block_tokens=self._block_tokens,
-            source=SOURCE,
-            model=[each.model for each in facts],
-            tenant=[each.tenant for each in facts],
-            priority=[each.priority for each in facts],
-            session=[each.session_hash for each in facts],
-            prefix=(offsets, np.concatenate(blocks).astype(np.uint64)),
-            ttft_slo_s=[each.ttft_slo_s for each in facts],
-            tpot_slo_s=[each.tpot_slo_s for each in facts],
-            adapter=[each.adapter for each in facts],
-        )
+    def _take_events(self) -> None:
+        rows = self._rows
+        for _ in range(len(self._events)):
+            event = self._events.popleft()
+            if len(event) == 1:
+                rows.place(event[0])
+            elif len(event) == 2:
+                rows.end(*event)
+            else:
+                rows.refuse(*event)
 
-    def _last_arrival_s(self) -> float:
-        from ...traces.store import read_manifest
-
-        store = self.directory / TRACE_DIR
-        return read_manifest(store).parts[-1].last_arrival_s if store.exists() else 0.0
-
-    def _outcome(self, row: _Row) -> dict[str, Any]:
-        facts, placement, end = row.facts, row.placement, row.end
-        outcome: dict[str, Any] = {
-            "request_id": facts.request_id,
-            "arrived_at_s": facts.arrived_at_s,
-            "is_stream": facts.is_stream,
-        }
-        if row.refusal is not None:
-            outcome |= {
-                "ending": row.refusal.code,
-                "status": row.refusal.status,
-                "end_s": row.refused_at_s - facts.arrived_at_s,
-            }
-        if placement is not None:
-            first_s = placement.first_token_at_s - facts.arrived_at_s
-            outcome |= {
-                "replica": self._names[placement.replica],
-                "num_attempts": placement.num_attempts,
-                "predicted_ttft_s": placement.predicted_ttft_s,
-                "hit_tokens": placement.hit_tokens,
-                "ttft_s": first_s if first_s == first_s else None,
-            }
-        if end is not None:
-            outcome |= {
-                "ending": str(end.ending),
-                "status": end.status,
-                "cached_tokens": end.cached_tokens,
-                "end_s": end.ended_at_s - facts.arrived_at_s,
-            }
-        return outcome
-
-    def _write_part(self, name: str, table: pa.Table) -> None:
-        folder = self.directory / name
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"part-{self._num_parts[name]:06d}.parquet"
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        pq.write_table(table, partial, compression="zstd")
-        partial.replace(path)
-        self._num_parts[name] += 1
-
-
-def _block_tokens(rows: list[_Row]) -> int:
-    """Return how many tokens a block of the trace stands for: as estimated, in whole KV pages."""
-    known = [row.facts.block_tokens for row in rows if row.facts.blocks.size]
-    tokens = float(np.median(known)) if known else 4.0 * _PAGE_TOKENS
-    return max(1, round(tokens / _PAGE_TOKENS)) * _PAGE_TOKENS
-
-
-def _lengths(row: _Row) -> tuple[int, int]:
-    """Return prompt and output tokens: as counted by the engine, else as estimated or seen."""
-    facts, end = row.facts, row.end
-    if end is None:
-        return max(1, facts.input_tokens), max(1, round(facts.expected_output_tokens))
-    input_tokens = facts.input_tokens if end.input_tokens is None else end.input_tokens
-    return max(1, input_tokens), max(1, end.output_tokens)
-
-
-def read_outcomes(directory: Path) -> pa.Table:
-    """Return what became of the requests of a recording, row by row as in its trace."""
-    parts = sorted((directory / OUTCOME_DIR).glob("part-*.parquet"))
-    return pa.concat_tables([pq.read_table(part) for part in parts])
+    def _has_no_room(self) -> bool:
+        if self._recording.num_bytes < self._max_bytes:
+            return False
+        if not self._is_full:
+            self._is_full = True
+            _LOG.error(
+                "the recording in '%s' takes its %d bytes; no more is recorded",
+                self.directory,
+                self._max_bytes,
+            )
+        return True

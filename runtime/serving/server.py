@@ -284,8 +284,8 @@ class Server:
             host=self.config.admin_host,
             port=self.config.admin_port,
         )
-        await admin.start()
         stack.push_async_callback(admin.close)
+        await admin.start()
         self.admin_port = admin.port
         self.journal.start()
         stack.callback(self.journal.close)

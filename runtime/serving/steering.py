@@ -174,6 +174,8 @@ class Steering:
         """Begin a window if it is time, and judge one whose proposal is overdue."""
         num_passed = int((now_s - self._window_at_s) / self.window_s)
         if num_passed > 0:
+            if not self._is_judged:
+                self._judge(None, now_s)
             self._window_at_s += num_passed * self.window_s
             self._is_judged = False
         if self.ruler is Ruler.ORDER and now_s >= self._order_until_s:

@@ -39,11 +39,13 @@ class LearnedState:
 
     def addresses(self) -> list[tuple[int, int, int]]:
         """Addresses of the three records, for each model and kind of content."""
-        first, clusters, lengths = (
-            records.ctypes.data for records in (self.tokens, self.clusters, self.lengths)
-        )
+        first, clusters, lengths = (records.ctypes.data for records in self.records())
         size = self.tokens.itemsize
         return [(first + row * size, clusters, lengths) for row in range(self.tokens.size)]
+
+    def records(self) -> tuple[NDArray[np.void], NDArray[np.void], NDArray[np.void]]:
+        """All that is kept."""
+        return self.tokens, self.clusters, self.lengths
 
     def save(self, path: Path) -> None:
         """Write all that was learned to a safetensors file, whole or not at all."""

@@ -17,7 +17,7 @@ from .reader import RequestFault
 MOST_CHOICES = 128
 """Most answers to one prompt, as OpenAI has it."""
 MOST_TOKENS = 2**31 - 1
-MOST_TEMPERATURE = 2.0
+MOST_TEMPERATURE = 2
 NOTHING = msgspec.Raw()
 """A key that is not there."""
 
@@ -99,13 +99,15 @@ def check_numbers(body: OpenAiBody) -> None:
 
     Raises: RequestFault for one that is out of its range.
     """
-    for name, value, most in (
-        ("max_completion_tokens", body.max_completion_tokens, MOST_TOKENS),
-        ("max_tokens", body.max_tokens, MOST_TOKENS),
-        ("n", body.n, MOST_CHOICES),
-    ):
-        if value is not None and not 1 <= value <= most:
-            raise faults.out_of_range(name, value, 1, most)
-    name, warmth = "temperature", body.temperature
-    if warmth is not None and not 0.0 <= warmth <= MOST_TEMPERATURE:
-        raise faults.out_of_range(name, warmth, 0, 2)
+    tokens, most = body.max_completion_tokens, MOST_TOKENS
+    if tokens is not None and not 1 <= tokens <= most:
+        raise faults.out_of_range(param="max_completion_tokens", value=tokens, least=1, most=most)
+    tokens = body.max_tokens
+    if tokens is not None and not 1 <= tokens <= most:
+        raise faults.out_of_range(param="max_tokens", value=tokens, least=1, most=most)
+    choices, most = body.n, MOST_CHOICES
+    if choices is not None and not 1 <= choices <= most:
+        raise faults.out_of_range(param="n", value=choices, least=1, most=most)
+    warmth, most = body.temperature, MOST_TEMPERATURE
+    if warmth is not None and not 0.0 <= warmth <= most:
+        raise faults.out_of_range(param="temperature", value=warmth, least=0, most=most)

@@ -8,12 +8,13 @@ Does not know: connections, replicas, or which of them a request goes to.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ...agents.output_length_kernel import AT_LIMIT, GIVEN_UP, WHOLE, learn_at
+from ...agents.output_length_kernel import AT_LIMIT, GIVEN_UP, WHOLE
 from ...agents.prompt_clusters import PromptEmbedder
 from ..dispatcher.request import (
     BlockHashes,
@@ -27,33 +28,37 @@ from . import faults
 from .call_headers import Objective
 from .learned_state import LearnedState
 from .openai_body import OpenAiBody, check_numbers, decode_body
-from .prompt_kernel import BLOCK_BYTES
+from .prompt_kernel import BLOCK_BYTES, distance
 from .raw_prompt import json_type, prompt_bytes, spliced
 from .reader import Call, Reading
-from .reading_kernel import ANSWER_SIZE, NOTES_SIZE, QUANTILES_AT, understand
+from .reading_kernel import NUM_NOTES, learn_answer, learn_prompt, understand
 from .sender import Sender, sender_of
 from .served_models import KnownName, NameTable, ServedModel
 from .stable_hashes import StableHashes
-from .token_estimate import CHAT, NUM_KINDS, TEXT, learn_tokens
-from .tokenized_prompts import PromptTokens, given_ids, token_block_hashes
+from .token_blocks import adapter_seed, token_block_hashes
+from .token_estimate import CHAT, NUM_KINDS, TEXT
+from .tokenized_prompts import PromptTokens, given_ids
 
 # Share of a prompt's estimated length by which it may be too long before it is refused for that:
 # the engine, which counts, refuses the rest.
 _ESTIMATE_SLACK_FRAC = 0.3
+_63_BITS = 0x7FFFFFFFFFFFFFFF
 _OPENING_BRACKET = ord("[")
 # What the end of a request says of its answer; others say nothing.
 _CUT = {Ending.FINISHED: WHOLE, Ending.ABORTED: GIVEN_UP, Ending.TIMED_OUT: GIVEN_UP}
+
+
+Understood = tuple[int, int, int, int, float, float]
+"""Hash of the session, input tokens, cluster, most output tokens, their mean, 90 % quantile."""
 
 
 class ReadFacts(RequestFacts, kw_only=True, gc=False):
     """Facts of a request, with what is needed to learn from its end."""
 
     notes: NDArray[np.uint64]
-    """Keys of its histograms and bits of its prompt's traits (`reading_kernel.NOTES_SIZE`)."""
-    issued: NDArray[np.float64]
-    """Quantiles of the answer's length that were given."""
-    estimate_at: int
-    """Address of the weights that its tokens were estimated with."""
+    """Keys of its histograms and bits of its prompt's traits (`reading_kernel.NUM_NOTES`)."""
+    estimate_row: int
+    """Of `LearnedState.tokens`: the weights that its tokens were estimated with."""
     num_choices: int = 1
     """Answers that it asks for; lengths in the facts are of one."""
 
@@ -65,7 +70,10 @@ class ReaderConfig:
     objectives: Mapping[str, Objective] = field(default_factory=dict)
     """What requests that name an objective are worth, by its name."""
     isolates_tenants: bool = True
-    """Equal prompts of two tenants share no blocks; False where their caches are one."""
+    """Equal prompts of two tenants share no blocks; False where their caches are one.
+
+    Blocks of token ids are called as KV events call them, which know no tenants.
+    """
     seed: int = 0
     """Mixed into all hashes of prompts: a secret one where a tenant might forge equal hashes."""
 
@@ -73,16 +81,17 @@ class ReaderConfig:
 _DEFAULT_CONFIG = ReaderConfig()
 
 
-class _Prompt(msgspec.Struct, gc=False):
-    """What the bytes of a prompt tell."""
-
-    session_hash: int
-    blocks: BlockHashes
-    block_tokens: int
-    notes: NDArray[np.uint64]
-    answer: NDArray[np.float64]
-    """As `reading_kernel.understand` writes it."""
-    estimate_at: int
+@cache
+def _load_compiled() -> None:
+    """Compile, or load, what a request's path calls, so that no request waits for it."""
+    state = LearnedState.new(1)
+    notes = np.zeros(NUM_NOTES + 1, np.uint64)
+    understand(
+        b" " * BLOCK_BYTES, notes, 0, (0, 0, -1, 0, 1, False, 0), (0, 0, 0), *state.addresses()[:1]
+    )
+    learn_answer(notes, 1.0, WHOLE, 1.0, state.lengths.ctypes.data)
+    learn_prompt(notes, 1.0, state.tokens.ctypes.data)
+    distance(notes.view(np.uint8), notes.view(np.uint8))
 
 
 class OpenAiReader:
@@ -103,12 +112,14 @@ class OpenAiReader:
         """
         self._names = NameTable(models)
         self._config = config
+        self._seed = config.seed & _63_BITS
         self.state = state or LearnedState.new(self._names.num_models)
         self._addresses = self.state.addresses()
         self._lengths_at = self.state.lengths.ctypes.data
         self._tokenizers = dict(tokenizers or {})
         self._embedder = embedder
         self._hash = StableHashes()
+        _load_compiled()
 
     @property
     def models(self) -> tuple[ServedModel, ...]:
@@ -152,9 +163,11 @@ class OpenAiReader:
         Raises: RequestFault.
         """
         sender = sender_of(call, body, self._config.objectives, self._hash)
-        prompt = self._prompt(body, known, sender, is_chat="chat" in call.path)
+        is_chat = "chat" in call.path
         model = known.model
-        tokens, cluster, most_tokens, mean, _, _, p90, _ = prompt.answer.tolist()
+        row = model.model_index * NUM_KINDS + (CHAT if is_chat else TEXT)
+        found, notes, blocks, block_tokens = self._prompt(body, known, sender, row, is_chat)
+        session_hash, tokens, cluster, most_tokens, mean, p90 = found
         return ReadFacts(
             request_id=call.request_id,
             model=model.name,
@@ -162,62 +175,59 @@ class OpenAiReader:
             tenant=sender.tenant,
             adapter=model.adapter,
             priority=sender.priority,
-            session_hash=prompt.session_hash,
-            input_tokens=int(tokens + 0.5),
-            max_output_tokens=int(most_tokens),
+            session_hash=session_hash,
+            input_tokens=tokens,
+            max_output_tokens=most_tokens,
             expected_output_tokens=mean,
             output_tokens_p90=p90,
-            cluster=int(cluster),
+            cluster=cluster,
             ttft_slo_s=sender.ttft_slo_s,
             tpot_slo_s=sender.tpot_slo_s,
             weight=sender.weight,
             is_stream=body.stream is True,
-            blocks=prompt.blocks,
-            block_tokens=prompt.block_tokens,
+            is_chat="chat" in call.path,
+            blocks=blocks,
+            block_tokens=block_tokens,
             arrived_at_s=call.arrived_at_s,
             deadline_at_s=sender.deadline_at_s,
             trace_parent=sender.trace_parent,
-            notes=prompt.notes,
-            issued=prompt.answer[QUANTILES_AT:],
-            estimate_at=prompt.estimate_at,
+            notes=notes,
+            estimate_row=row,
             num_choices=body.n or 1,
         )
 
     def _prompt(
-        self, body: OpenAiBody, known: KnownName, sender: Sender, *, is_chat: bool
-    ) -> _Prompt:
-        """Return what a prompt's bytes tell.
+        self, body: OpenAiBody, known: KnownName, sender: Sender, row: int, is_chat: bool
+    ) -> tuple[Understood, NDArray[np.uint64], BlockHashes, int]:
+        """Return what a prompt tells: as `understand`; notes; blocks; tokens of a block.
 
         Raises: RequestFault for none, for a wrong type, and for one that nobody has room for.
         """
-        data, first = prompt_bytes(body, is_chat=is_chat)
+        raw, first = prompt_bytes(body, is_chat=is_chat)
         model = known.model
-        seed = known.seed ^ self._config.seed
+        seed = known.seed ^ self._seed
         if self._config.isolates_tenants:
             seed ^= sender.tenant_hash
         exact = None
         if not is_chat or self._tokenizers:
             exact = self._tokenized(body, model.model_index, is_chat=is_chat)
         counted = 0 if exact is None else exact[0].size
-        cluster = -1 if self._embedder is None else self._embedder.cluster(data.data)
-        addresses = self._addresses[model.model_index * NUM_KINDS + (CHAT if is_chat else TEXT)]
+        cluster = -1 if self._embedder is None else self._embedder.cluster(raw)
         limit, is_greedy = body.limit(), body.temperature == 0.0
-        blocks: BlockHashes = np.empty(data.size // BLOCK_BYTES, np.uint64)
-        notes, answer = np.empty(NOTES_SIZE, np.uint64), np.empty(ANSWER_SIZE)
+        notes = np.empty(NUM_NOTES + len(raw) // BLOCK_BYTES, np.uint64)
         given = sender.session_hash, counted, cluster, limit, model.context_tokens, is_greedy, first
         who = known.seed, sender.tenant_hash, sender.application_hash
-        session = understand(data, blocks, notes, answer, seed, given, who, addresses)
-        tokens = float(answer[0])
-        least_tokens = tokens if counted else tokens / (1.0 + _ESTIMATE_SLACK_FRAC)
-        if least_tokens >= model.context_tokens:
-            raise faults.too_long(
-                model.context_tokens, int(tokens), "messages" if is_chat else "prompt"
-            )
-        block_tokens = max(1, round(BLOCK_BYTES * tokens / data.size))
+        found: Understood = understand(raw, notes, seed, given, who, self._addresses[row])
+        tokens = found[1]
+        if tokens >= model.context_tokens and (
+            counted or tokens >= (1.0 + _ESTIMATE_SLACK_FRAC) * model.context_tokens
+        ):
+            param = "messages" if is_chat else "prompt"
+            raise faults.too_long(model.context_tokens, tokens, param)
         if exact is not None and exact[1] > 0:
-            block_tokens = exact[1]
-            blocks = token_block_hashes(exact[0], block_tokens, seed=seed)
-        return _Prompt(session, blocks, block_tokens, notes, answer, addresses[0])
+            blocks = token_block_hashes(exact[0], exact[1], adapter_seed(model.adapter))
+            return found, notes, blocks, exact[1]
+        return found, notes, notes[NUM_NOTES:], int(BLOCK_BYTES * tokens / len(raw) + 0.5) or 1
 
     def _tokenized(
         self, body: OpenAiBody, model_index: int, *, is_chat: bool
@@ -250,11 +260,12 @@ class OpenAiReader:
         if not isinstance(facts, ReadFacts):
             return
         if end.input_tokens:
-            learn_tokens(facts.estimate_at, facts.notes, float(end.input_tokens))
+            address = self._addresses[facts.estimate_row][0]
+            learn_prompt(facts.notes, float(end.input_tokens), address)
         cut = _CUT.get(end.ending)
         if cut is None or end.output_tokens < 1:
             return
         tokens = end.output_tokens / facts.num_choices
         if cut == WHOLE and tokens >= facts.max_output_tokens:
             cut = AT_LIMIT
-        learn_at(self._lengths_at, facts.notes, tokens, cut, facts.issued)
+        learn_answer(facts.notes, tokens, cut, float(facts.max_output_tokens), self._lengths_at)

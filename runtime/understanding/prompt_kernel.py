@@ -11,7 +11,7 @@ Source: mixing function of `traces/hashing.py`; four lanes of multiply and shift
 
 import numpy as np
 
-from ...agents.quick_math import word_at
+from ...agents.quick_math import HIGH, at_least, equal_to, first_bit, letters_in, word_at
 from ...env.compiled import compiled, inlined
 from ...traces.hashing import mix64
 
@@ -37,8 +37,6 @@ _MULTIPLIERS = (
 )
 _SHIFT = np.uint64(29)
 
-# A byte of 1, and of 128, in each of a word's bytes; and every second byte.
-_ONES, _HIGH = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 _EVEN_BYTES = np.uint64(0x00FF00FF00FF00FF)
 # Words that are counted at a time, in bytes that hold up to 255; and samples of a long prompt.
 _COUNTED_WORDS, _MOST_SAMPLES = 64, 16
@@ -90,20 +88,21 @@ def hash_blocks(prompt, seed, blocks):
 
 
 @compiled
-def hash_ids(ids, block_tokens, seed, before, blocks):
-    """Write the chained hashes of full blocks of token ids, eight bytes an id."""
-    address = np.int64(ids.ctypes.data)
-    for k in range(blocks.size):
-        first = k * block_tokens
-        whole = block_tokens // 4 * 4
-        own = span_hash(address + 8 * first, 8 * whole, seed)
-        for i in range(first + whole, first + block_tokens):
-            own = mix64(own ^ mix64(np.uint64(ids[i])))
-        before = mix64(before ^ own)
-        blocks[k] = before
+def _find_brace(prompt, first, last):
+    """Return the place of the first closing brace of some bytes, or where they end."""
+    address, place = np.int64(prompt.ctypes.data), first
+    while place + _WORD_BYTES <= last:
+        word = word_at(address + place)
+        found = equal_to(word & ~HIGH, _CLOSING_BRACE) & ~word
+        if found:
+            return place + np.int64(first_bit(found) >> np.uint64(3))
+        place += _WORD_BYTES
+    while place < last and prompt[place] != _CLOSING_BRACE:
+        place += 1
+    return place
 
 
-@inlined
+@compiled
 def session_end(prompt):
     """Return where the bytes end that stay the same from turn to turn of a conversation.
 
@@ -111,14 +110,9 @@ def session_end(prompt):
     user, or of what of it comes before a brace of its own; of a long one, the beginning.
     """
     address = np.int64(prompt.ctypes.data)
-    last = min(prompt.size - _WORD_BYTES, _SEARCH_BYTES)
-    for i in range(last):
+    for i in range(min(prompt.size - _WORD_BYTES, _SEARCH_BYTES)):
         if word_at(address + i) & _SIX_BYTES == _USER_WORD:
-            end = min(prompt.size, i + _SESSION_BYTES)
-            for j in range(i + 6, end):
-                if prompt[j] == _CLOSING_BRACE:
-                    return j
-            return end
+            return _find_brace(prompt, i + 6, min(prompt.size, i + _SESSION_BYTES))
     return min(prompt.size, _SESSION_BYTES)
 
 
@@ -141,18 +135,6 @@ def _lane_sum(lanes):
     return np.int64((pairs * np.uint64(0x0001000100010001)) >> np.uint64(48))
 
 
-@inlined
-def _at_least(sevens, least):
-    """Return the high bit of each byte that is at least so much; all are below 128."""
-    return (sevens + np.uint64(128 - least) * _ONES) & _HIGH
-
-
-@inlined
-def _equal(sevens, value):
-    """Return the high bit of each byte that is equal; all are below 128."""
-    return ~((sevens ^ (np.uint64(value) * _ONES)) + np.uint64(127) * _ONES) & _HIGH
-
-
 @compiled
 def _add_traits(address, num_words, traits):
     """Add the counts of some words of eight bytes, at most _COUNTED_WORDS."""
@@ -161,19 +143,18 @@ def _add_traits(address, num_words, traits):
     one = np.uint64(7)
     for k in range(num_words):
         word = word_at(address + _WORD_BYTES * k)
-        high = word & _HIGH
-        is_ascii = high ^ _HIGH
-        sevens = word & ~_HIGH
-        lower = sevens | np.uint64(32) * _ONES
-        letter = _at_least(lower, 97) & ~_at_least(lower, 123) & is_ascii
+        high = word & HIGH
+        is_ascii = high ^ HIGH
+        sevens = word & ~HIGH
+        letter = letters_in(word)
         words += (letter & ~((letter << np.uint64(8)) | before)) >> one
         before = letter >> np.uint64(56)
         letters += letter >> one
-        digits += (_at_least(sevens, 48) & ~_at_least(sevens, 58) & is_ascii) >> one
-        printable += (_at_least(sevens, 33) & ~_at_least(sevens, 127) & is_ascii) >> one
+        digits += (at_least(sevens, 48) & ~at_least(sevens, 58) & is_ascii) >> one
+        printable += (at_least(sevens, 33) & ~at_least(sevens, 127) & is_ascii) >> one
         foreign += high >> one
-        backslashes += (_equal(sevens, 92) & is_ascii) >> one
-        braces += (_equal(sevens, 123) & is_ascii) >> one
+        backslashes += (equal_to(sevens, 92) & is_ascii) >> one
+        braces += (equal_to(sevens, 123) & is_ascii) >> one
     traits[1] += _lane_sum(words)
     traits[2] += _lane_sum(letters)
     traits[3] += _lane_sum(digits)
@@ -206,3 +187,9 @@ def count_traits(prompt, traits):
     else:
         traits[2] = prompt.size
     traits[0] = 1.0
+
+
+@compiled
+def distance(whole, part):
+    """Return where bytes that lie within others begin among them."""
+    return np.int64(part.ctypes.data) - np.int64(whole.ctypes.data)

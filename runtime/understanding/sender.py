@@ -35,7 +35,7 @@ def _session_hash(session: bytes, body: OpenAiBody) -> int:
     named = session or body.session_id or body.prompt_cache_key or body.user
     if not named:
         return 0
-    return stable_hash(named if isinstance(named, bytes) else str(named).encode())
+    return stable_hash(named if isinstance(named, bytes) else str(named))
 
 
 def sender_of(
@@ -57,8 +57,8 @@ def sender_of(
         priority = 1
     return Sender(
         name,
-        hashes(name.encode()),
-        hashes(headers.application or call.headers.get(b"user-agent", b"")[:256]),
+        hashes(name),
+        hashes(headers.application or call.headers.get(b"user-agent", b"")),
         _session_hash(headers.session, body),
         priority,
         weight,

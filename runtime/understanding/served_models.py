@@ -42,12 +42,19 @@ class KnownName(msgspec.Struct, frozen=True, gc=False):
     """Of the hashes of its prompts' blocks: an adapter's KV is not its model's."""
 
 
+def block_seed(model_index: int, adapter: str | None, seed: int = 0) -> int:
+    """Return where the hashes of the blocks of a model's or an adapter's prompts begin.
+
+    `seed` is the reader's own (`ReaderConfig.seed`).
+    """
+    return stable_hash(f"{model_index}/{adapter or ''}".encode()) ^ seed
+
+
 def _known(model: ServedModel) -> KnownName:
     """Return a served name with what is worked out from it."""
     is_same = model.name == model.engine_name
     rewritten = None if is_same else msgspec.json.encode(model.engine_name)
-    seed = stable_hash(f"{model.model_index}/{model.adapter or ''}".encode())
-    return KnownName(model, rewritten, seed)
+    return KnownName(model, rewritten, block_seed(model.model_index, model.adapter))
 
 
 class NameTable:

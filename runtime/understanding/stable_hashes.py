@@ -8,10 +8,12 @@ from hashlib import blake2b
 _63_BITS = 0x7FFFFFFFFFFFFFFF
 
 
-def stable_hash(name: bytes) -> int:
+def stable_hash(name: bytes | str) -> int:
     """Return a hash of 63 bits, 0 for no name."""
     if not name:
         return 0
+    if isinstance(name, str):
+        name = name.encode()
     return int.from_bytes(blake2b(name, digest_size=8).digest(), "little") & _63_BITS
 
 
@@ -20,9 +22,9 @@ class StableHashes:
 
     def __init__(self, most_names: int = 4096) -> None:
         self._most_names = most_names
-        self._hashes: dict[bytes, int] = {}
+        self._hashes: dict[bytes | str, int] = {}
 
-    def __call__(self, name: bytes) -> int:
+    def __call__(self, name: bytes | str) -> int:
         """Return `stable_hash` of a name."""
         hashed = self._hashes.get(name)
         if hashed is None:

@@ -73,12 +73,8 @@ def estimate_tokens(state, traits):
 
 
 @compiled
-def learn_tokens(address, notes, tokens):
-    """Learn from the number of tokens that an engine counted in a prompt.
-
-    `notes` uint64: the bits of its traits are its last NUM_TRAITS.
-    """
-    state, traits = tokens_at(address), notes[notes.size - NUM_TRAITS :].view(np.float64)
+def learn_tokens(state, traits, tokens):
+    """Learn from the number of tokens that an engine counted in a prompt."""
     estimate = estimate_tokens(state, traits)
     scale = 1.0 / max(estimate, _LEAST_TOKENS)
     error = (tokens - estimate) * scale
@@ -110,3 +106,15 @@ def new_estimates(num_models: int) -> NDArray[np.void]:
         state["most_spread"] = np.trace(state["spread"])
         state["error_frac"] = 0.2
     return states
+
+
+@compiled
+def tokens_of(states, row, traits):
+    """As `estimate_tokens`, of a record of an array."""
+    return estimate_tokens(states[row], traits)
+
+
+@compiled
+def learn_tokens_in(states, row, traits, tokens):
+    """As `learn_tokens`, of a record of an array."""
+    learn_tokens(states[row], traits, tokens)

@@ -1,10 +1,9 @@
-"""Prompts as token ids: exact lengths, and blocks as engines cut them.
+"""Prompts as token ids: exact lengths, and what blocks are cut from as engines cut them.
 
-Counting takes far longer than estimating (`docs` of the extra: `pip install trimtab[tokenizer]`),
-so it is off unless a tokenizer is given.
+Counting takes far longer than estimating (`docs/understanding.md`), so it is off unless a tokenizer
+is given: `pip install trimtab[tokenizer]`.
 
-Does not know: requests, or KV events.
-Source: blocks of whole pages, each hash chained to the one before, as in vLLM's prefix cache.
+Does not know: requests, or how blocks are hashed (`token_blocks.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -13,11 +12,9 @@ from typing import Any, Protocol
 
 import msgspec
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ...traces.errors import MissingExtraError
-from ...traces.hashing import mix64
-from .prompt_kernel import hash_ids
 
 
 class Tokenizer(Protocol):
@@ -87,25 +84,3 @@ def given_ids(raw: bytes) -> NDArray[np.int64] | None:
         return np.array(msgspec.json.decode(raw, type=list[int]), np.int64)
     except (msgspec.DecodeError, OverflowError):
         return None
-
-
-def token_block_hashes(
-    ids: ArrayLike, block_tokens: int, *, seed: int = 0, parent: int | None = None
-) -> NDArray[np.uint64]:
-    """Return the chained hash of each full block of token ids; the same for the same ids.
-
-    `parent` is the hash of the block before the first, None at the beginning of a prompt: so the
-    blocks that an engine's event brings are hashed as those of the whole prompt would be.
-
-    Shapes: ids [tokens], result [tokens // block_tokens].
-
-    Raises: ValueError for blocks of less than one token.
-    """
-    if block_tokens < 1:
-        msg = f"block_tokens must be at least 1, got {block_tokens}"
-        raise ValueError(msg)
-    tokens = np.ascontiguousarray(ids, np.int64)
-    blocks = np.empty(tokens.size // block_tokens, np.uint64)
-    before = mix64(np.uint64(seed)) if parent is None else np.uint64(parent)
-    hash_ids(tokens, block_tokens, np.uint64(seed), before, blocks)
-    return blocks

@@ -12,13 +12,20 @@ END = (-1).to_bytes(8, "big", signed=True)
 class Publisher:
     """Binds both sockets on loopback; answers replays in a thread."""
 
-    def __init__(self, *, sends_topic: bool = True, max_kept: int = 10_000, port: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        sends_topic: bool = True,
+        max_kept: int = 10_000,
+        address: str = "",
+        replay: str = "",
+    ) -> None:
         self.context = zmq.Context()
         self.events_socket = self.context.socket(zmq.XPUB)  # tells of subscribers
-        self.events_socket.bind(f"tcp://127.0.0.1:{port or '*'}")
+        self.events_socket.bind(address or "tcp://127.0.0.1:*")
         self.events = self.events_socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._replay_socket = self.context.socket(zmq.ROUTER)
-        self._replay_socket.bind("tcp://127.0.0.1:*")
+        self._replay_socket.bind(replay or "tcp://127.0.0.1:*")
         self.replay = self._replay_socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._sends_topic = sends_topic
         self.kept: deque[tuple[int, bytes]] = deque(maxlen=max_kept)

@@ -12,7 +12,7 @@ NUM_SLOTS = 2
 
 
 @contextmanager
-def serving(model: Path, slot_folder: Path | None) -> Iterator[int]:
+def serving(model: Path, slot_folder: Path | None, *, sleep_idle_s: int = -1) -> Iterator[int]:
     """Serve a model on a free port; yield the port."""
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(model)
@@ -26,6 +26,7 @@ def serving(model: Path, slot_folder: Path | None) -> Iterator[int]:
     parameters.n_threads_http = 4
     parameters.endpoint_metrics = parameters.endpoint_slots = parameters.endpoint_props = True
     parameters.cache_ram_mib, parameters.ui, parameters.warmup = 0, False, False
+    parameters.sleep_idle_seconds = sleep_idle_s
     if slot_folder is not None:
         parameters.slot_save_path = f"{slot_folder}/"
     server = xllamacpp.Server(parameters)

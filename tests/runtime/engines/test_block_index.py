@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kv_payloads import CLEARED, payload_of, removed, stored
 from shared_data import SHARED
@@ -84,6 +84,7 @@ def test_engines_with_other_blocks_are_understood(size: int) -> None:
     assert fleet.held_tokens(PROMPT) == [64 - max(size, 16), 0]
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 100))
 def test_what_is_found_is_what_was_stored_in_whole_blocks(
     engine_tokens: int, fleet_tokens: int, num_tokens: int

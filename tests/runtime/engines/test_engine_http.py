@@ -6,7 +6,7 @@ import contextlib
 import aiohttp
 import pytest
 from fake_engine import answering
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.runtime.engines.connect import ENGINES, connect
@@ -123,6 +123,7 @@ def test_an_answer_without_end_is_cut_off() -> None:
     asyncio.run(scenario())
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.floats(max_value=0))
 def test_a_time_out_must_be_above_zero(timeout_s: float) -> None:
     with pytest.raises(ValueError, match="timeout_s must be above 0, got"):

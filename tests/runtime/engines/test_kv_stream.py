@@ -1,7 +1,7 @@
 """Batches that are missing, come late, come twice, or come from an engine that began anew."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kv_payloads import CLEARED, payload_of, removed
 
@@ -38,7 +38,7 @@ def make_stream(kept: list[Batch] | None = None) -> tuple[KvStream, Heard, list[
 
     def replay(first: int) -> list[Batch]:
         asked.append(first)
-        return [b for b in kept or () if b[0] >= first]
+        return [b for b in kept or () if b[0] >= first or first > 2**63]
 
     return KvStream(3, heard, replay if kept is not None else None), heard, asked
 
@@ -122,13 +122,49 @@ def test_after_a_broken_connection_the_beginning_is_asked_for() -> None:
     assert (stream.counts.disconnects, stream.counts.gaps) == (2, 0)
 
 
-def test_who_falls_asleep_holds_nothing() -> None:
+def test_who_begins_to_listen_asks_for_what_was_and_does_not_hear_it_twice() -> None:
+    stream, heard, asked = make_stream([batch(n) for n in range(4)])
+    stream.catch_up()
+    stream.take(*batch(3))  # it was on its way while we asked
+    stream.take(*batch(4))
+    stream.catch_up()  # nothing that is new
+    assert heard.said == [0, 1, 2, 3, 4]
+    assert asked == [0, 5]
+    assert (stream.counts.catch_ups, stream.counts.duplicates, stream.counts.gaps) == (2, 1, 0)
+
+
+def test_what_was_lost_without_another_batch_is_found_by_asking() -> None:
+    kept = [batch(n) for n in range(3)]
+    stream, heard, _ = make_stream(kept)
+    stream.take(*batch(0))
+    stream.catch_up()
+    assert heard.said == [0, 1, 2]
+    del kept[:]
+    kept.append(batch(5))
+    stream.catch_up()
+    assert heard.said == [0, 1, 2, None, 5]
+    assert stream.counts.lost == 2
+    silent, heard, _ = make_stream(None)
+    silent.catch_up()
+    assert heard.said == []
+
+
+def test_numbers_that_no_engine_would_send_cost_nothing() -> None:
+    stream, heard, _ = make_stream([batch(0), batch(1), batch(2**64 - 2)])
+    stream.take(*batch(1))
+    stream.take(*batch(2**64 - 1))
+    stream.catch_up()  # what is given again was not asked for
+    assert heard.said == [0, 1, None, 2**64 - 2, 2**64 - 1]
+    assert stream.counts.lost == 2**64 - 4
+
+
+def test_who_was_reset_holds_nothing() -> None:
     stream, heard, _ = make_stream([])
     stream.take(*batch(0))
-    stream.fell_asleep()
+    stream.was_reset()
     stream.take(*batch(1))
     assert heard.said == [0, None, 1]
-    assert stream.counts.sleeps == 1
+    assert stream.counts.resets == 1
 
 
 @pytest.mark.parametrize(
@@ -155,6 +191,7 @@ def test_an_engines_own_clear_is_taken() -> None:
     assert heard.said == [None]
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 11), min_size=1, max_size=40), st.booleans())
 def test_in_whatever_order_they_come_none_is_believed_out_of_order(
     order: list[int], has_replay: bool

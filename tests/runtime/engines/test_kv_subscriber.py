@@ -1,6 +1,7 @@
 """KV events over real sockets on loopback: from a publisher that loses, repeats and restarts."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -33,9 +34,10 @@ class Heard:
             self.clear(replica)
             return
         assert isinstance(event, BlocksRemoved)
-        if event.block_hashes[0] == FAULT:
+        if FAULT in event.block_hashes:
             raise KeyError(FAULT)
-        self._note(replica, event.block_hashes[0])
+        for block_hash in event.block_hashes:
+            self._note(replica, block_hash)
 
     def clear(self, replica: int) -> None:
         self._note(replica, None)
@@ -68,9 +70,11 @@ def listening(
     subscriber = KvSubscriber(made, heard)
     subscriber.start()
     try:
-        for source in sources:
+        for number, source in enumerate(sources):
             if isinstance(source, Publisher):
                 source.wait_for_subscriber()
+                while not subscriber.counts[number].catch_ups:
+                    time.sleep(0.001)
         yield subscriber, heard
     finally:
         subscriber.close()
@@ -105,7 +109,7 @@ def test_what_was_lost_is_replayed(sends_topic: bool) -> None:
             for number in range(6):
                 publisher.publish(removed([number]), is_lost=number in (2, 3))
             heard.wait_for(0, 1, 2, 3, 4, 5)
-            assert publisher.num_replays == 1
+            assert publisher.num_replays == 2  # at the beginning, and then
             assert subscriber.counts[0].replayed == 2
             assert subscriber.counts[0].lost == 0
     finally:
@@ -116,6 +120,7 @@ def test_who_comes_late_hears_what_was_before(publisher: Publisher) -> None:
     for number in range(3):
         publisher.publish(removed([number]))
     with listening(publisher) as (_, heard):
+        heard.wait_for(0, 1, 2)  # before anything new is said
         publisher.publish(removed([3]))
         heard.wait_for(0, 1, 2, 3)
 
@@ -158,16 +163,15 @@ def test_reordered_and_repeated_batches_do_no_harm(publisher: Publisher) -> None
 
 def test_a_connection_that_breaks_clears_and_the_next_life_is_heard_from_its_beginning() -> None:
     publisher = Publisher()
-    port = int(publisher.events.rpartition(":")[2])
     with listening(publisher) as (subscriber, heard):
         publisher.publish(removed([0]))
         heard.wait_for(0)
         publisher.close()
         heard.wait_for(0, None)
-        again = Publisher(port=port)
+        again = Publisher(address=publisher.events, replay=publisher.replay)
         try:
             again.wait_for_subscriber()
-            again.sequence = 1  # as if it had counted on
+            again.sequence = 1  # it counts on where the other ended
             again.publish(removed([71]))
             heard.wait_for(0, None, 71)
             assert subscriber.counts[0].disconnects == 1
@@ -200,8 +204,8 @@ def test_a_fault_of_ours_is_logged_and_nothing_more_is_believed(
     publisher: Publisher, caplog: pytest.LogCaptureFixture
 ) -> None:
     with listening(publisher) as (_, heard):
-        publisher.publish(removed([0]), removed([FAULT]))
-        heard.wait_for(0, None)
+        publisher.publish(removed([0]), CLEARED, removed([FAULT]))
+        heard.wait_for(0, None, None)
     assert "KV events are heard no more" in caplog.text
 
 
@@ -226,7 +230,9 @@ def test_the_sleep_gauge_clears_once_when_it_turns(publisher: Publisher) -> None
             subscriber.see_awake(0, is_awake)
         subscriber.see_awake(9, False)  # a replica without events
         heard.wait_for(0, None, None)
-        assert subscriber.counts[0].sleeps == 2
+        subscriber.see_reset(0)
+        heard.wait_for(0, None, None, None)
+        assert subscriber.counts[0].resets == 3
 
 
 def test_sources_are_those_replicas_that_publish() -> None:

@@ -37,12 +37,13 @@ def ports(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[di
     write_tiny_model(TinyModel(num_layers=1, width=64), models / "other.gguf")
     with ExitStack() as stack:
         yield {
-            name: stack.enter_context(serving(models / model, place))
-            for name, model, place in (
-                ("a", "same.gguf", folder),
-                ("b", "same.gguf", folder),
-                ("other", "other.gguf", folder),
-                ("plain", "other.gguf", None),
+            name: stack.enter_context(serving(models / model, place, sleep_idle_s=sleep_idle_s))
+            for name, model, place, sleep_idle_s in (
+                ("drowsy", "other.gguf", folder, 1),
+                ("a", "same.gguf", folder, -1),
+                ("b", "same.gguf", folder, -1),
+                ("other", "other.gguf", folder, -1),
+                ("plain", "other.gguf", None, -1),
             )
         }
 
@@ -149,5 +150,18 @@ def test_a_move_that_cannot_be_says_why_and_leaves_the_source_as_it_was(
                 await move_session(source, other, source_slot=0, target_slot=0, folder=folder)
             assert list(folder.iterdir()) == []
             assert (await complete(source, PROMPT + "and", slot=0))["cache_n"] > 100
+
+    asyncio.run(scenario())
+
+
+def test_one_that_fell_asleep_says_so_until_it_is_asked_for_more(ports: dict[str, int]) -> None:
+    async def scenario() -> None:
+        async with engines(ports, "drowsy") as (engine,):
+            async with asyncio.timeout(10):
+                while (await engine.health()).state is not HealthState.ASLEEP:
+                    await asyncio.sleep(0.05)
+            assert await engine.is_asleep() is True
+            assert len(await engine.slots()) == 2
+            assert (await engine.health()).state is HealthState.READY
 
     asyncio.run(scenario())

@@ -72,7 +72,7 @@ def test_a_lower_priority_goes_first_whichever_way_it_counts(is_low_first: bool,
         async with answering(SGLANG, turned) as (engine, _):
             await engine.facts()
             fields = engine.request_fields(priority=1, slot=3, request_id="id-7")
-            assert fields == {"priority": sent, "rid": "id-7"}
+            assert fields == {"priority": sent, "rid": "id-7;"}
 
     asyncio.run(scenario())
 
@@ -83,15 +83,16 @@ def test_what_it_is_asked() -> None:
         async with answering(SGLANG, options) as (engine, asked):
             await engine.facts()
             asked.clear()
-            await engine.abort(["a", "", "b"])
+            await engine.abort(["a", "", "b"])  # none means none, not all
             await engine.sleep()
             await engine.wake()
             await engine.reset_prefix_cache()
             await engine.load_lora("l1", "lora1")
             await engine.unload_lora("l1")
             assert asked == [
-                ("POST /abort_request", {"rid": "a"}),
-                ("POST /abort_request", {"rid": "b"}),
+                ("POST /abort_request", {"rid": "a;"}),
+                ("POST /abort_request", {"rid": ";"}),
+                ("POST /abort_request", {"rid": "b;"}),
                 ("POST /release_memory_occupation", {}),
                 ("POST /resume_memory_occupation", {}),
                 ("POST /flush_cache", None),

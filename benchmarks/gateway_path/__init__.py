@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/gateway.py`: programs, bodies, routers and measures."""
