@@ -94,6 +94,8 @@ class Evaluation:
     knob_tracks: tuple[KnobTrack, ...] = ()
     goodput_by_load: dict[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     """For each policy, (load share, mean goodput share)."""
+    is_live: bool = False
+    """Whether a live fleet was measured, and not the simulator."""
 
     @property
     def num_workloads(self) -> int:
@@ -137,10 +139,11 @@ def run_policy(
         settings.append(knobs)
         fleet.advance(window_s)
     fleet.drain()
-    return fleet, _track(policy.name, moments, settings)
+    return fleet, knob_track(policy.name, moments, settings)
 
 
-def _track(name: str, moments: list[float], settings: list[Knobs]) -> KnobTrack:
+def knob_track(name: str, moments: Sequence[float], settings: Sequence[Knobs]) -> KnobTrack:
+    """Return the track of a policy that set these knobs at these moments."""
     columns = np.array([knobs.values for knobs in settings])
     values = {knob: columns[:, i] for i, knob in enumerate(KNOB_NAMES)}
     values["max_replica_bias"] = np.array(
@@ -192,7 +195,10 @@ def evaluate(
         load_frac=scenario.load_frac,
         rate_rps=scenario.rate_rps,
         seed=scenario.seed,
-        policies=tuple(_result(name, row) for name, row in runs.items()),
+        policies=tuple(
+            policy_result(name, [run.kpis for run in row], [run.ttft_s for run in row])
+            for name, row in runs.items()
+        ),
         knob_tracks=tuple(row[0].track for row in runs.values() if row[0].track.at_s.size > 1),
         goodput_by_load={name: tuple(points) for name, points in by_load.items()},
     )
@@ -226,7 +232,8 @@ def _run(
     return run
 
 
-def _result(name: str, runs: list[_Run]) -> PolicyResult:
-    ttft = np.concatenate([run.ttft_s for run in runs])
+def policy_result(name: str, kpis: Sequence[Kpis], ttft_s: Sequence[FloatArray]) -> PolicyResult:
+    """Return the result of a policy from the indicators and known TTFTs of each workload."""
+    ttft = np.concatenate(ttft_s)
     quantiles = np.quantile(ttft, QUANTILES) if ttft.size else np.full(QUANTILES.size, np.nan)
-    return PolicyResult(name=name, kpis=tuple(run.kpis for run in runs), ttft_quantiles_s=quantiles)
+    return PolicyResult(name=name, kpis=tuple(kpis), ttft_quantiles_s=quantiles)

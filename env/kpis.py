@@ -39,7 +39,8 @@ class Kpis:
     """Output tokens over energy, hosts included, up to the last arrival (not the drain)."""
     prefix_hit_frac: float
     """Prompt tokens found in a prefix cache over prompt tokens admitted."""
-    num_preemptions: int
+    num_preemptions: float
+    """NaN where engines do not tell, as do energy and prefix hits."""
     energy_kwh: float
     idle_kwh: float = 0.0
     """Energy of replicas on which nothing ran."""

@@ -114,10 +114,14 @@ class Scenario:
     def workload(self, part: Part, index: int, *, load_frac: float | None = None) -> Workload:
         """Return workload number `index` of a part; the same arguments give the same workload."""
         rate_rps = self.rate_rps if load_frac is None else load_frac * self.saturation_rps
+        trace = self.requests(part, index, rate_rps=rate_rps)
+        return compile_workload(trace, name=f"{self.name}/{part}/{index}", levels=self.levels)
+
+    def requests(self, part: Part, index: int, *, rate_rps: float) -> RequestTrace:
+        """Return the requests of workload number `index` of a part at a rate, as a trace."""
         order = list(Part).index(part)
         seed = int(np.random.SeedSequence([self.seed, order, index]).generate_state(1)[0])
-        trace = superpose(self.parts[part], rate_rps=rate_rps, span_s=self.span_s, seed=seed)
-        return compile_workload(trace, name=f"{self.name}/{part}/{index}", levels=self.levels)
+        return superpose(self.parts[part], rate_rps=rate_rps, span_s=self.span_s, seed=seed)
 
 
 def scenario_from_trace(

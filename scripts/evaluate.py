@@ -23,6 +23,7 @@ from ..env.cluster_file import load_cluster
 from ..env.fault_file import bundled_fault_names, load_faults
 from ..env.scenario import TROUBLED, Part, Scenario, azure_scenario, scenario_from_trace
 from ..traces.errors import TraceError
+from .live_evaluation import LiveTarget, run_live
 from .recorded import open_trace, shortness
 from .report import ReportPaths, write_report
 from .table import rich_table
@@ -65,6 +66,25 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same workloads.")] = 0,
     load_curve: Annotated[bool, typer.Option(help="Also measure goodput at other loads.")] = True,
     out: Annotated[Path, typer.Option(help="Directory of the report.")] = Path("runs/evaluate"),
+    live: Annotated[
+        str | None,
+        typer.Option(help="Admin URL of a gateway: compare on its live fleet, in turns."),
+    ] = None,
+    live_token: Annotated[Path, typer.Option(help="File of its admin token.")] = Path(
+        "runs/serve/admin-token"
+    ),
+    gateway: Annotated[
+        str | None,
+        typer.Option(help="Its data URL: send a load there; else traffic that comes is counted."),
+    ] = None,
+    live_model: Annotated[str, typer.Option(help="Model that the load asks for.")] = "tiny",
+    live_rate: Annotated[
+        float | None,
+        typer.Option(help="Requests/s of the load; else --load of what the simulator expects."),
+    ] = None,
+    live_tokens: Annotated[
+        tuple[int, int], typer.Option(help="Longest prompt and answer of the load, tokens.")
+    ] = (1024, 128),
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the numbers instead of the table.")
     ] = False,
@@ -76,9 +96,21 @@ def evaluate(
     scenario = make_scenario(
         trace, cluster=cluster, load_frac=load, seed=seed, span_s=span, faults=faults
     )
-    evaluation = run_with_progress(
-        scenario, makers, num_workloads=workloads, loads=LOADS if load_curve else ()
-    )
+    if live is not None:
+        target = LiveTarget(
+            admin_url=live,
+            token_file=live_token,
+            gateway_url=gateway,
+            model=live_model,
+            rate_rps=live_rate,
+            max_input_tokens=live_tokens[0],
+            max_output_tokens=live_tokens[1],
+        )
+        evaluation = run_live(scenario, makers, target, num_rounds=workloads)
+    else:
+        evaluation = run_with_progress(
+            scenario, makers, num_workloads=workloads, loads=LOADS if load_curve else ()
+        )
     paths = write_report(
         evaluation, out, ttft_slos_s=drawn_ttft_slos_s(scenario), settings=settings
     )

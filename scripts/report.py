@@ -17,7 +17,7 @@ from ..agents.evaluation import QUANTILES, Evaluation, PolicyResult
 from ..env.simulator.workload import ServiceLevels
 from .report_html import html_page
 from .report_png import png_bytes
-from .summary import LIMITS, differences, goodput, headline
+from .summary import differences, goodput, headline, limits
 from .table import mean_kpi
 
 HTML_NAME = "report.html"
@@ -61,7 +61,8 @@ def as_json(evaluation: Evaluation, *, settings: Mapping[str, Any] | None = None
     """Return every number of an evaluation as JSON has them; what is not finite is None."""
     content = {
         "headline": headline(evaluation),
-        "limits": LIMITS,
+        "limits": limits(evaluation),
+        "is_live": evaluation.is_live,
         "trimtab_version": __version__,
         "settings": dict(settings or {}),
         "scenario": evaluation.scenario,

@@ -13,7 +13,7 @@ from ..agents.evaluation import QUANTILES, Evaluation, KnobTrack
 from ..env.knobs import KNOB_INDEX, KNOB_SPECS
 from ..env.state.feature import FloatArray
 from .palette import Style, emphasise, policy_styles
-from .summary import LIMITS, base_policy, best_imported, conditions, differences, headline
+from .summary import base_policy, best_imported, conditions, differences, headline, limits
 from .table import COLUMNS, rows
 
 _INK = "#333333"
@@ -65,7 +65,7 @@ def html_page(evaluation: Evaluation, ttft_slos_s: Sequence[float]) -> str:
 <h1>Schedulers compared on {escape(evaluation.scenario)}</h1>
 <p class="headline">{escape(headline(evaluation))}</p>
 <p class="note">{escape(conditions(evaluation))}</p>
-<p class="note">{escape(LIMITS)}</p>
+<p class="note">{escape(limits(evaluation))}</p>
 <h2>Indicators</h2>
 {_table(evaluation)}
 {"".join(parts)}

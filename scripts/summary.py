@@ -17,6 +17,11 @@ LIMITS = (
     "GPU, faults are drawn at random, and the intervals cover the drawn workloads only, not the "
     "simulator's own error."
 )
+LIVE_LIMITS = (
+    "Limits: one live fleet on one day. Policies took turns in mirrored order, so what drifts "
+    "slowly cancels; what happened in one turn alone does not. The intervals cover the rounds "
+    "only. Latencies are those that a load's clients saw; energy is not measured."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +94,19 @@ def key_differences(evaluation: Evaluation) -> list[Difference]:
     return own or found[:1]
 
 
+def limits(evaluation: Evaluation) -> str:
+    """Return what an evaluation does not say."""
+    return LIVE_LIMITS if evaluation.is_live else LIMITS
+
+
 def conditions(evaluation: Evaluation) -> str:
     """Return scenario, load, rate, workloads and seed in one line."""
+    part = f"{evaluation.part} part"
+    load = f"load {evaluation.load_frac:.0%} of saturation, "
+    if evaluation.is_live:
+        part, load = "live", ""
     text = (
-        f"scenario {evaluation.scenario} ({evaluation.part} part), "
-        f"load {evaluation.load_frac:.0%} of saturation, {evaluation.rate_rps:.1f} requests/s, "
+        f"scenario {evaluation.scenario} ({part}), {load}{evaluation.rate_rps:.1f} requests/s, "
         f"{evaluation.num_workloads} workloads, seed {evaluation.seed}"
     )
     if evaluation.num_workloads < _FEW_WORKLOADS:

@@ -124,6 +124,48 @@ def with_service(
     return trace.with_columns(**arrays)
 
 
+def cut_lengths(
+    trace: RequestTrace, *, max_input_tokens: int, max_output_tokens: int
+) -> RequestTrace:
+    """The same requests with prompts and answers no longer than that; prefixes are cut as well.
+
+    Raises: ValueError for a limit below 1.
+    """
+    for name, limit in (
+        ("max_input_tokens", max_input_tokens),
+        ("max_output_tokens", max_output_tokens),
+    ):
+        if limit < 1:
+            msg = f"{name} must be at least 1, got {limit}"
+            raise ValueError(msg)
+    input_tokens = np.minimum(trace.input_tokens, max_input_tokens)
+    offsets = trace.prefix_offsets
+    counts = np.minimum(np.diff(offsets), input_tokens // trace.block_tokens)
+    place = np.arange(trace.prefix_block_hashes.size) - np.repeat(offsets[:-1], np.diff(offsets))
+    is_kept = place < np.repeat(counts, np.diff(offsets))
+    kept = (np.concatenate([[0], np.cumsum(counts)]), trace.prefix_block_hashes[is_kept])
+    return trace.with_columns(
+        input_tokens=pa.array(input_tokens.astype(np.int32)),
+        output_tokens=pa.array(np.minimum(trace.output_tokens, max_output_tokens).astype(np.int32)),
+        prefix_blocks=prefix_array(kept, len(trace)),
+    )
+
+
+def with_default_limits(
+    trace: RequestTrace, ttft_slo_s: Sequence[float], tpot_slo_s: Sequence[float]
+) -> RequestTrace:
+    """The same requests, where those without limits have the ones of their priority.
+
+    Shapes: limits by priority; the last ones also hold for all beyond them.
+    """
+    arrays = {}
+    for name, limits in (("ttft_slo_s", ttft_slo_s), ("tpot_slo_s", tpot_slo_s)):
+        own = getattr(trace, name)
+        given = np.asarray(limits, np.float64)[np.minimum(trace.priority, len(limits) - 1)]
+        arrays[name] = limit_array(np.where(np.isnan(own), given, own), len(trace))
+    return trace.with_columns(**arrays)
+
+
 def separate_copies(trace: RequestTrace, copy_index: npt.NDArray[np.int64]) -> RequestTrace:
     """The trace with sessions and prefix hashes made distinct between rows of unequal copies.
 

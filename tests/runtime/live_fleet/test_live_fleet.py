@@ -1,4 +1,4 @@
-"""A live fleet at the other end of a link: the environment plays on it, and its twin is measured."""
+"""A live fleet at the other end of a link: the environment plays on it, its twin is measured."""
 
 from dataclasses import dataclass, field
 
