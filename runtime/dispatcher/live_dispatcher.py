@@ -379,6 +379,11 @@ class LiveDispatcher:
 
     def first_token(self, placement: Placement, now_s: float) -> None:
         """Note the first byte of an answer's body."""
+        totals, facts = self.totals, placement.facts
+        if facts.is_stream and facts.arrived_at_s >= totals.window_at_s:
+            totals.first_tokens[facts.priority] += 1
+            if now_s - facts.arrived_at_s > facts.ttft_slo_s:
+                totals.late_first_tokens[facts.priority] += 1
         placement.first_token_at_s = now_s
         placement.is_prefilled = True
         self.token_at_s[placement.replica] = now_s

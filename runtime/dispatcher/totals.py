@@ -46,6 +46,11 @@ class DispatchTotals:
     late: np.ndarray = field(default_factory=_per_class)
     """Finished beyond one of their limits."""
     met: np.ndarray = field(default_factory=_per_class)
+    window_at_s: float = -float("inf")
+    """Of first tokens, only those of streams that arrived since this moment are counted."""
+    first_tokens: np.ndarray = field(default_factory=_per_class)
+    late_first_tokens: np.ndarray = field(default_factory=_per_class)
+    """Beyond the limit on TTFT."""
 
     @property
     def num_open(self) -> int:

@@ -57,7 +57,8 @@ class LiveControl:
         """When each replica's newest page was read; NaN for never."""
         self.is_quiet = np.zeros(num_replicas, np.bool_)
         """Replicas that fell silent and have not shown a new page since."""
-        self._quiet_since_s = np.full(num_replicas, np.nan)
+        self._quiet_at_s = np.full(num_replicas, np.nan)
+        self._is_cut = np.zeros(num_replicas, np.bool_)
         self._patience_s = QUIET_S + _MISSED_PAGES * page_period_s(num_replicas)
         self.orders = np.zeros(num_replicas, np.uint16)
         """Masks that an operator or a planner has set; [R]."""
@@ -99,28 +100,39 @@ class LiveControl:
             self.dispatcher.set_available(replica, is_up, now_s)
 
     def _check_silence(self, now_s: float) -> None:
-        """Move requests away from replicas that stand still; hold these back until a page comes."""
+        """Move requests away from replicas that stand still, until they give a sign of life.
+
+        That is a new page, or a byte. Where no pages come at all, nobody can be told to be back:
+        then a replica is tried again after a while.
+        """
         has_page = now_s - self.page_at_s < self._patience_s
         is_silent = self.shield.controller.detector.is_silent != 0
+        is_back = has_page | (self.dispatcher.token_at_s > self._quiet_at_s)
         if has_page.any():
             # Pages come, so one that does not come means something.
             is_silent |= self._stands_still(now_s)
-        is_quiet = (self.is_quiet | is_silent) & ~has_page
+        else:
+            is_back |= now_s - self._quiet_at_s > LOST_S
+        is_quiet = (self.is_quiet | is_silent) & ~is_back
         if is_quiet.sum() > _MAX_QUIET_FRAC * is_quiet.size:
             is_quiet[:] = False
         for replica in np.flatnonzero(is_quiet & ~self.is_quiet).tolist():
-            self._quiet_since_s[replica] = now_s
-            moved = self.gateway.evict(replica, "gave no sign of life")
-            self.num_evicted += moved
-            _LOG.warning("%s gave no sign of life; %d requests moved", self._name(replica), moved)
+            self._begin_silence(replica, now_s)
         for replica in np.flatnonzero(self.is_quiet & ~is_quiet).tolist():
-            self._quiet_since_s[replica] = np.nan
-            _LOG.warning("%s answers again", self._name(replica))
-        for replica in np.flatnonzero(now_s - self._quiet_since_s > LOST_S).tolist():
-            self._quiet_since_s[replica] = np.inf
+            self._quiet_at_s[replica] = np.nan
+            _LOG.warning("%s is let back", self._name(replica))
+        is_lost = is_quiet & ~self._is_cut & (now_s - self._quiet_at_s > LOST_S)
+        for replica in np.flatnonzero(is_lost).tolist():
+            self._is_cut[replica] = True
             lost = self.gateway.fail(replica, "its replica gave no sign of life")
             _LOG.warning("%s stays silent; %d answers were cut", self._name(replica), lost)
         self.is_quiet = is_quiet
+
+    def _begin_silence(self, replica: int, now_s: float) -> None:
+        self._quiet_at_s[replica], self._is_cut[replica] = now_s, False
+        moved = self.gateway.evict(replica, "gave no sign of life")
+        self.num_evicted += moved
+        _LOG.warning("%s gave no sign of life; %d requests moved", self._name(replica), moved)
 
     def _stands_still(self, now_s: float) -> np.ndarray:
         """Return which replicas have requests, and sent neither byte nor page for too long."""

@@ -23,7 +23,12 @@ from ..dispatcher.live_dispatcher import LiveDispatcher
 from ..dispatcher.totals import DispatchTotals
 from ..telemetry.hub import Hub
 
-_REPLICA_NAMES = tuple(feature.name for feature in OBSERVED[Node.REPLICA])
+_REPLICA_COLUMNS = [column(Node.REPLICA, feature.name) for feature in OBSERVED[Node.REPLICA]]
+_STATE_AGE = column(Node.REPLICA, "state_age_s")
+_TENANT_NAMES = ("arrival_rate_rps", "mean_input_tokens", "shed_frac", "late_frac")
+_TENANT_COLUMNS = [column(Node.TENANT, name) for name in _TENANT_NAMES]
+_FLEET_COLUMNS = [column(Node.FLEET, feature.name) for feature in OBSERVED[Node.FLEET]]
+_LOAD, _RATE_CHANGE = column(Node.FLEET, "load_frac"), column(Node.FLEET, "arrival_log_change")
 # Features that stand on an engine's page: absent where it does not say them.
 PAGE_NAMES: Final = (
     *("running_requests", "waiting_requests", "kv_usage_frac", "cached_frac"),
@@ -39,15 +44,15 @@ class _Counts:
     arrived: np.ndarray
     input_tokens: np.ndarray
     shed: np.ndarray
-    late: np.ndarray
-    finished: np.ndarray
+    first_tokens: np.ndarray
+    late_first_tokens: np.ndarray
 
     @classmethod
     def of(cls, totals: DispatchTotals, at_s: float) -> "_Counts":
         """Return the counts of this moment."""
         return cls(
             at_s, totals.arrived.copy(), totals.input_tokens.copy(), totals.shed.copy(),
-            totals.late.copy(), totals.finished.copy(),
+            totals.first_tokens.copy(), totals.late_first_tokens.copy(),
         )  # fmt: skip
 
 
@@ -62,43 +67,38 @@ class LiveState:
     _last: _Counts | None = None
     _mean_rate_rps: float = 0.0
     _tenants: FloatArray = field(init=False)
+    _fixed: dict[Node, FloatArray] = field(init=False)
     _load_frac: float = np.nan
     _rate_change: float = np.nan
 
     def __post_init__(self) -> None:
         self.seen = np.zeros((self.dispatcher.views.size, len(PAGE_NAMES)), np.bool_)
-        self._tenants = np.full((NUM_TENANTS, 4), np.nan)
+        self._tenants = np.full((NUM_TENANTS, len(_TENANT_NAMES)), np.nan)
         facts = facts_of(self.dispatcher.cluster)
-        for node in (Node.GPU, Node.SERVER, Node.LINK):
-            fixed = facts.fixed[node]
-            names = {
-                feature.name: fixed[:, place]
-                for place, feature in enumerate(FEATURES_BY_NODE[node])
-                if np.isfinite(fixed[:, place]).any()
-            }
-            if names and len(fixed):
-                self.hub.put(node, names, 0.0)
+        self._fixed = {node: facts.fixed[node] for node in (Node.GPU, Node.SERVER, Node.LINK)}
 
     def end_window(self, now_s: float) -> None:
         """Take the differences of the window that ends."""
-        counts = _Counts.of(self.dispatcher.totals, now_s)
+        totals = self.dispatcher.totals
+        counts = _Counts.of(totals, now_s)
         last, self._last = self._last, counts
+        totals.window_at_s = now_s
         if last is None or not now_s > last.at_s:
             return
         span_s = now_s - last.at_s
         arrived = counts.arrived - last.arrived
         tokens = counts.input_tokens - last.input_tokens
-        finished = counts.finished - last.finished
-        with np.errstate(invalid="ignore", divide="ignore"):
-            self._tenants = np.stack(
-                [
-                    arrived / span_s,
-                    np.where(arrived > 0, tokens / arrived, 0.0),
-                    np.where(arrived > 0, (counts.shed - last.shed) / arrived, 0.0),
-                    np.where(finished > 0, (counts.late - last.late) / finished, 0.0),
-                ],
-                axis=1,
-            )
+        first_tokens = counts.first_tokens - last.first_tokens
+        late = counts.late_first_tokens - last.late_first_tokens
+        self._tenants = np.stack(
+            [
+                arrived / span_s,
+                tokens / np.maximum(arrived, 1.0),
+                (counts.shed - last.shed) / np.maximum(arrived, 1.0),
+                late / np.maximum(first_tokens, 1.0),
+            ],
+            axis=1,
+        )
         rate_rps = float(arrived.sum()) / span_s
         is_first = not self._mean_rate_rps > 0
         change = float(np.log((rate_rps + 1.0) / (self._mean_rate_rps + 1.0)))
@@ -109,26 +109,33 @@ class LiveState:
         self._load_frac = float(tokens.sum()) / span_s / most_per_s
 
     def read(self, now_s: float) -> ClusterState:
-        """Return the state of this moment."""
-        self._put_replicas(now_s)
-        names = ("arrival_rate_rps", "mean_input_tokens", "shed_frac", "late_frac")
-        tenants = {name: self._tenants[:, place] for place, name in enumerate(names)}
-        self.hub.put(Node.TENANT, tenants, now_s)
-        views = self.dispatcher.views
-        fleet = {
-            "load_frac": [self._load_frac],
-            "arrival_log_change": [self._rate_change],
-            "available_frac": [float(views["is_available"].mean())],
-        }
-        self.hub.put(Node.FLEET, fleet, now_s)
-        return self.hub.state(now_s)
+        """Return the state of this moment; what the gateway knows is not handed to the hub."""
+        state = self.hub.state(now_s)
+        for node, table in self._fixed.items():
+            is_fixed = np.isfinite(table)
+            state.values[node][is_fixed] = table[is_fixed]
+            state.is_valid[node][is_fixed] = True
+        fleet = np.full((1, len(FEATURES_BY_NODE[Node.FLEET])), np.nan)
+        _set(state, Node.REPLICA, _REPLICA_COLUMNS, self._replicas(now_s, fleet))
+        _set(state, Node.TENANT, _TENANT_COLUMNS, self._tenants)
+        fleet[0, _LOAD], fleet[0, _RATE_CHANGE] = self._load_frac, self._rate_change
+        _set(state, Node.FLEET, _FLEET_COLUMNS, fleet[:, _FLEET_COLUMNS])
+        state.age_s[Node.REPLICA][:] = state.values[Node.REPLICA][:, _STATE_AGE]
+        for node in (Node.TENANT, Node.FLEET):
+            state.age_s[node][:] = 0.0
+        return state
 
-    def _put_replicas(self, now_s: float) -> None:
+    def _replicas(self, now_s: float, fleet: FloatArray) -> FloatArray:
+        """Return what the gateway knows of the replicas, and fill in what of the fleet."""
         views = self.dispatcher.views
         table = np.full((views.size, len(FEATURES_BY_NODE[Node.REPLICA])), np.nan)
-        fleet = np.full((1, len(FEATURES_BY_NODE[Node.FLEET])), np.nan)
         fill_observed_replicas(views, self.dispatcher.nominal, now_s, table, fleet)
-        values = {name: table[:, column(Node.REPLICA, name)] for name in _REPLICA_NAMES}
         for place, name in enumerate(PAGE_NAMES):
-            values[name] = np.where(self.seen[:, place], values[name], np.nan)
-        self.hub.put(Node.REPLICA, values, now_s)
+            table[~self.seen[:, place], column(Node.REPLICA, name)] = np.nan
+        return table[:, _REPLICA_COLUMNS]
+
+
+def _set(state: ClusterState, node: Node, columns: list[int], values: FloatArray) -> None:
+    """Put some features of all nodes of a kind into a state, NaN where absent."""
+    state.values[node][:, columns] = values
+    state.is_valid[node][:, columns] = np.isfinite(values)

@@ -1,7 +1,7 @@
 """States on their way between processes: MessagePack with the arrays' own bytes.
 
-Edges are left out: who receives a state knows its cluster. Whatever comes in is checked before it
-is used.
+Of the edges only those that say which GPU serves which replica go along, since an observation is
+made with them. Whatever comes in is checked before it is used.
 
 Does not know: who sends a state, or how.
 """
@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from ...env.state.cluster_state import ClusterState
+from ...env.state.edges import EDGE_TYPES, Edge, Edges
 from ...env.state.feature import Node
 from ...env.state.registry import FEATURES_BY_NODE, registry_hash
 from ...traces.errors import TrimtabError
@@ -33,6 +34,8 @@ class _Wire(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     age_s: dict[str, bytes]
     gpu_replica: bytes
     gpu_server: bytes
+    hosts: tuple[bytes, bytes]
+    """GPUs and the replicas that they serve; empty where `gpu_replica` says it all."""
 
 
 _DECODER = msgspec.msgpack.Decoder(_Wire)
@@ -50,6 +53,7 @@ def encode_state(state: ClusterState) -> bytes:
         age_s={str(node): ages.tobytes() for node, ages in state.age_s.items()},
         gpu_replica=state.gpu_replica.astype(np.int64).tobytes(),
         gpu_server=state.gpu_server.astype(np.int64).tobytes(),
+        hosts=_hosts(state),
     )
     return msgspec.msgpack.encode(wire)
 
@@ -79,12 +83,44 @@ def decode_state(data: bytes) -> ClusterState:
             values=values,
             is_valid={node: np.isfinite(table) for node, table in values.items()},
             age_s=ages,
-            gpu_replica=_array(wire.gpu_replica, np.int64, "gpu_replica"),
-            gpu_server=_array(wire.gpu_server, np.int64, "gpu_server"),
+            gpu_replica=_indices(wire.gpu_replica, "gpu_replica", wire, Node.REPLICA, lowest=-1),
+            gpu_server=_indices(wire.gpu_server, "gpu_server", wire, Node.SERVER),
+            edges=_edges(wire),
         )
     except ValueError as error:
         msg = f"the state contradicts itself: {error}"
         raise StateError(msg) from error
+
+
+def _hosts(state: ClusterState) -> tuple[bytes, bytes]:
+    hosts = state.edges.get(Edge.HOSTS)
+    if hosts is None:
+        return b"", b""
+    return hosts.source.astype(np.int64).tobytes(), hosts.target.astype(np.int64).tobytes()
+
+
+def _edges(wire: _Wire) -> dict[Edge, Edges]:
+    """Return the edges that go along, without their attributes."""
+    if not any(wire.hosts):
+        return {}
+    source = _indices(wire.hosts[0], "hosts", wire, Node.GPU)
+    target = _indices(wire.hosts[1], "hosts", wire, Node.REPLICA)
+    if source.size != target.size:
+        msg = f"hosts must have as many GPUs as replicas, got {source.size} and {target.size}"
+        raise StateError(msg)
+    width = len(EDGE_TYPES[Edge.HOSTS].features)
+    values = np.full((source.size, width), np.nan)
+    return {Edge.HOSTS: Edges(source=source, target=target, values=values)}
+
+
+def _indices(data: bytes, name: str, wire: _Wire, node: Node, *, lowest: int = 0) -> np.ndarray:
+    """Return indices of nodes of a kind."""
+    found = _array(data, np.int64, name)
+    number = len(wire.age_s.get(str(node), b"")) // 8
+    if found.size and not (found.min() >= lowest and found.max() < number):
+        msg = f"{name} must be among {number} {node} nodes, got {found.min()} to {found.max()}"
+        raise StateError(msg)
+    return found
 
 
 def _table(wire: _Wire, node: Node) -> np.ndarray:
