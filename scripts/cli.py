@@ -38,6 +38,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "model": Command("model:app", "Add, list, show or check model profiles, in versions."),
     "watch": Command("watch:watch", "Watch this machine through probe, aggregator and hub."),
+    "demo-live": Command(
+        "demo_live:demo_live", "See a policy on real engines, in shadow first, then serving."
+    ),
     "fleet": Command("fleet:app", "Start, see and end real llama.cpp replicas on this machine."),
     "serve": Command("serve:serve", "Serve a live fleet: gateway, shield and, if given, a policy."),
     "explain": Command("explain:explain", "Tell why a live request went where it went."),

@@ -10,7 +10,7 @@ import logging
 import re
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 import uvloop
@@ -60,6 +60,9 @@ def serve(
     keys: Annotated[Path | None, typer.Option(help="API keys; without, everybody may ask.")] = None,
     record: Annotated[Path | None, typer.Option(help="Record requests as a trace here.")] = None,
     decisions: Annotated[Path | None, typer.Option(help="Log decisions here.")] = None,
+    spans: Annotated[
+        str | None, typer.Option(help="OTLP collector for spans: http://host:4318/v1/traces.")
+    ] = None,
     decision_every: Annotated[int, typer.Option(min=1, help="Log every n-th in full.")] = 16,
     shadow_first: Annotated[
         str | None, typer.Option(help="Time in shadow before the policy may serve, such as 10m.")
@@ -67,6 +70,12 @@ def serve(
     promote_if: Annotated[
         str, typer.Option(help="What it must show there.")
     ] = "gain > 0 and doubts < 0.05",
+    models: Annotated[
+        Path | None, typer.Option(help="Store of model profiles; the admin port takes uploads.")
+    ] = None,
+    planner: Annotated[
+        Literal["hold", "target-load"], typer.Option(help="Who lets replicas sleep and wake.")
+    ] = "hold",
     state_dir: Annotated[Path | None, typer.Option("--dir", help="Sockets, token, state.")] = None,
     ttft_s: Annotated[float, typer.Option(help="Limit on TTFT of who names none, s.")] = 2.0,
     tpot_s: Annotated[float, typer.Option(help="The same on TPOT, s.")] = 0.2,
@@ -89,8 +98,11 @@ def serve(
         record_dir=record,
         decisions_dir=decisions,
         decision_every=decision_every,
+        spans_url=spans,
         shadow_first_s=None if shadow_first is None else _span_s(shadow_first),
         promote=parse_promotion_rule(promote_if),
+        models_dir=models,
+        planner=planner,
         state_dir=state_dir,
         default_ttft_s=ttft_s,
         default_tpot_s=tpot_s,

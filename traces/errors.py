@@ -6,6 +6,7 @@
     |-- BundleError            a policy bundle cannot be read or does not fit this code
     |-- SimulationError        the simulator was asked for something it cannot do
     |-- MissingExtraError      an optional package is not installed
+    |-- AdminError             an admin port cannot be reached, or refuses (runtime/admin/client.py)
     |-- EngineError            an engine cannot or will not (runtime/engines/engine_error.py)
     |-- FrameError             a telemetry frame is refused (runtime/telemetry/frames.py)
     |-- RequestFault           a live request cannot be served as it is (runtime/understanding)

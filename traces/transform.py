@@ -15,6 +15,37 @@ from .hashing import mix_rows
 from .schema import RequestTrace, TraceSource
 
 
+def select(trace: RequestTrace, rows: npt.NDArray[np.int64]) -> RequestTrace:
+    """Return some rows of a trace, in its order; arrivals stay as they are."""
+    return RequestTrace(trace.table.take(np.sort(rows)), trace.block_tokens, trace.source)
+
+
+def shortened(trace: RequestTrace, max_input_tokens: int, max_output_tokens: int) -> RequestTrace:
+    """Return a trace whose longer prompts and answers are cut, with the blocks that are left.
+
+    Raises: ValueError for a length below 1.
+    """
+    for name, value in (
+        ("max_input_tokens", max_input_tokens), ("max_output_tokens", max_output_tokens)
+    ):  # fmt: skip
+        if value < 1:
+            msg = f"{name} must be at least 1, got {value}"
+            raise ValueError(msg)
+    inputs = np.minimum(trace.input_tokens, max_input_tokens)
+    offsets, hashes = trace.prefix_offsets, trace.prefix_block_hashes
+    kept = [
+        hashes[offsets[i] : offsets[i + 1]][: inputs[i] // trace.block_tokens]
+        for i in range(len(trace))
+    ]
+    ends = np.cumsum([0, *(len(each) for each in kept)])
+    blocks = np.concatenate(kept) if kept else hashes[:0]
+    return trace.with_columns(
+        input_tokens=pa.array(inputs, pa.int32()),
+        output_tokens=pa.array(np.minimum(trace.output_tokens, max_output_tokens), pa.int32()),
+        prefix_blocks=prefix_array((ends, blocks), len(trace)),
+    )
+
+
 def slice_time(trace: RequestTrace, start_s: float, end_s: float) -> RequestTrace:
     """The requests that arrive in [start_s, end_s), with `start_s` as their time 0."""
     if not start_s < end_s:

@@ -87,7 +87,7 @@ def peers(venv: Path, ports: Sequence[int], port: int) -> list[Router]:
         if (venv / "bin/vllm-router").exists():
             found.append(Router(name=f"vllm-router {policy}", port=port, command=(
                 str(venv / "bin/vllm-router"), "--host", "127.0.0.1", "--port", str(port),
-                "--worker-urls", *urls, "--policy", policy, "--log-level", "warn",
+                "--worker-urls", *urls, "--policy", policy, "--log-level", "warning",
                 "--prometheus-port", str(port + 500),
             )))  # fmt: skip
         found.append(Router(name=f"sglang-router {policy}", port=port + 1, command=(

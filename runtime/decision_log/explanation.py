@@ -88,6 +88,8 @@ class Explanation:
                 f"its page was {_ms(chosen['page_age_s'])} old. Confidence "
                 f"{chosen['confidence']:.0%}."
             )
+            if self.request is not None and self.request["replica"] == chosen["replica"]:
+                yield _prediction(self.request)
         others = [c for c in self.candidates if c is not chosen]
         for candidate in sorted(others, key=lambda c: c["cost"]):
             yield _why_not(candidate, chosen)
@@ -106,6 +108,11 @@ def _arrival(row: dict[str, Any]) -> str:
         f"cases. Limits: first token {_ms(row['ttft_slo_s'])}, then {_ms(row['tpot_slo_s'])} a "
         "token."
     )
+
+
+def _prediction(row: dict[str, Any]) -> str:
+    predicted, limit = _ms(row["predicted_ttft_s"]), _ms(row["ttft_slo_s"])
+    return f"Its first token was predicted in {predicted} (limit {limit})."
 
 
 def _outcome(row: dict[str, Any]) -> str:

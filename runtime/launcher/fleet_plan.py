@@ -10,6 +10,8 @@ from pathlib import Path
 
 import yaml
 
+from ...env.measured_latency import MeasuredLatency
+from ...traces.atomic import replace_file
 from ..engines.live_replica import EngineKind, LiveReplica
 from .live_fleet_file import LiveFleetSpec, live_fleet_text, read_live_fleet
 from .tiny_model import TinyModel, tiny_model_file
@@ -117,6 +119,22 @@ def plan_fleet(
         for name, port, replica in zip(names, ports, replicas, strict=True)
     )
     return read_live_fleet(fleet_path), servers
+
+
+def set_measured(directory: Path, times: MeasuredLatency) -> LiveFleetSpec:
+    """Write measured times into the cluster file of a local fleet; return the fleet with them."""
+    path = directory / "cluster.yaml"
+    cluster = yaml.safe_load(path.read_text())
+    for replica in cluster["replicas"]:
+        replica["measured"] = {
+            "step_ms": 1e3 * times.step_s,
+            "token_us": 1e6 * times.token_s,
+            "sequence_us": 1e6 * times.sequence_s,
+            "context_ns": 1e9 * times.context_s,
+            "attention_ns": 1e9 * times.attention_s,
+        }
+    replace_file(path, yaml.safe_dump(cluster, sort_keys=False).encode())
+    return read_live_fleet(directory / "fleet.yaml")
 
 
 def _names(replicas: Sequence[LocalReplica]) -> list[str]:

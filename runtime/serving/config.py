@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...agents.shield.move_projection import MoveLimits
 from ..gateway.config import GatewayConfig
-from .planner import Planner
+from .planner import PLANNERS
 from .promotion_rule import PromotionRule, parse_promotion_rule
 
 _SPANS = (
@@ -43,10 +43,14 @@ class ServeConfig:
     """Policy file: tenants, breakers, limits, fallback."""
     keys_path: Path | None = None
     """File of API keys; None lets everybody in."""
+    models_dir: Path | None = None
+    """Store of model profiles that the admin port takes uploads for; None for no uploads."""
     record_dir: Path | None = None
     """Where requests are recorded as a trace; None for nowhere."""
     decisions_dir: Path | None = None
     """Where decisions are logged; None for nowhere."""
+    spans_url: str | None = None
+    """OTLP collector that gets a span of each request, as `http://host:4318/v1/traces`."""
     decision_every: int = 16
     """Every n-th decision is logged in full."""
     shadow_first_s: float | None = None
@@ -55,8 +59,8 @@ class ServeConfig:
         default_factory=lambda: parse_promotion_rule("gain > 0 and doubts < 0.05")
     )
     """What it must show there."""
-    planner: Planner | None = None
-    """Who moves capacity; None: nobody does."""
+    planner: str = "hold"
+    """Who moves capacity, of `PLANNERS`."""
     move_limits: MoveLimits = field(default_factory=MoveLimits)
     """Bounds of the planner's moves."""
     state_dir: Path | None = None
@@ -84,6 +88,9 @@ class ServeConfig:
             raise ValueError(msg)
         if self.shadow_first_s is not None and self.bundle_path is None:
             msg = "shadow_first_s needs a bundle_path: without a policy nothing can be in shadow"
+            raise ValueError(msg)
+        if self.planner not in PLANNERS:
+            msg = f"planner must be one of {', '.join(PLANNERS)}, got '{self.planner}'"
             raise ValueError(msg)
         if self.decision_every < 1:
             msg = f"decision_every must be at least 1, got {self.decision_every}"

@@ -3,13 +3,14 @@
 Does not know: which moves are allowed (`agents/shield/move_projection.py`), or how they are made.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
 from ...env.capacity import CapacityMove, MoveKind
+from ...env.cluster import ClusterSpec
 from ...env.fleet import WindowOutcome
 from ...env.state.cluster_state import ClusterState
 from ...env.state.feature import Node
@@ -110,3 +111,15 @@ class TargetLoad:
             return ()
         self._cooldown = self.cooldown_calls
         return (CapacityMove(kind=MoveKind.WAKE, replica=asleep[0]),)
+
+
+def _target_load(cluster: ClusterSpec) -> Planner:
+    slots = [replica.max_num_seqs for replica in cluster.replicas]
+    return TargetLoad(slots=sum(slots) / len(slots))
+
+
+PLANNERS: Final[Mapping[str, Callable[[ClusterSpec], Planner]]] = {
+    "hold": lambda cluster: Hold(),
+    "target-load": _target_load,
+}
+"""Planners by name."""

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ...env.model_store import ModelStore
 from ..admin.server import AdminServer, make_admin_app
 from ..dispatcher.live_dispatcher import LiveDispatcher
 from ..gateway.gateway import Gateway
@@ -39,7 +40,7 @@ from .latency_histograms import LatencyHistograms
 from .loop_lag import Pacer
 from .metrics import metrics_text
 from .plan_loop import PlanLoop
-from .planner import Hold
+from .planner import PLANNERS
 from .policy_children import PolicyChildren
 from .recent_placements import RecentPlacements
 from .replica_orders import ReplicaOrders
@@ -118,7 +119,7 @@ class Server:
             lambda replica: int(self.dispatcher.views["outstanding_requests"][replica]),
         )
         self.plan = PlanLoop(
-            config.planner or Hold(), cluster, self.orders, self.replica_states,
+            PLANNERS[config.planner](cluster), cluster, self.orders, self.replica_states,
             limits=config.move_limits,
         )  # fmt: skip
         self.latencies = LatencyHistograms()
@@ -127,7 +128,10 @@ class Server:
         self.journal = Journal(
             self.dispatcher, self.steering,
             record_dir=config.record_dir, decisions_dir=config.decisions_dir,
+            spans_url=config.spans_url, replicas=self.spec.replicas,
         )  # fmt: skip
+        if self.journal.spans is not None:
+            self.gateway.trace_header = self.journal.spans.context.header
         self.token = config.token or secrets.token_urlsafe(24)
         self.observer: Child | None = None
         self.pacers = self._make_pacers()
@@ -228,7 +232,7 @@ class Server:
 
     def _window(self, now_s: float) -> None:
         self.plan.note(self.control.take_window(now_s))
-        self.journal.window(now_s)
+        self.journal.window(now_s, lambda: self.control.state(now_s))
 
     def _plan(self, now_s: float) -> None:
         self.plan.step(self.control.state(now_s), now_s)
@@ -279,8 +283,10 @@ class Server:
         transport = await SocketTransport.listen(directory / "hub.sock", SHARED)
         stack.push_async_callback(transport.close)
         hub_service = HubService(self.hub, transport, pace=Pace(clock=self.clock))
+        models = self.config.models_dir
+        store = None if models is None else ModelStore(models)
         admin = AdminServer(
-            make_admin_app(ServerHost(self), token=self.token),
+            make_admin_app(ServerHost(self), token=self.token, store=store),
             host=self.config.admin_host,
             port=self.config.admin_port,
         )

@@ -65,6 +65,8 @@ def test_the_chain_is_told_in_words(tmp_path: Path) -> None:
     assert "was chosen, cost" in text
     assert f"{NAMES[1]} was not asked: it is quarantined by a breaker." in text
     assert "lost by" in text
+    assert "Its first token was predicted in " in text
+    assert " (limit 5000 ms)." in text
     assert "It was finished (HTTP 200) after 1100 ms, first token after 100 ms" in text
     result = CliRunner().invoke(app, ["explain", "req-3", "--decisions", str(tmp_path)])
     assert result.exit_code == 0

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from server_stand import Setter, Stand, standing, write_bundle
 
 from trimtab.agents.policy import Policy
 from trimtab.env.knobs import ANALYTIC_SCORER_KNOBS, Knobs
 from trimtab.env.state.cluster_state import ClusterState
+from trimtab.env.state.feature import Node
+from trimtab.runtime.live_fleet.state_codec import decode_state
+from trimtab.runtime.recorder.recorder import read_outcomes
 from trimtab.runtime.serving.promotion_rule import parse_promotion_rule
 
 BACKLOGS = {"one": 1.2, "two": 0.8}
@@ -166,7 +170,7 @@ def test_a_new_policy_that_is_wrong_leaves_the_old_one_in_its_seat(tmp_path: Pat
         async with standing(tmp_path, policies=make, bundle_path=one) as stand:
             status = stand.server.status
             await stand.until(lambda: status()["ruler"] == "policy")
-            with pytest.raises(Exception, match="its proposals are not_finite within 0.5 s; the o"):
+            with pytest.raises(Exception, match=r"its proposals are not_finite within 0\.5 s"):
                 await stand.ask(lambda client: client.swap(two, deadline_s=0.5))
             assert (status()["policy"], status()["ruler"]) == (str(one), "policy")
             assert status()["doubts"] == {}
@@ -279,3 +283,23 @@ def test_knobs_of_an_operator_rule_and_are_withdrawn(tmp_path: Path) -> None:
             assert stand.server.dispatcher.knobs["round_robin_weight"] == 0.0
 
     asyncio.run(run())
+
+
+def test_what_is_served_is_written_down_with_the_windows_and_their_states(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with standing(
+            tmp_path, record_dir=tmp_path / "record", decisions_dir=tmp_path / "decisions",
+            decision_every=1,
+        ) as stand:  # fmt: skip
+            for _ in range(5):
+                assert (await stand.post())[0] == 200
+            await asyncio.sleep(0.25)
+
+    asyncio.run(run())
+    assert read_outcomes(tmp_path / "record").column("ending").to_pylist() == ["finished"] * 5
+    windows = pq.read_table(tmp_path / "record" / "windows")
+    assert set(windows.column("ruler").to_pylist()) == {"scheduler"}
+    state = decode_state(windows.column("state")[0].as_py())
+    assert state.feature(Node.REPLICA, "outstanding_requests").shape == (2,)
+    rows = pq.read_table(tmp_path / "decisions" / "candidates")
+    assert rows.num_rows == 10
