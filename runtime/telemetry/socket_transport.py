@@ -94,11 +94,14 @@ class SocketTransport:
         for task in list(self._tasks):
             task.cancel()
         for writer in list(self._writers):
-            writer.close()
+            # Who does not read would keep what is unsent, and this end, waiting.
+            writer.transport.abort()
         if self._server is not None:
             self._server.close()
             self._path.unlink(missing_ok=True)
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Transports close in the next turn of the loop.
+        await asyncio.sleep(0)
         await self._local.close()
 
     async def _stay_connected(self) -> None:
@@ -126,9 +129,10 @@ class SocketTransport:
                 if num_body > MAX_FRAME_BYTES or num_subject > _MAX_SUBJECT_BYTES:
                     self.counts.add(Reason.TOO_LARGE)
                     return
-                subject = (await reader.readexactly(num_subject)).decode(errors="replace")
+                name = await reader.readexactly(num_subject)
                 body = await reader.readexactly(num_body)
                 try:
+                    subject = name.decode("ascii")
                     check_subject(subject)
                 except ValueError:
                     self.counts.add(Reason.MALFORMED)
@@ -138,4 +142,4 @@ class SocketTransport:
             pass
         finally:
             self._writers.discard(writer)
-            writer.close()
+            writer.transport.abort()
