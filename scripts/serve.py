@@ -76,6 +76,9 @@ def serve(
     planner: Annotated[
         Literal["hold", "target-load"], typer.Option(help="Who lets replicas sleep and wake.")
     ] = "hold",
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="tokenizer.json: counts prompts, understands KV events.")
+    ] = None,
     state_dir: Annotated[Path | None, typer.Option("--dir", help="Sockets, token, state.")] = None,
     ttft_s: Annotated[float, typer.Option(help="Limit on TTFT of who names none, s.")] = 2.0,
     tpot_s: Annotated[float, typer.Option(help="The same on TPOT, s.")] = 0.2,
@@ -103,6 +106,7 @@ def serve(
         promote=parse_promotion_rule(promote_if),
         models_dir=models,
         planner=planner,
+        tokenizer_path=tokenizer,
         state_dir=state_dir,
         default_ttft_s=ttft_s,
         default_tpot_s=tpot_s,

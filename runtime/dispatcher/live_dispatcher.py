@@ -322,13 +322,15 @@ class LiveDispatcher:
         group = 0
         if self.restrictions.tenants or self.restrictions.adapters:
             group = self.restrictions.group_of(facts.tenant, facts.adapter)
-        status, replica, hit_tokens, ttft_s, nominal_s, expected_tokens, priority = place(
-            self._handle, self.prefix_index.handle, facts.blocks, facts.block_tokens,
-            facts.model_index, group, facts.priority,
-            (facts.input_tokens, facts.expected_output_tokens),
-            (facts.ttft_slo_s, facts.tpot_slo_s), facts.session_hash, facts.weight, is_first,
-            now_s,
-        )  # fmt: skip
+        # Engines' events may change the index from another thread.
+        with self.prefix_index.lock:
+            status, replica, hit_tokens, ttft_s, nominal_s, expected_tokens, priority = place(
+                self._handle, self.prefix_index.handle, facts.blocks, facts.block_tokens,
+                facts.model_index, group, facts.priority,
+                (facts.input_tokens, facts.expected_output_tokens),
+                (facts.ttft_slo_s, facts.tpot_slo_s), facts.session_hash, facts.weight, is_first,
+                now_s,
+            )  # fmt: skip
         self._num_decided += 1
         if self._keep_every and self._num_decided % self._keep_every == 0:
             self.decisions.own(facts.request_id, self.knob_version, self.policy_version)

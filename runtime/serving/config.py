@@ -63,6 +63,8 @@ class ServeConfig:
     """Who moves capacity, of `PLANNERS`."""
     move_limits: MoveLimits = field(default_factory=MoveLimits)
     """Bounds of the planner's moves."""
+    tokenizer_path: Path | None = None
+    """A `tokenizer.json` by which prompts are counted, and KV events understood; None estimates."""
     state_dir: Path | None = None
     """Where sockets, the token and what was learned are kept; None for a temporary place."""
     has_observer: bool = True

@@ -22,6 +22,7 @@ from typing import Any
 from ...env.model_store import ModelStore
 from ..admin.server import AdminServer, make_admin_app
 from ..dispatcher.live_dispatcher import LiveDispatcher
+from ..engines.kv_subscriber import KvSubscriber
 from ..gateway.gateway import Gateway
 from ..launcher.live_fleet_file import LiveFleetSpec, read_live_fleet
 from ..live_fleet.live_control import LiveControl
@@ -29,13 +30,14 @@ from ..observer.observer import SHARED, layout_of
 from ..telemetry.hub import Hub
 from ..telemetry.service import HubService, Pace
 from ..telemetry.socket_transport import SocketTransport
-from ..understanding.openai_reader import OpenAiReader
+from ..understanding.openai_reader import OpenAiReader, ReaderConfig
 from .admin_host import ServerHost
 from .assembly import names_of, rules_of, shield_of, steering_of, tenants_of
 from .bundle_fit import policy_of_bundle
 from .child_process import Child, ChildConfig, Spawn, spawn_process
 from .config import ServeConfig
 from .journal import Journal
+from .kv_index import OBJECTIVES, kv_subscriber, prompt_tokens
 from .latency_histograms import LatencyHistograms
 from .loop_lag import Pacer
 from .metrics import metrics_text
@@ -92,7 +94,15 @@ class Server:
         )
         if self.rules is not None:
             self.dispatcher.set_restrictions(self.rules.compiled.restrictions)
-        self.reader = OpenAiReader(names_of(self.dispatcher, served))
+        tokens = None if config.tokenizer_path is None else prompt_tokens(config.tokenizer_path)
+        self.reader = OpenAiReader(
+            names_of(self.dispatcher, served),
+            ReaderConfig(objectives=OBJECTIVES, isolates_tenants=tokens is None),
+            tokenizers={i: tokens for i in range(len(self.dispatcher.model_names)) if tokens},
+        )
+        self.kv_events: KvSubscriber | None = None
+        if tokens is not None:
+            self.kv_events = kv_subscriber(self.spec.replicas, self.dispatcher.prefix_index)
         self.gateway = Gateway(
             config.gateway,
             self.dispatcher,
@@ -300,6 +310,9 @@ class Server:
         self.steering.begin(now_s)
         await self.gateway.start()
         stack.push_async_callback(self.gateway.close)
+        if self.kv_events is not None:
+            self.kv_events.start()
+            stack.callback(self.kv_events.close)
         self._start_children(directory / "hub.sock", now_s)
         stack.callback(self._close_children)
         stack.push_async_callback(self.plan.close)

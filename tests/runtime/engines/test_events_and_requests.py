@@ -12,7 +12,8 @@ from trimtab.runtime.engines.kv_stream import KvStream
 from trimtab.runtime.gateway.tenants import Tenant
 from trimtab.runtime.understanding.openai_reader import OpenAiReader, ReaderConfig
 from trimtab.runtime.understanding.reader import Call
-from trimtab.runtime.understanding.served_models import ServedModel, block_seed
+from trimtab.runtime.understanding.served_models import ServedModel
+from trimtab.runtime.understanding.token_blocks import adapter_seed
 from trimtab.runtime.understanding.tokenized_prompts import PromptTokens
 
 SEED = 77
@@ -37,7 +38,7 @@ def test_a_request_finds_what_events_told(engine_tokens: int, name: str) -> None
     reader = OpenAiReader(MODELS, config, tokenizers=tokenizers)
     prefixes = PrefixIndex([1000, 1000])
     index = EngineBlockIndex(
-        prefixes, block_tokens=16, seed_of=lambda _, adapter: block_seed(0, adapter, SEED)
+        prefixes, block_tokens=16, seed_of=lambda _, adapter: adapter_seed(adapter)
     )
     prompt = "Route this request to the replica that holds it. " * 4
     ids = [ord(letter) for letter in prompt][: len(prompt) // 32 * 32]
