@@ -89,10 +89,15 @@ def main() -> None:
                 for router in routers:
                     status.update(f"round {number + 1} of {arguments.rounds}: {router.name}")
                     log = directory / f"{router.port}.log"
-                    with running(router, log) as process:
-                        for kind in kinds:
-                            row = measured(router.port, process, load, requests[kind.name], spans)
-                            rounds[kind.name].setdefault(router.name, []).append(row)
+                    try:
+                        with running(router, log) as process:
+                            for kind in kinds:
+                                row = measured(
+                                    router.port, process, load, requests[kind.name], spans
+                                )
+                                rounds[kind.name].setdefault(router.name, []).append(row)
+                    except RuntimeError as error:
+                        console.print(f"left out: {str(error)[-400:]}", markup=False)
     results = {kind: summary(by_router) for kind, by_router in rounds.items()}
     for kind, rows in results.items():
         console.print(table(kind, rows))

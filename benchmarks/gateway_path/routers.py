@@ -99,7 +99,7 @@ def peers(venv: Path, ports: Sequence[int], port: int) -> list[Router]:
         if (venv / "bin/smg").exists():
             found.append(Router(name=f"smg {policy}", port=port + 2, command=(
                 str(venv / "bin/smg"), "launch", "--host", "127.0.0.1", "--port", str(port + 2),
-                "--backend", "vllm", "--worker-urls", *urls, "--policy", policy,
+                "--backend", "sglang", "--worker-urls", *urls, "--policy", policy,
                 "--log-level", "warn", "--prometheus-host", "127.0.0.1",
                 "--prometheus-port", str(port + 502),
             )))  # fmt: skip

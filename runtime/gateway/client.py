@@ -57,8 +57,8 @@ class ClientConnection(asyncio.Protocol):
     """One connection of a client."""
 
     __slots__ = (
-        "_body", "_body_bytes", "_gateway", "_head_bytes", "_headers", "_is_broken",
-        "_is_in_head", "_parser", "_queue", "_url", "exchange", "is_last", "since_s",
+        "_body", "_body_bytes", "_gateway", "_head_bytes", "_header_bytes", "_headers",
+        "_is_broken", "_is_in_head", "_parser", "_queue", "_url", "exchange", "is_last", "since_s",
         "transport", "unread_since_s",
     )  # fmt: skip
 
@@ -69,7 +69,7 @@ class ClientConnection(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._url = b""
         self._body: list[bytes] = []
-        self._head_bytes = self._body_bytes = 0
+        self._head_bytes = self._header_bytes = self._body_bytes = 0
         self._is_in_head = True
         self._is_broken = False
         self.transport: asyncio.Transport | None = None
@@ -109,7 +109,8 @@ class ClientConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._refuse(400, "bad_request", "This server does not upgrade connections.")
+            # Refused at its head already.
+            return
         except httptools.HttpParserError as error:
             if not self._is_broken:
                 self._gateway.counts.num_malformed += 1
@@ -122,7 +123,8 @@ class ClientConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """See httptools."""
         self._headers, self._body, self._url = [], [], b""
-        self._body_bytes, self._is_in_head = 0, True
+        self._body_bytes = self._header_bytes = 0
+        self._is_in_head = True
 
     def on_url(self, url: bytes) -> None:
         """See httptools."""
@@ -131,7 +133,9 @@ class ClientConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """See httptools."""
         self._headers.append((name.lower(), value))
-        if len(self._headers) > self._gateway.config.max_headers:
+        self._header_bytes += len(name) + len(value)
+        config = self._gateway.config
+        if len(self._headers) > config.max_headers or self._header_bytes > config.max_head_bytes:
             self._refuse(431, "headers_too_large", self._head_text())
 
     def on_headers_complete(self) -> None:
@@ -140,6 +144,10 @@ class ClientConnection(asyncio.Protocol):
         if self._is_broken:
             return
         headers = dict(self._headers)
+        if self._parser.should_upgrade():
+            text = "This server does not upgrade connections; send the request without 'upgrade'."
+            self._refuse(400, "no_upgrade", text)
+            return
         length = headers.get(b"content-length")
         if length is not None and int(length) > self._gateway.config.max_body_bytes:
             self._refuse(413, "request_too_large", self._body_text())

@@ -1,0 +1,186 @@
+"""The `openai` package, which nobody here wrote, against the whole gateway."""
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import pytest
+from live_requests import three_replicas
+
+from trimtab.env.knobs import ANALYTIC_SCORER_KNOBS
+from trimtab.runtime.dispatcher.live_dispatcher import LiveDispatcher
+from trimtab.runtime.engines.live_replica import EngineKind, LiveReplica
+from trimtab.runtime.gateway.config import GatewayConfig
+from trimtab.runtime.gateway.gateway import Gateway
+from trimtab.runtime.gateway.tenants import KeyedTenants, Tenant
+from trimtab.runtime.simulated_engine.batch import EngineSpeed
+from trimtab.runtime.simulated_engine.server import SimulatedEngine
+from trimtab.runtime.understanding.openai_reader import OpenAiReader
+from trimtab.runtime.understanding.served_models import ServedModel
+
+openai = pytest.importorskip("openai", reason="the package openai is not installed")
+
+KEY = "sk-test"
+MESSAGES = [{"role": "user", "content": "why is the queue so long?"}]
+
+
+@dataclass
+class Stand:
+    url: str
+    engines: list[SimulatedEngine]
+    dispatcher: LiveDispatcher
+
+    def client(self, **options: object) -> "openai.AsyncOpenAI":
+        values: dict[str, object] = {"base_url": self.url, "api_key": KEY, "max_retries": 0}
+        return openai.AsyncOpenAI(**(values | options))
+
+
+@asynccontextmanager
+async def standing(*, step_s: float = 0.002) -> AsyncIterator[Stand]:
+    cluster = three_replicas()
+    engines = [SimulatedEngine(EngineSpeed(step_s=step_s), model="m") for _ in range(3)]
+    replicas = [
+        LiveReplica(
+            name=spec.name, engine=EngineKind.SIMULATED, host="127.0.0.1",
+            port=await engine.start(), model="m",
+        )
+        for spec, engine in zip(cluster.replicas, engines, strict=True)
+    ]  # fmt: skip
+    dispatcher = LiveDispatcher(cluster, knobs=ANALYTIC_SCORER_KNOBS, served=["m"] * 3)
+    for replica in range(3):
+        dispatcher.set_available(replica, True, 0.0)
+    reader = OpenAiReader([ServedModel(name="m", model_index=0, engine_name="m")])
+    tenant = Tenant(name="shop", ttft_slo_s=100.0, tpot_slo_s=10.0)
+    keys = KeyedTenants([(hashlib.sha256(KEY.encode()).hexdigest(), tenant)])
+    gateway = Gateway(
+        GatewayConfig(sweep_s=0.01), dispatcher, reader, replicas, tenants=keys, model_names=["m"]
+    )
+    dispatcher.listeners.append(reader)
+    await gateway.start()
+    try:
+        yield Stand(f"http://127.0.0.1:{gateway.port}/v1", engines, dispatcher)
+    finally:
+        await gateway.close()
+        for engine in engines:
+            await engine.close()
+
+
+def test_chats_whole_and_streamed() -> None:
+    async def run() -> None:
+        async with standing() as stand, stand.client() as client:
+            whole = await client.chat.completions.create(model="m", messages=MESSAGES, max_tokens=5)
+            assert whole.usage.completion_tokens == 5
+            assert whole.choices[0].message.content == " token" * 5
+            stream = await client.chat.completions.create(
+                model="m", messages=MESSAGES, max_tokens=6, stream=True
+            )
+            pieces = [event.choices[0].delta.content async for event in stream if event.choices]
+            assert pieces == [" token"] * 6
+            assert stand.dispatcher.totals.num_finished == 2
+            assert stand.dispatcher.num_open == 0
+
+    asyncio.run(run())
+
+
+def test_completions_and_models() -> None:
+    async def run() -> None:
+        async with standing() as stand, stand.client() as client:
+            answer = await client.completions.create(model="m", prompt="why", max_tokens=3)
+            assert answer.choices[0].text == " token" * 3
+            assert [model.id async for model in client.models.list()] == ["m"]
+            raw = await client.completions.with_raw_response.create(
+                model="m", prompt="why", max_tokens=1
+            )
+            assert raw.headers["x-trimtab-replica"]
+            assert raw.headers["x-request-id"].startswith("req-")
+
+    asyncio.run(run())
+
+
+def test_an_abort_in_mid_stream_reaches_the_engine() -> None:
+    async def run() -> None:
+        async with standing(step_s=0.02) as stand, stand.client() as client:
+            stream = await client.chat.completions.create(
+                model="m", messages=MESSAGES, max_tokens=10_000, stream=True
+            )
+            async for _ in stream:
+                break
+            assert sum(len(engine.batch.running) for engine in stand.engines) == 1
+            await stream.close()
+            for _ in range(200):
+                if not any(engine.batch.running for engine in stand.engines):
+                    break
+                await asyncio.sleep(0.01)
+            assert not any(engine.batch.running for engine in stand.engines)
+            assert stand.dispatcher.totals.num_aborted == 1
+
+    asyncio.run(run())
+
+
+def test_errors_become_the_packages_own_exceptions() -> None:
+    async def run() -> None:
+        async with standing() as stand:
+            async with stand.client(api_key="wrong") as client:
+                with pytest.raises(openai.AuthenticationError, match="Incorrect API key"):
+                    await client.completions.create(model="m", prompt="why")
+            async with stand.client() as client:
+                with pytest.raises(openai.NotFoundError, match="other"):
+                    await client.completions.create(model="other", prompt="why")
+                with pytest.raises(openai.BadRequestError, match="max_tokens"):
+                    await client.completions.create(model="m", prompt="why", max_tokens=-1)
+                stand.dispatcher.set_emergency(shed_limits=1e-9)
+                with pytest.raises(openai.RateLimitError) as caught:
+                    await client.completions.create(model="m", prompt="why")
+                assert caught.value.code == "rejected-saturated"
+                assert caught.value.response.headers["retry-after"] == "1"
+                for replica in range(3):
+                    stand.dispatcher.set_available(replica, False, 1.0)
+                with pytest.raises(openai.InternalServerError):
+                    await client.completions.create(model="m", prompt="why")
+
+    asyncio.run(run())
+
+
+def test_a_deadline_of_the_request_is_kept() -> None:
+    async def run() -> None:
+        async with standing(step_s=0.05) as stand, stand.client() as client:
+            with pytest.raises(openai.APIStatusError) as caught:
+                await client.completions.create(
+                    model="m", prompt="why", max_tokens=1000,
+                    extra_headers={"x-request-timeout-ms": "100"},
+                )  # fmt: skip
+            assert caught.value.status_code == 504
+
+    asyncio.run(run())
+
+
+@contextmanager
+def in_a_thread() -> Iterator[Stand]:
+    """Run the gateway in a thread of its own, for clients that block."""
+    ready, done = threading.Event(), threading.Event()
+    stands: list[Stand] = []
+
+    async def serve() -> None:
+        async with standing() as stand:
+            stands.append(stand)
+            ready.set()
+            while not done.is_set():
+                await asyncio.sleep(0.01)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        assert ready.wait(60)
+        yield stands[0]
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_the_blocking_client_works_as_well() -> None:
+    with in_a_thread() as stand, openai.OpenAI(base_url=stand.url, api_key=KEY) as client:
+        stream = client.completions.create(model="m", prompt="why", max_tokens=4, stream=True)
+        assert [event.choices[0].text for event in stream if event.choices] == [" token"] * 4
