@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from trimtab.traces.errors import TraceError
 from trimtab.traces.schema import RequestTrace, TraceSource
-from trimtab.traces.transform import merge, separate_copies, slice_time, split, with_service
+from trimtab.traces.transform import (
+    cut_lengths,
+    merge,
+    separate_copies,
+    slice_time,
+    split,
+    with_default_limits,
+    with_service,
+)
 
 
 def make_trace(arrival_s=(0.0, 1.0, 2.5, 4.0), **changes):
@@ -164,3 +172,34 @@ def test_every_term_can_be_set():
 def test_bad_terms_are_refused(terms, message):
     with pytest.raises(TraceError, match=message):
         with_service(make_trace(), **terms)
+
+
+def test_cut_lengths_bounds_prompts_answers_and_prefixes() -> None:
+    trace = RequestTrace.from_columns(
+        arrival_s=[0.0, 1.0, 2.0],
+        input_tokens=[100, 5, 40],
+        output_tokens=[9, 30, 1],
+        block_tokens=16,
+        prefix=([0, 6, 6, 8], np.arange(8, dtype=np.uint64)),
+    )
+    cut = cut_lengths(trace, max_input_tokens=40, max_output_tokens=10)
+    assert cut.input_tokens.tolist() == [40, 5, 40]
+    assert cut.output_tokens.tolist() == [9, 10, 1]
+    # Two full blocks fit 40 tokens; what was shorter keeps all it had.
+    assert cut.prefix_offsets.tolist() == [0, 2, 2, 4]
+    assert cut.prefix_block_hashes.tolist() == [0, 1, 6, 7]
+    with pytest.raises(ValueError, match="max_output_tokens must be at least 1, got 0"):
+        cut_lengths(trace, max_input_tokens=1, max_output_tokens=0)
+
+
+def test_default_limits_are_those_of_the_priority_and_keep_a_requests_own() -> None:
+    trace = RequestTrace.from_columns(
+        arrival_s=[0.0, 1.0, 2.0],
+        input_tokens=[10] * 3,
+        output_tokens=[1] * 3,
+        priority=[0, 1, 5],
+        ttft_slo_s=[None, 7.0, None],
+    )
+    limited = with_default_limits(trace, (0.5, 2.0), (0.05, 0.1))
+    assert limited.ttft_slo_s.tolist() == [0.5, 7.0, 2.0]
+    assert limited.tpot_slo_s.tolist() == [0.05, 0.1, 0.1]
