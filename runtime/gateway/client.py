@@ -31,35 +31,59 @@ _NOT_FORWARDED = frozenset(
 class RequestHead:
     """Request line and headers of one request."""
 
-    __slots__ = ("answer_id_header", "headers", "is_old", "method", "path", "request_id")
+    __slots__ = ("answer_id_header", "headers", "is_old", "lines", "method", "path", "request_id")
 
     def __init__(
         self, method: bytes, path: str, headers: dict[bytes, bytes], request_id: str, is_old: bool
     ) -> None:
         self.method, self.path, self.headers = method, path, headers
+        self.lines = b""
+        """Headers that go on to a replica."""
         self.request_id = request_id
         self.answer_id_header = b"x-request-id: %s\r\n" % request_id.encode()
         self.is_old = is_old
         """Whether it is HTTP/1.0, which knows no chunks."""
 
+    def add(self, name: bytes, value: bytes) -> None:
+        """Send a replica one more header, in place of the client's own."""
+        self.headers[name] = value
+        self.lines = forwarded_lines(self.headers)
+
     def forwarded(self, body: bytes) -> tuple[bytes, bytes]:
         """Return the request for a replica, in two parts between which its own headers go."""
-        lines = [
-            b"%s: %s\r\n" % item for item in self.headers.items() if item[0] not in _NOT_FORWARDED
-        ]
-        lines.append(self.answer_id_header)
-        lines.append(b"content-length: %d\r\n\r\n" % len(body))
-        lines.append(body)
-        return b"POST %s HTTP/1.1\r\n" % self.path.encode(), b"".join(lines)
+        return b"POST %s HTTP/1.1\r\n" % self.path.encode(), b"%s%scontent-length: %d\r\n\r\n%s" % (
+            self.lines, self.answer_id_header, len(body), body,
+        )  # fmt: skip
+
+
+def forwarded_lines(headers: dict[bytes, bytes]) -> bytes:
+    """Return the headers that go on to a replica, as lines."""
+    return b"".join(
+        [b"%s: %s\r\n" % item for item in headers.items() if item[0] not in _NOT_FORWARDED]
+    )
 
 
 class ClientConnection(asyncio.Protocol):
     """One connection of a client."""
 
     __slots__ = (
-        "_body", "_body_bytes", "_gateway", "_head_bytes", "_header_bytes", "_headers",
-        "_is_broken", "_is_in_head", "_parser", "_queue", "_url", "exchange", "is_last", "since_s",
-        "transport", "unread_since_s",
+        "_body",
+        "_body_bytes",
+        "_forwarded",
+        "_gateway",
+        "_head_bytes",
+        "_head_map",
+        "_headers",
+        "_is_broken",
+        "_is_in_head",
+        "_parser",
+        "_queue",
+        "_url",
+        "exchange",
+        "is_last",
+        "since_s",
+        "transport",
+        "unread_since_s",
     )  # fmt: skip
 
     def __init__(self, gateway: "Gateway") -> None:
@@ -69,7 +93,9 @@ class ClientConnection(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._url = b""
         self._body: list[bytes] = []
-        self._head_bytes = self._header_bytes = self._body_bytes = 0
+        self._head_bytes = self._body_bytes = 0
+        self._head_map: dict[bytes, bytes] = {}
+        self._forwarded: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
         self._is_in_head = True
         self._is_broken = False
         self.transport: asyncio.Transport | None = None
@@ -123,7 +149,7 @@ class ClientConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """See httptools."""
         self._headers, self._body, self._url = [], [], b""
-        self._body_bytes = self._header_bytes = 0
+        self._body_bytes = 0
         self._is_in_head = True
 
     def on_url(self, url: bytes) -> None:
@@ -133,17 +159,20 @@ class ClientConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """See httptools."""
         self._headers.append((name.lower(), value))
-        self._header_bytes += len(name) + len(value)
-        config = self._gateway.config
-        if len(self._headers) > config.max_headers or self._header_bytes > config.max_head_bytes:
-            self._refuse(431, "headers_too_large", self._head_text())
 
     def on_headers_complete(self) -> None:
         """See httptools."""
         self._is_in_head = False
         if self._is_broken:
             return
-        headers = dict(self._headers)
+        config = self._gateway.config
+        if len(self._headers) > config.max_headers or (
+            self._head_bytes > config.max_head_bytes
+            and sum(len(name) + len(value) for name, value in self._headers) > config.max_head_bytes
+        ):
+            self._refuse(431, "headers_too_large", self._head_text())
+            return
+        headers = self._head_map = dict(self._headers)
         if self._parser.should_upgrade():
             text = "This server does not upgrade connections; send the request without 'upgrade'."
             self._refuse(400, "no_upgrade", text)
@@ -168,13 +197,14 @@ class ClientConnection(asyncio.Protocol):
         if self._is_broken:
             return
         parser, gateway = self._parser, self._gateway
-        headers = dict(self._headers)
+        headers = self._head_map
         is_old = parser.get_http_version() == "1.0"
         path = self._url.partition(b"?")[0].decode("latin-1")
         head = RequestHead(
             parser.get_method(), path, headers,
             gateway.request_id(headers.get(b"x-request-id", b"")), is_old,
         )  # fmt: skip
+        head.lines = self._lines(headers)
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         is_last = not parser.should_keep_alive()
         self._head_bytes, self._is_in_head = 0, True
@@ -187,6 +217,13 @@ class ClientConnection(asyncio.Protocol):
             self._queue.append((head, body, is_last))
             return
         self._begin(head, body, is_last)
+
+    def _lines(self, headers: dict[bytes, bytes]) -> bytes:
+        """Return the headers that go on; most clients send the same ones again and again."""
+        same = [item for item in self._headers if item[0] != b"content-length"]
+        if same != self._forwarded[0]:
+            self._forwarded = (same, forwarded_lines(headers))
+        return self._forwarded[1]
 
     def _begin(self, head: RequestHead, body: bytes, is_last: bool) -> None:
         gateway = self._gateway

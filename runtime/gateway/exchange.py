@@ -85,7 +85,7 @@ class Exchange:
         longest_at_s = now_s + gateway.config.request_timeout_s
         self.deadline_at_s = min(facts.deadline_at_s, longest_at_s)
         if gateway.trace_header is not None:
-            head.headers[b"traceparent"] = gateway.trace_header(facts)
+            head.add(b"traceparent", gateway.trace_header(facts))
         self._request = self.head.forwarded(body if reading.body is None else reading.body)
         self._settle(gateway.dispatcher.dispatch(facts, now_s))
 
