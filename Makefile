@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 # One thread a process: the simulator runs in parallel over workloads by itself.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup demo test format check wheel-test bench clean
+.PHONY: help setup demo demo-live test format check wheel-test bench clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## See it work on the bundled trace.
 	$(BIN)/trimtab demo
+
+demo-live: $(STAMP)  ## See a policy on real engines: in shadow first, then serving.
+	$(BIN)/trimtab demo-live
 
 test: $(STAMP)  ## Run the fast tests.
 	$(BIN)/python -m pytest -q

@@ -55,7 +55,7 @@ from .steps import train_with_progress, tune_with_progress, write_bundle
 # Two of three replicas are so many times slower than the gateway believes.
 SLOWDOWNS = (1.0, 2.0, 2.0)
 MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS = 320, 24
-TTFT_S, TPOT_S = 0.6, 0.06
+TTFT_S, TPOT_S = 0.35, 0.06
 _SLOTS, _SLOT_TOKENS = 4, 1024
 _BASE = "round-robin"
 
@@ -77,7 +77,7 @@ class DemoPlan:
 
 def demo_live(
     *,
-    rate_rps: Annotated[float, typer.Option(min=0.1, help="Requests a second.")] = 8.0,
+    rate_rps: Annotated[float, typer.Option(min=0.1, help="Requests a second.")] = 9.0,
     span_s: Annotated[float, typer.Option(min=10, help="Length of the load, s.")] = 60.0,
     shadow_s: Annotated[float, typer.Option(min=1, help="Time in shadow, s.")] = 28.0,
     generations: Annotated[int, typer.Option(min=1, help="Generations of tuning.")] = 12,

@@ -101,9 +101,7 @@ def _load(program: Path, port: int, requests: Path, arguments: list[str]) -> dic
     return result
 
 
-def _foreign_share(
-    process: psutil.Process | None, busy_before: float, own_s: float, span_s: float
-) -> float:
+def _foreign_share(busy_before: float, own_s: float, span_s: float) -> float:
     """Share of the router's core that others had meanwhile."""
     busy = _busy_s(ROUTER_CORE) - busy_before
     return max(0.0, busy - own_s) / span_s
