@@ -48,6 +48,7 @@ from ..traces.schema import RequestTrace
 from ..traces.store import read_store
 from ..traces.superposition import superpose
 from ..traces.transform import shortened, with_service
+from .shadow import fitted_cluster
 from .shadow_page import write_shadow_page
 from .shadow_text import print_report
 from .steps import train_with_progress, tune_with_progress, write_bundle
@@ -264,7 +265,8 @@ def shadow_report(spec: LiveFleetSpec, out: Path) -> ShadowReport:
     knobs = policy.begin()
     remade = redecide(candidates, replica_coefficients(spec.cluster), lambda _: knobs)
     workload = workload_of(read_store(out / "record" / TRACE_DIR), spec.cluster)
-    runs = simulate(spec.cluster, workload, base), simulate(spec.cluster, workload, policy)
+    cluster = fitted_cluster(spec, out / "record")
+    runs = simulate(cluster, workload, base), simulate(cluster, workload, policy)
     measured = read_outcomes(out / "record")["ttft_s"].to_numpy(zero_copy_only=False)
     return make_report(
         base.name, policy.name, remade, runs=(*runs, gain_of(runs[1], runs[0])),

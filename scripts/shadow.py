@@ -16,7 +16,9 @@ from rich.console import Console
 from ..agents.bundle import load_bundle
 from ..agents.heuristics import HEURISTICS, heuristic
 from ..agents.policy import LearnedPolicy, Policy, constant_policy
+from ..env.cluster import ClusterSpec
 from ..env.simulator.setup import replica_coefficients
+from ..runtime.fidelity.live_fit import fit_run, read_run
 from ..runtime.launcher.live_fleet_file import LiveFleetSpec, read_live_fleet
 from ..runtime.recorder.recorder import TRACE_DIR, read_outcomes
 from ..runtime.shadow.access_log import read_access_log
@@ -65,6 +67,15 @@ def _decisions(
     return base, redecide(candidates, nominal, lambda _: knobs)
 
 
+def fitted_cluster(spec: LiveFleetSpec, record: Path) -> ClusterSpec:
+    """Return a fleet's cluster with its measured times fitted to a recording; else as it is."""
+    times = spec.cluster.replicas[0].measured
+    if any(replica.measured is None for replica in spec.cluster.replicas) or times is None:
+        return spec.cluster
+    run = read_run(record, [replica.name for replica in spec.cluster.replicas])
+    return fit_run(run, spec.cluster, times)
+
+
 @app.command()
 def report(
     *,
@@ -73,6 +84,9 @@ def report(
     decisions: Annotated[Path, typer.Option(help="Decision log of the run.")],
     scheduler: Annotated[str | None, typer.Option(help="Scheduler to compare with.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="Policy to compare with.")] = None,
+    fit: Annotated[
+        bool, typer.Option(help="Fit the simulator to the recording first, if times are measured.")
+    ] = True,
     served_by: Annotated[
         str | None, typer.Option(help="Scheduler that served; as logged if not given.")
     ] = None,
@@ -86,8 +100,9 @@ def report(
     base = _policy(base_name if base_name in HEURISTICS else "analytic-scorer", None)
     workload = workload_of(read_store(record / TRACE_DIR), spec.cluster)
     with console.status("simulating the recorded run"):
-        base_run = simulate(spec.cluster, workload, base)
-        other_run = simulate(spec.cluster, workload, other)
+        cluster = fitted_cluster(spec, record) if fit else spec.cluster
+        base_run = simulate(cluster, workload, base)
+        other_run = simulate(cluster, workload, other)
     outcomes = read_outcomes(record)
     measured = outcomes["ttft_s"].to_numpy(zero_copy_only=False).astype(np.float64)
     # A recording that was cut off may have outcomes beyond its trace.
