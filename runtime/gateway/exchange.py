@@ -14,8 +14,9 @@ from .answers import REASONS, answer, error_body, error_event, refusal_headers, 
 from .usage import AnswerUsage
 
 if TYPE_CHECKING:
-    from .client import ClientConnection, RequestHead
+    from .client import ClientConnection
     from .gateway import Gateway
+    from .request_head import RequestHead
     from .upstream import UpstreamConnection
 
 # Of an answer: what concerns one connection only, or is said anew.
