@@ -36,6 +36,11 @@ def error_body(status: int, code: str, message: str, param: str | None = None) -
     return json.dumps({"error": error}).encode()
 
 
+def wrong_key() -> bytes:
+    """Return what OpenAI says to a key that is nobody's."""
+    return error_body(401, "invalid_api_key", "Incorrect API key provided.")
+
+
 def answer(
     status: int,
     body: bytes,

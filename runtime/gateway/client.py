@@ -12,55 +12,12 @@ from typing import TYPE_CHECKING
 
 import httptools
 
-from .answers import answer, error_body
+from .answers import answer, error_body, wrong_key
 from .exchange import Exchange
+from .request_head import RequestHead, by_name, forwarded_lines
 
 if TYPE_CHECKING:
     from .gateway import Gateway
-
-# What concerns one connection only, or is the gateway's own business with its client.
-_NOT_FORWARDED = frozenset(
-    (
-        *(b"host", b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization"),
-        *(b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect", b"content-length"),
-        *(b"authorization", b"accept-encoding", b"x-request-id", b"x-api-key", b"cookie"),
-    )
-)
-
-
-class RequestHead:
-    """Request line and headers of one request."""
-
-    __slots__ = ("answer_id_header", "headers", "is_old", "lines", "method", "path", "request_id")
-
-    def __init__(
-        self, method: bytes, path: str, headers: dict[bytes, bytes], request_id: str, is_old: bool
-    ) -> None:
-        self.method, self.path, self.headers = method, path, headers
-        self.lines = b""
-        """Headers that go on to a replica."""
-        self.request_id = request_id
-        self.answer_id_header = b"x-request-id: %s\r\n" % request_id.encode()
-        self.is_old = is_old
-        """Whether it is HTTP/1.0, which knows no chunks."""
-
-    def add(self, name: bytes, value: bytes) -> None:
-        """Send a replica one more header, in place of the client's own."""
-        self.headers[name] = value
-        self.lines = forwarded_lines(self.headers)
-
-    def forwarded(self, body: bytes) -> tuple[bytes, bytes]:
-        """Return the request for a replica, in two parts between which its own headers go."""
-        return b"POST %s HTTP/1.1\r\n" % self.path.encode(), b"%s%scontent-length: %d\r\n\r\n%s" % (
-            self.lines, self.answer_id_header, len(body), body,
-        )  # fmt: skip
-
-
-def forwarded_lines(headers: dict[bytes, bytes]) -> bytes:
-    """Return the headers that go on to a replica, as lines."""
-    return b"".join(
-        [b"%s: %s\r\n" % item for item in headers.items() if item[0] not in _NOT_FORWARDED]
-    )
 
 
 class ClientConnection(asyncio.Protocol):
@@ -71,16 +28,17 @@ class ClientConnection(asyncio.Protocol):
         "_body_bytes",
         "_forwarded",
         "_gateway",
-        "_head_bytes",
         "_head_map",
         "_headers",
         "_is_broken",
         "_is_in_head",
+        "_num_bytes",
         "_parser",
         "_queue",
         "_url",
         "exchange",
         "is_last",
+        "is_lingering",
         "since_s",
         "transport",
         "unread_since_s",
@@ -92,8 +50,8 @@ class ClientConnection(asyncio.Protocol):
         self._queue: deque[tuple[RequestHead, bytes, bool]] = deque()
         self._headers: list[tuple[bytes, bytes]] = []
         self._url = b""
-        self._body: list[bytes] = []
-        self._head_bytes = self._body_bytes = 0
+        self._body: bytes | bytearray = b""
+        self._num_bytes = self._body_bytes = 0
         self._head_map: dict[bytes, bytes] = {}
         self._forwarded: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
         self._is_in_head = True
@@ -103,6 +61,8 @@ class ClientConnection(asyncio.Protocol):
         """The request that is being answered."""
         self.is_last = False
         """Whether the connection ends with the answer in hand."""
+        self.is_lingering = False
+        """Whether the client was told why it is refused, and what it still sends is let fall."""
         self.since_s = gateway.clock()
         """When the request that is coming in began, or the last one ended."""
         self.unread_since_s = float("inf")
@@ -111,7 +71,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def is_receiving(self) -> bool:
         """Whether a request has come in part."""
-        return self._head_bytes > 0
+        return self._num_bytes > 0
 
     @property
     def is_in_head(self) -> bool:
@@ -122,16 +82,16 @@ class ClientConnection(asyncio.Protocol):
         """See `asyncio.Protocol`."""
         self.transport = transport  # type: ignore[assignment]
         if not self._gateway.admit(self):
+            self.is_lingering = True
             self._refuse(503, "too_many_connections", "Too many connections; try again later.")
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
         if self._is_broken:
             return
-        if self._head_bytes == 0:
+        if self._num_bytes == 0:
             self.since_s = self._gateway.clock()
-        if self._is_in_head:
-            self._head_bytes += len(data)
+        self._num_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -141,14 +101,22 @@ class ClientConnection(asyncio.Protocol):
             if not self._is_broken:
                 self._gateway.counts.num_malformed += 1
                 self._refuse(400, "bad_request", f"The request is not proper HTTP: {error}")
-        if self._is_in_head and self._head_bytes > self._gateway.config.max_head_bytes:
+        if self._num_bytes > self._gateway.config.max_head_bytes:
+            self._check_size()
+
+    def _check_size(self) -> None:
+        config = self._gateway.config
+        if self._is_in_head:
             self._refuse(431, "headers_too_large", self._head_text())
+        # Ends of chunks and trailers count too, else they could go on for ever.
+        elif self._num_bytes - 2 * config.max_body_bytes > config.max_head_bytes:
+            self._refuse(413, "request_too_large", self._body_text())
 
     # Called by the parser.
 
     def on_message_begin(self) -> None:
         """See httptools."""
-        self._headers, self._body, self._url = [], [], b""
+        self._headers, self._body, self._url = [], b"", b""
         self._body_bytes = 0
         self._is_in_head = True
 
@@ -158,7 +126,9 @@ class ClientConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """See httptools."""
-        self._headers.append((name.lower(), value))
+        # Trailers are nobody's business.
+        if self._is_in_head:
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """See httptools."""
@@ -167,12 +137,12 @@ class ClientConnection(asyncio.Protocol):
             return
         config = self._gateway.config
         if len(self._headers) > config.max_headers or (
-            self._head_bytes > config.max_head_bytes
+            self._num_bytes > config.max_head_bytes
             and sum(len(name) + len(value) for name, value in self._headers) > config.max_head_bytes
         ):
             self._refuse(431, "headers_too_large", self._head_text())
             return
-        headers = self._head_map = dict(self._headers)
+        headers = self._head_map = by_name(self._headers)
         if self._parser.should_upgrade():
             text = "This server does not upgrade connections; send the request without 'upgrade'."
             self._refuse(400, "no_upgrade", text)
@@ -187,10 +157,14 @@ class ClientConnection(asyncio.Protocol):
         """See httptools."""
         self._body_bytes += len(data)
         if self._body_bytes > self._gateway.config.max_body_bytes:
-            self._body.clear()
+            self._body = b""
             self._refuse(413, "request_too_large", self._body_text())
-            return
-        self._body.append(data)
+        elif not self._body:
+            self._body = data
+        else:
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += data
 
     def on_message_complete(self) -> None:
         """See httptools."""
@@ -205,18 +179,28 @@ class ClientConnection(asyncio.Protocol):
             gateway.request_id(headers.get(b"x-request-id", b"")), is_old,
         )  # fmt: skip
         head.lines = self._lines(headers)
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        body, self._body = bytes(self._body), b""
         is_last = not parser.should_keep_alive()
-        self._head_bytes, self._is_in_head = 0, True
+        self._num_bytes, self._is_in_head = 0, True
         gateway.counts.num_requests += 1
         gateway.counts.body_bytes_in += len(body)
-        if self.exchange is not None or self._queue:
-            if len(self._queue) >= gateway.config.max_pipelined:
-                self._refuse(429, "too_many_pipelined", "Too many requests ahead of their answers.")
-                return
-            self._queue.append((head, body, is_last))
-            return
-        self._begin(head, body, is_last)
+        if self.exchange is not None or self._queue or self._is_unread:
+            self._put_off(head, body, is_last)
+        else:
+            self._begin(head, body, is_last)
+
+    def _put_off(self, head: RequestHead, body: bytes, is_last: bool) -> None:
+        """Keep a request until the answers before it are sent and read."""
+        config, queue = self._gateway.config, self._queue
+        num_bytes = len(body) + sum(len(item[1]) for item in queue)
+        if len(queue) >= config.max_pipelined or num_bytes > config.max_body_bytes:
+            self._refuse(429, "too_many_pipelined", "Too many requests ahead of their answers.")
+        else:
+            queue.append((head, body, is_last))
+
+    @property
+    def _is_unread(self) -> bool:
+        return self.unread_since_s != float("inf")
 
     def _lines(self, headers: dict[bytes, bytes]) -> bytes:
         """Return the headers that go on; most clients send the same ones again and again."""
@@ -234,20 +218,26 @@ class ClientConnection(asyncio.Protocol):
                 self.exchange.begin(body, gateway.clock())
                 return
             text = f"{head.path} takes POST, not {head.method.decode('latin-1')}."
-            self._answer(405, error_body(405, "method_not_allowed", text), b"allow: POST\r\n")
+            body = error_body(405, "method_not_allowed", text)
+            self._answer(head, 405, body, headers=b"allow: POST\r\n")
+            return
+        if head.path in gateway.keyed_paths and not gateway.may_enter(head):
+            self._answer(head, 401, wrong_key())
             return
         page = gateway.page(head)
         if page is None:
             text = f"Unknown path: {head.path}"
-            self._answer(404, error_body(404, "unknown_url", text))
+            self._answer(head, 404, error_body(404, "unknown_url", text))
             return
         status, content_type, content = page
-        self._answer(status, content, content_type=content_type)
+        self._answer(head, status, content, content_type=content_type)
 
     def _answer(
         self,
+        head: RequestHead,
         status: int,
         body: bytes,
+        *,
         headers: bytes = b"",
         content_type: bytes = b"application/json",
     ) -> None:
@@ -255,7 +245,7 @@ class ClientConnection(asyncio.Protocol):
         data = answer(
             status, body, content_type=content_type, headers=headers, is_last=self.is_last
         )
-        self.write(data)
+        self.write(data[: -len(body)] if head.method == b"HEAD" else data)
         self.on_answered()
 
     def on_answered(self) -> None:
@@ -264,7 +254,7 @@ class ClientConnection(asyncio.Protocol):
         self.since_s = self._gateway.clock()
         if self.is_last or self._gateway.is_draining:
             self.close()
-        elif self._queue:
+        elif self._queue and not self._is_unread:
             self._begin(*self._queue.popleft())
 
     def _refuse(self, status: int, code: str, message: str) -> None:
@@ -309,6 +299,8 @@ class ClientConnection(asyncio.Protocol):
         self.unread_since_s = float("inf")
         if self.exchange is not None:
             self.exchange.pause(False)
+        elif self._queue:
+            self._begin(*self._queue.popleft())
 
     def eof_received(self) -> bool:
         """See `asyncio.Protocol`."""
@@ -325,8 +317,17 @@ class ClientConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close when all is written."""
-        if self.transport is not None:
-            self.transport.close()
+        self._queue.clear()
+        transport = self.transport
+        if transport is None:
+            return
+        if self._is_broken and not self.is_lingering and not transport.is_closing():
+            # A client that still sends would lose its answer to the reset that closing causes.
+            self.is_lingering = True
+            self.since_s = self._gateway.clock()
+            transport.write_eof()
+        else:
+            transport.close()
 
     def cut(self) -> None:
         """Close at once."""

@@ -36,6 +36,8 @@ class GatewayConfig:
     """Time that a connection without a request is kept."""
     write_timeout_s: float = 60.0
     """Time that a client may leave its answer unread."""
+    linger_timeout_s: float = 1.0
+    """Time that a refused client is still listened to, so that its answer is not lost."""
     connect_timeout_s: float = 1.0
     """Time to connect to a replica."""
     request_timeout_s: float = 1800.0

@@ -31,6 +31,8 @@ class GatewayCounts:
     """Connections closed because a client was slow to send or to read."""
     num_malformed: int = 0
     """Requests that were no proper HTTP."""
+    num_faults: int = 0
+    """Requests ended by an error of this program's own; each is in the log."""
     num_connects: int = 0
     num_connect_failures: int = 0
     body_bytes_in: int = 0

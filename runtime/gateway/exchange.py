@@ -5,16 +5,18 @@ Nothing is sent to a client before a replica answers, so until then the request 
 Does not know: sockets of clients (`client.py`) or replicas (`upstream.py`).
 """
 
+import logging
 from typing import TYPE_CHECKING
 
 from ..dispatcher.request import Ending, Placement, Refusal, RequestEnd, RequestFacts
 from ..understanding.reader import Call, RequestFault
-from .answers import REASONS, answer, error_body, error_event, refusal_headers
+from .answers import REASONS, answer, error_body, error_event, refusal_headers, wrong_key
 from .usage import AnswerUsage
 
 if TYPE_CHECKING:
-    from .client import ClientConnection, RequestHead
+    from .client import ClientConnection
     from .gateway import Gateway
+    from .request_head import RequestHead
     from .upstream import UpstreamConnection
 
 # Of an answer: what concerns one connection only, or is said anew.
@@ -29,7 +31,9 @@ _NOT_PASSED_ON = frozenset(
 _ELSEWHERE = (502, 503)
 # Kept connections that may turn out to be closed before one of them counts as a failure.
 _MAX_STALE = 3
-_NAN = float("nan")
+# These have no body, whatever their headers say.
+_BARE = (204, 304)
+_log = logging.getLogger(__name__)
 
 
 class Exchange:
@@ -65,11 +69,16 @@ class Exchange:
 
     def begin(self, body: bytes, now_s: float) -> None:
         """Understand the request and send it to a replica, or say why not."""
+        try:
+            self._begin(body, now_s)
+        except Exception as error:
+            self._break_down(error)
+
+    def _begin(self, body: bytes, now_s: float) -> None:
         gateway, head = self._gateway, self.head
         tenant = gateway.tenants.find(head.headers.get(b"authorization"))
         if tenant is None:
-            code, text = "invalid_api_key", "Incorrect API key provided."
-            self._give_up(401, error_body(401, code, text))
+            self._give_up(401, wrong_key())
             return
         call = Call(
             path=head.path, headers=head.headers, body=body, tenant=tenant,
@@ -130,6 +139,7 @@ class Exchange:
             lines.append(b"%s: %s\r\n" % (name, value))
         lines.append(head.answer_id_header)
         lines.append(b"x-trimtab-replica: %s\r\n" % pool.name)
+        has_length = has_length or status in _BARE
         self._is_chunked = not has_length and not head.is_old
         if self._is_chunked:
             lines.append(b"transfer-encoding: chunked\r\n")
@@ -145,10 +155,13 @@ class Exchange:
         self._body_pieces.append(data)
 
     def flush(self) -> None:
-        """Pass on what has come."""
-        if self._status == 0:
+        """Pass on what has come; a head waits for its body, as until then all can start anew."""
+        if not self._body_pieces:
             return
-        self._write(self._take_body(), is_whole=False)
+        body = self._take_body()
+        if not self.is_event_stream:
+            self._usage.take_part(body)
+        self._write(body, is_whole=False)
 
     def on_complete(self) -> None:
         """The answer is whole."""
@@ -172,6 +185,7 @@ class Exchange:
             self._num_stale += 1
             assert self.placement is not None
             pool = self._gateway.pools[self.placement.replica]
+            pool.exchanges.add(self)
             request = self._request[0] + pool.host_header + pool.key_header + self._request[1]
             pool.send(self, request)
             return
@@ -265,9 +279,12 @@ class Exchange:
         now_s = gateway.clock()
         if self.is_event_stream:
             self._usage.take_events(body)
-            if placement.first_token_at_s != placement.first_token_at_s:
+        try:
+            if self.is_event_stream and placement.first_token_at_s != placement.first_token_at_s:
                 gateway.dispatcher.first_token(placement, now_s)
-        gateway.dispatcher.progress(placement.replica, now_s)
+            gateway.dispatcher.progress(placement.replica, now_s)
+        except Exception:
+            self._note_fault()
         gateway.counts.body_bytes_out += len(body)
 
     def _detach(self) -> None:
@@ -283,7 +300,10 @@ class Exchange:
         gateway, placement = self._gateway, self.placement
         assert placement is not None
         gateway.pools[placement.replica].exchanges.discard(self)
-        self._status = 0
+        # What came of an answer that its client has not seen is forgotten.
+        self._status, self._pending_head, self.is_event_stream = 0, b"", False
+        self._body_pieces.clear()
+        self._usage = AnswerUsage()
         if self._attempts_left <= 0:
             self._end(Ending.FAILED, 502)
             name = gateway.pools[placement.replica].replica.name
@@ -292,7 +312,10 @@ class Exchange:
             return
         self._attempts_left -= 1
         gateway.counts.num_retries += 1
-        self._settle(gateway.dispatcher.redispatch(placement, gateway.clock(), reason))
+        try:
+            self._settle(gateway.dispatcher.redispatch(placement, gateway.clock(), reason))
+        except Exception as error:
+            self._break_down(error)
 
     def _end(self, ending: Ending, status: int | None = None) -> None:
         """Take the request off its replica and tell the dispatcher what came of it."""
@@ -306,14 +329,32 @@ class Exchange:
         if self.has_begun:
             gateway.counts.count_answer(status)
         usage = self._usage
-        gateway.dispatcher.finish(
-            placement,
-            RequestEnd(
-                ending=ending, status=status, ended_at_s=gateway.clock(),
-                output_tokens=usage.best_output_tokens, input_tokens=usage.input_tokens,
-                cached_tokens=usage.cached_tokens,
-            ),
+        end = RequestEnd(
+            ending=ending, status=status, ended_at_s=gateway.clock(),
+            output_tokens=usage.best_output_tokens, input_tokens=usage.input_tokens,
+            cached_tokens=usage.cached_tokens,
         )  # fmt: skip
+        try:
+            gateway.dispatcher.finish(placement, end)
+        except Exception:
+            self._note_fault()
+
+    def _break_down(self, error: Exception) -> None:
+        """End the request for an error of this program's own, which must cost no other one."""
+        self._note_fault()
+        if self.is_ended:
+            return
+        if self.has_begun:
+            self.cut("the gateway failed")
+            return
+        self._detach()
+        self._end(Ending.FAILED, 500)
+        text = f"The gateway failed on this request ({type(error).__name__}); its log says more."
+        self._answer(500, error_body(500, "internal_error", text))
+
+    def _note_fault(self) -> None:
+        self._gateway.counts.num_faults += 1
+        _log.exception("request %s: an error of the gateway's own", self.head.request_id)
 
     def _give_up(self, status: int, body: bytes, headers: bytes = b"") -> None:
         """Answer without a replica."""

@@ -16,13 +16,16 @@ from ..dispatcher.dispatcher import Dispatcher
 from ..dispatcher.request import RequestFacts
 from ..engines.live_replica import LiveReplica
 from ..understanding.reader import RequestReader
-from .client import ClientConnection, RequestHead
+from .client import ClientConnection
 from .config import GatewayConfig
 from .counts import GatewayCounts
+from .request_head import RequestHead
 from .tenants import OpenAccess, Tenants
 from .upstream import UpstreamPool
 
 INFERENCE_PATHS = frozenset(("/v1/completions", "/v1/chat/completions"))
+# Pages that tell of the fleet what only those with a key may know.
+KEYED_PATHS = frozenset(("/v1/models",))
 _TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 _JSON = b"application/json"
 _MAX_ID_BYTES = 128
@@ -50,14 +53,15 @@ class Gateway:
         self.trace_header = trace_header
         """Gives the `traceparent` that a replica gets; None passes on the client's own."""
         self.counts = GatewayCounts()
-        self.inference_paths = INFERENCE_PATHS
+        self.inference_paths, self.keyed_paths = INFERENCE_PATHS, KEYED_PATHS
         self.is_draining = False
         self.is_ready = True
         """Whether `/readyz` says so; who composes the gateway may set it."""
         self.pools = [self._pool(replica) for replica in replicas]
         self._model_names = list(model_names) or sorted({r.model for r in replicas})
         self._metrics_text = metrics_text
-        self._clients: set[ClientConnection] = set()
+        self.clients: set[ClientConnection] = set()
+        """All that are connected."""
         self._id_prefix = f"req-{secrets.token_hex(4)}-"
         self._num_ids = 0
         self._server: asyncio.Server | None = None
@@ -99,13 +103,13 @@ class Gateway:
         self.is_draining, self.is_ready = True, False
         if self._server is not None:
             self._server.close()
-        for client in list(self._clients):
+        for client in list(self.clients):
             if client.exchange is None and not client.is_receiving:
                 client.close()
         end_s = self.clock() + deadline_s
-        while self._clients and self.clock() < end_s:
+        while self.clients and self.clock() < end_s:
             await asyncio.sleep(min(0.01, deadline_s))
-        return not self._clients
+        return not self.clients
 
     async def close(self) -> None:
         """Stop at once; who still waits is cut off."""
@@ -113,7 +117,7 @@ class Gateway:
             self._sweeper.cancel()
         if self._server is not None:
             self._server.close()
-        for client in list(self._clients):
+        for client in list(self.clients):
             client.cut()
         for pool in self.pools:
             pool.close()
@@ -147,8 +151,8 @@ class Gateway:
         """Count a connection; return whether there may be one more."""
         counts = self.counts
         counts.num_connections += 1
-        self._clients.add(client)
-        counts.connections = len(self._clients)
+        self.clients.add(client)
+        counts.connections = len(self.clients)
         if counts.connections > self.config.max_connections:
             counts.num_connections_refused += 1
             return False
@@ -156,8 +160,8 @@ class Gateway:
 
     def forget(self, client: ClientConnection) -> None:
         """Note that a connection is gone."""
-        self._clients.discard(client)
-        self.counts.connections = len(self._clients)
+        self.clients.discard(client)
+        self.counts.connections = len(self.clients)
 
     def request_id(self, asked: bytes) -> str:
         """Return a client's own id if it is a plain word, else a new one."""
@@ -167,6 +171,10 @@ class Gateway:
                 return text
         self._num_ids += 1
         return f"{self._id_prefix}{self._num_ids:x}"
+
+    def may_enter(self, head: RequestHead) -> bool:
+        """Return whether a request has a key, if keys are needed."""
+        return self.tenants.find(head.headers.get(b"authorization")) is not None
 
     def page(self, head: RequestHead) -> tuple[int, bytes, bytes] | None:
         """Return status, content type and content of a page of its own; None if it has none."""
@@ -191,12 +199,18 @@ class Gateway:
 
     def _sweep(self) -> None:
         """Look for what is overdue."""
-        now_s, config = self.clock(), self.config
-        for client in list(self._clients):
+        loop, config = asyncio.get_running_loop(), self.config
+        # First of all, so that no error below is the end of all limits.
+        self._sweeper = loop.call_later(config.sweep_s, self._sweep)
+        now_s = self.clock()
+        for client in list(self.clients):
             exchange = client.exchange
             if now_s - client.unread_since_s > config.write_timeout_s:
                 self.counts.num_slow_clients += 1
                 client.cut()
+            elif client.is_lingering:
+                if now_s - client.since_s > config.linger_timeout_s:
+                    client.cut()
             elif exchange is not None:
                 if now_s > exchange.deadline_at_s:
                     exchange.on_deadline()
@@ -206,5 +220,3 @@ class Gateway:
                     client.refuse_slow()
             elif now_s - client.since_s > config.idle_timeout_s:
                 client.close()
-        loop = asyncio.get_running_loop()
-        self._sweeper = loop.call_later(config.sweep_s, self._sweep)

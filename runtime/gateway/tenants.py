@@ -64,7 +64,7 @@ class KeyedTenants:
         if tenant is None and authorization[:7].lower() == b"bearer ":
             key = authorization[7:].strip()
             tenant = self._by_hash.get(hashlib.sha256(key).digest())
-            # Only keys that exist are remembered, so there are no more than those.
-            if tenant is not None:
+            # Only keys that exist are remembered, in one way of writing, so there are no more.
+            if tenant is not None and authorization == b"Bearer " + key:
                 self._known[authorization] = tenant
         return tenant

@@ -18,15 +18,16 @@ from .counts import GatewayCounts
 if TYPE_CHECKING:
     from .exchange import Exchange
 
-_CHUNKED = b"chunked"
+# Headers that say where a body ends; without them it ends with the connection.
+_LENGTHS = (b"content-length", b"transfer-encoding")
 
 
 class UpstreamConnection(asyncio.Protocol):
     """One connection to a replica."""
 
     __slots__ = (
-        "_headers", "_is_keep_alive", "_parser", "_pool", "exchange", "has_answered",
-        "is_closed", "is_reused", "transport",
+        "_ends_by_closing", "_headers", "_is_complete", "_is_keep_alive", "_parser", "_pool",
+        "exchange", "has_answered", "is_closed", "is_reused", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: "UpstreamPool") -> None:
@@ -35,6 +36,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self.transport: asyncio.Transport | None = None
         self.exchange: Exchange | None = None
+        self._is_complete = self._is_keep_alive = self._ends_by_closing = False
         self.is_closed = False
         self.is_reused = False
         """Whether it has carried an exchange before."""
@@ -48,6 +50,7 @@ class UpstreamConnection(asyncio.Protocol):
     def send(self, exchange: "Exchange", data: bytes) -> None:
         """Begin an exchange."""
         self.exchange, self.has_answered = exchange, False
+        self._ends_by_closing = False
         assert self.transport is not None
         self.transport.write(data)
 
@@ -62,19 +65,37 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            if self.exchange is exchange:
+            self._is_keep_alive = False
+            if self.exchange is exchange and not self._is_complete:
                 self.exchange = None
                 self.close()
                 exchange.on_upstream_lost(f"answered no proper HTTP ({error})")
+                return
+        if self.exchange is not exchange:
             return
-        if self.exchange is exchange:
+        if self._is_complete:
+            self._complete(exchange)
+        else:
             exchange.flush()
+
+    def _complete(self, exchange: "Exchange") -> None:
+        """Let go of an exchange whose answer is whole, so that the connection can have another."""
+        self.exchange = exchange.upstream = None
+        self._is_complete = False
+        if self._is_keep_alive:
+            self._pool.release(self)
+        else:
+            self.close()
+        exchange.on_complete()
 
     # Called by the parser.
 
     def on_message_begin(self) -> None:
         """See httptools."""
         self._headers = []
+        if self._is_complete:
+            # More than was asked for: the next answer must not be taken from it.
+            self._is_keep_alive = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """See httptools."""
@@ -83,27 +104,23 @@ class UpstreamConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """See httptools."""
         status = self._parser.get_status_code()
-        if status == 100 or self.exchange is None:
+        if status < 200 or self.exchange is None or self._is_complete:
             return
         self._is_keep_alive = self._parser.should_keep_alive()
+        self._ends_by_closing = not self._is_keep_alive and not any(
+            name in _LENGTHS for name, _ in self._headers
+        )
         self.exchange.on_head(status, self._headers)
 
     def on_body(self, data: bytes) -> None:
         """See httptools."""
-        if self.exchange is not None:
+        if self.exchange is not None and not self._is_complete:
             self.exchange.on_body(data)
 
     def on_message_complete(self) -> None:
         """See httptools."""
-        exchange = self.exchange
-        if exchange is None or self._parser.get_status_code() == 100:
-            return
-        self.exchange = None
-        if self._is_keep_alive:
-            self._pool.release(self)
-        else:
-            self.close()
-        exchange.on_complete()
+        if self.exchange is not None and self._parser.get_status_code() >= 200:
+            self._is_complete = True
 
     def eof_received(self) -> bool:
         """See `asyncio.Protocol`."""
@@ -114,7 +131,12 @@ class UpstreamConnection(asyncio.Protocol):
         self.is_closed = True
         self._pool.forget(self)
         exchange, self.exchange = self.exchange, None
-        if exchange is not None:
+        if exchange is None:
+            return
+        if self._ends_by_closing and error is None:
+            exchange.upstream = None
+            exchange.on_complete()
+        else:
             exchange.on_upstream_lost("closed the connection")
 
     def pause_writing(self) -> None:
@@ -178,6 +200,10 @@ class UpstreamPool:
                 _, connection = await loop.create_connection(
                     lambda: UpstreamConnection(self), self.replica.host, self.replica.port
                 )
+        except asyncio.CancelledError:
+            if exchange.is_waiting(attempt):
+                exchange.on_upstream_lost("was replaced")
+            raise
         except (OSError, TimeoutError) as error:
             self._counts.num_connect_failures += 1
             self.refused_at_s = loop.time()

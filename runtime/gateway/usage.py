@@ -19,11 +19,12 @@ _TAIL_BYTES = 4096
 class AnswerUsage:
     """Counts of one answer, taken in piece by piece."""
 
-    __slots__ = ("cached_tokens", "input_tokens", "num_events", "output_tokens")
+    __slots__ = ("_tail", "cached_tokens", "input_tokens", "num_events", "output_tokens")
 
     def __init__(self) -> None:
         self.num_events = 0
         """Events of a stream, without the one that only ends it."""
+        self._tail = b""
         self.output_tokens: int | None = None
         self.input_tokens: int | None = None
         self.cached_tokens: int | None = None
@@ -36,9 +37,14 @@ class AnswerUsage:
         if b"completion_tokens" in piece:
             self._read(piece)
 
-    def take_body(self, body: bytes) -> None:
-        """Take a whole answer that is no stream, or its end."""
-        self._read(body[-_TAIL_BYTES:])
+    def take_part(self, piece: bytes) -> None:
+        """Take a piece of an answer that is no stream; more is to come."""
+        self._tail = (self._tail + piece[-_TAIL_BYTES:])[-_TAIL_BYTES:]
+
+    def take_body(self, piece: bytes) -> None:
+        """Take the last piece of an answer that is no stream, or the whole."""
+        self.take_part(piece)
+        self._read(self._tail)
 
     def _read(self, data: bytes) -> None:
         for found in _OUTPUT.finditer(data):

@@ -1,0 +1,68 @@
+"""Request line and headers of a request: what a client sent, and what of it goes on to a replica.
+
+Does not know: connections, or what a request asks for.
+"""
+
+from collections.abc import Sequence
+
+Header = tuple[bytes, bytes]
+
+# What concerns one connection only, or is the gateway's own business with its client.
+_NOT_FORWARDED = frozenset(
+    (
+        *(b"host", b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization"),
+        *(b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect", b"content-length"),
+        *(b"authorization", b"accept-encoding", b"x-request-id", b"x-api-key", b"cookie"),
+    )
+)
+
+
+class RequestHead:
+    """Request line and headers of one request."""
+
+    __slots__ = ("answer_id_header", "headers", "is_old", "lines", "method", "path", "request_id")
+
+    def __init__(
+        self, method: bytes, path: str, headers: dict[bytes, bytes], request_id: str, is_old: bool
+    ) -> None:
+        self.method, self.path, self.headers = method, path, headers
+        self.lines = b""
+        """Headers that go on to a replica."""
+        self.request_id = request_id
+        self.answer_id_header = b"x-request-id: %s\r\n" % request_id.encode()
+        self.is_old = is_old
+        """Whether it is HTTP/1.0, which knows no chunks."""
+
+    def add(self, name: bytes, value: bytes) -> None:
+        """Send a replica one more header, in place of the client's own."""
+        self.headers[name] = value
+        self.lines = forwarded_lines(self.headers)
+
+    def forwarded(self, body: bytes) -> tuple[bytes, bytes]:
+        """Return the request for a replica, in two parts between which its own headers go."""
+        return b"POST %s HTTP/1.1\r\n" % self.path.encode(), b"%s%scontent-length: %d\r\n\r\n%s" % (
+            self.lines, self.answer_id_header, len(body), body,
+        )  # fmt: skip
+
+
+def by_name(headers: Sequence[Header]) -> dict[bytes, bytes]:
+    """Return headers by name; the values of one that is repeated are put together in order."""
+    found = dict(headers)
+    if len(found) != len(headers):
+        found.clear()
+        for name, value in headers:
+            found[name] = b"%s, %s" % (found[name], value) if name in found else value
+    return found
+
+
+def forwarded_lines(headers: dict[bytes, bytes]) -> bytes:
+    """Return the headers that go on to a replica, as lines."""
+    # `connection` names further headers that are for this connection only.
+    named = {name.strip().lower() for name in headers.get(b"connection", b"").split(b",")}
+    return b"".join(
+        [
+            b"%s: %s\r\n" % item
+            for item in headers.items()
+            if item[0] not in _NOT_FORWARDED and item[0] not in named
+        ]
+    )
