@@ -6,7 +6,8 @@ one sitting, in rounds. The router has a core of its own; load and engines share
 that of the router's processes, all of them (`cpu_us`) and of the one that carries requests alone
 (`serving_cpu_us`). Latency counts from the moment that a request was due; "added" is that minus the
 engines' own, which is a convention and not the router's own percentile. Of several rounds the one
-with the least CPU a request counts, and its latency; medians are in the JSON.
+with the least CPU a request counts; of latencies the least one, of the engines' own too, beside
+the medians of both. `foreign` is the share of the router's core that other programs had meanwhile.
 
 Run: python benchmarks/gateway.py [--json] [--rounds 3] [--peers-venv DIR] [--kinds 2KB,32KB]
      where DIR is made by: python -m venv DIR && DIR/bin/pip install vllm-router sglang-router smg
@@ -109,17 +110,18 @@ def main() -> None:
 def summary(by_router: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
     """Return the best round of each router, with its latency beyond the engines' own."""
     direct = by_router["direct"]
-    base = {name: float(np.median([row[name] for row in direct])) for name in ("p50_ms", "p99_ms")}
     summed = {}
     for name, rows in by_router.items():
         best = min(rows, key=lambda row: (row["cpu_us"], -row["max_rps"]))
         figures = dict(best)
         figures["median_cpu_us"] = float(np.median([row["cpu_us"] for row in rows]))
         for quantile in ("p50_ms", "p99_ms"):
-            least = min(row[quantile] for row in rows)
-            figures[f"added_{quantile}"] = least - base[quantile]
-            median = float(np.median([row[quantile] for row in rows]))
-            figures[f"median_added_{quantile}"] = median - base[quantile]
+            of_router = [row[quantile] for row in rows]
+            of_engines = [row[quantile] for row in direct]
+            figures[f"added_{quantile}"] = min(of_router) - min(of_engines)
+            figures[f"median_added_{quantile}"] = float(
+                np.median(of_router) - np.median(of_engines)
+            )
         figures["rps_per_core"] = 1e6 / best["cpu_us"] if best["cpu_us"] else 0.0
         figures["errors"] = sum(row["errors"] for row in rows)
         summed[name] = figures
@@ -129,15 +131,16 @@ def summary(by_router: dict[str, list[dict[str, float]]]) -> dict[str, dict[str,
 def table(kind: str, rows: dict[str, dict[str, float]]) -> Table:
     made = Table(title=f"{kind} bodies", box=None, title_justify="left")
     made.add_column("router")
-    for name in ("max rps", "CPU us", "serving us", "rps/core", "+p50 ms", "+p99 ms", "RSS MiB",
-                 "errors", "foreign"):  # fmt: skip
+    for name in ("max rps", "CPU us", "(median)", "serving us", "rps/core", "+p50 ms", "(median)",
+                 "+p99 ms", "(median)", "RSS MiB", "errors", "foreign"):  # fmt: skip
         made.add_column(name, justify="right")
     for name, row in rows.items():
         made.add_row(
-            name, f"{row['max_rps']:.0f}", f"{row['cpu_us']:.0f}", f"{row['serving_cpu_us']:.0f}",
-            f"{row['rps_per_core']:.0f}", f"{row['added_p50_ms']:+.2f}",
-            f"{row['added_p99_ms']:+.2f}", f"{row['rss_mib']:.0f}", f"{row['errors']:.0f}",
-            f"{row['foreign_frac']:.2f}",
+            name, f"{row['max_rps']:.0f}", f"{row['cpu_us']:.0f}", f"{row['median_cpu_us']:.0f}",
+            f"{row['serving_cpu_us']:.0f}", f"{row['rps_per_core']:.0f}",
+            f"{row['added_p50_ms']:+.2f}", f"{row['median_added_p50_ms']:+.2f}",
+            f"{row['added_p99_ms']:+.2f}", f"{row['median_added_p99_ms']:+.2f}",
+            f"{row['rss_mib']:.0f}", f"{row['errors']:.0f}", f"{row['foreign_frac']:.2f}",
         )  # fmt: skip
     return made
 

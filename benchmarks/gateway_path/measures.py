@@ -101,12 +101,6 @@ def _load(program: Path, port: int, requests: Path, arguments: list[str]) -> dic
     return result
 
 
-def _foreign_share(busy_before: float, own_s: float, span_s: float) -> float:
-    """Share of the router's core that others had meanwhile."""
-    busy = _busy_s(ROUTER_CORE) - busy_before
-    return max(0.0, busy - own_s) / span_s
-
-
 def _busy_s(core: int) -> float:
     times = psutil.cpu_times(percpu=True)[core]
     return float(times.user + times.system + times.nice + times.irq + times.softirq + times.steal)
@@ -116,13 +110,15 @@ def measured(
     port: int, process: psutil.Process | None, load: Path, requests: Path, spans: Spans
 ) -> dict[str, float]:
     """Return the figures of one round; without a process, of the engines alone."""
-    before, busy, began_s = (_cpu_s(process) if process else 0.0), _busy_s(0), time.monotonic()
+    before, began_s = (_cpu_s(process) if process else 0.0), time.monotonic()
+    busy = _busy_s(ROUTER_CORE)
     serving = _serving_cpu_s(process) if process else 0.0
     closed = _load(load, port, requests, [
         "closed", str(spans.connections), str(spans.closed_s), str(spans.warm_up_s),
     ])  # fmt: skip
     cpu_s = (_cpu_s(process) - before) if process else 0.0
     serving_s = (_serving_cpu_s(process) - serving) if process else 0.0
+    others_s = max(0.0, _busy_s(ROUTER_CORE) - busy - cpu_s)
     span_s = time.monotonic() - began_s
     # What was done in the warm-up took CPU too.
     share = (spans.closed_s + spans.warm_up_s) / spans.closed_s
@@ -134,7 +130,7 @@ def measured(
         "max_rps": closed["rps"],
         "cpu_us": 1e6 * cpu_s / num,
         "serving_cpu_us": 1e6 * serving_s / num,
-        "foreign_frac": _foreign_share(busy, serving_s, span_s),
+        "foreign_frac": others_s / span_s,
         "p50_ms": opened["p50_ms"],
         "p99_ms": opened["p99_ms"],
         "errors": closed["num_errors"] + opened["num_errors"] + opened["unanswered"],

@@ -1,76 +1,23 @@
 """The `openai` package, which nobody here wrote, against the whole gateway."""
 
 import asyncio
-import hashlib
-import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 
 import pytest
-from live_requests import three_replicas
-
-from trimtab.env.knobs import ANALYTIC_SCORER_KNOBS
-from trimtab.runtime.dispatcher.live_dispatcher import LiveDispatcher
-from trimtab.runtime.engines.live_replica import EngineKind, LiveReplica
-from trimtab.runtime.gateway.config import GatewayConfig
-from trimtab.runtime.gateway.gateway import Gateway
-from trimtab.runtime.gateway.tenants import KeyedTenants, Tenant
-from trimtab.runtime.simulated_engine.batch import EngineSpeed
-from trimtab.runtime.simulated_engine.server import SimulatedEngine
-from trimtab.runtime.understanding.openai_reader import OpenAiReader
-from trimtab.runtime.understanding.served_models import ServedModel
+from gateway_stand import KEY, Stand, in_a_thread, standing
 
 openai = pytest.importorskip("openai", reason="the package openai is not installed")
 
-KEY = "sk-test"
 MESSAGES = [{"role": "user", "content": "why is the queue so long?"}]
 
 
-@dataclass
-class Stand:
-    url: str
-    engines: list[SimulatedEngine]
-    dispatcher: LiveDispatcher
-
-    def client(self, **options: object) -> "openai.AsyncOpenAI":
-        values: dict[str, object] = {"base_url": self.url, "api_key": KEY, "max_retries": 0}
-        return openai.AsyncOpenAI(**(values | options))
-
-
-@asynccontextmanager
-async def standing(*, step_s: float = 0.002) -> AsyncIterator[Stand]:
-    cluster = three_replicas()
-    engines = [SimulatedEngine(EngineSpeed(step_s=step_s), model="m") for _ in range(3)]
-    replicas = [
-        LiveReplica(
-            name=spec.name, engine=EngineKind.SIMULATED, host="127.0.0.1",
-            port=await engine.start(), model="m",
-        )
-        for spec, engine in zip(cluster.replicas, engines, strict=True)
-    ]  # fmt: skip
-    dispatcher = LiveDispatcher(cluster, knobs=ANALYTIC_SCORER_KNOBS, served=["m"] * 3)
-    for replica in range(3):
-        dispatcher.set_available(replica, True, 0.0)
-    reader = OpenAiReader([ServedModel(name="m", model_index=0, engine_name="m")])
-    tenant = Tenant(name="shop", ttft_slo_s=100.0, tpot_slo_s=10.0)
-    keys = KeyedTenants([(hashlib.sha256(KEY.encode()).hexdigest(), tenant)])
-    gateway = Gateway(
-        GatewayConfig(sweep_s=0.01), dispatcher, reader, replicas, tenants=keys, model_names=["m"]
-    )
-    dispatcher.listeners.append(reader)
-    await gateway.start()
-    try:
-        yield Stand(f"http://127.0.0.1:{gateway.port}/v1", engines, dispatcher)
-    finally:
-        await gateway.close()
-        for engine in engines:
-            await engine.close()
+def client_of(stand: Stand, **options: object) -> "openai.AsyncOpenAI":
+    values: dict[str, object] = {"base_url": stand.url, "api_key": KEY, "max_retries": 0}
+    return openai.AsyncOpenAI(**(values | options))
 
 
 def test_chats_whole_and_streamed() -> None:
     async def run() -> None:
-        async with standing() as stand, stand.client() as client:
+        async with standing() as stand, client_of(stand) as client:
             whole = await client.chat.completions.create(model="m", messages=MESSAGES, max_tokens=5)
             assert whole.usage.completion_tokens == 5
             assert whole.choices[0].message.content == " token" * 5
@@ -87,7 +34,7 @@ def test_chats_whole_and_streamed() -> None:
 
 def test_completions_and_models() -> None:
     async def run() -> None:
-        async with standing() as stand, stand.client() as client:
+        async with standing() as stand, client_of(stand) as client:
             answer = await client.completions.create(model="m", prompt="why", max_tokens=3)
             assert answer.choices[0].text == " token" * 3
             assert [model.id async for model in client.models.list()] == ["m"]
@@ -102,7 +49,7 @@ def test_completions_and_models() -> None:
 
 def test_an_abort_in_mid_stream_reaches_the_engine() -> None:
     async def run() -> None:
-        async with standing(step_s=0.02) as stand, stand.client() as client:
+        async with standing(step_s=0.02) as stand, client_of(stand) as client:
             stream = await client.chat.completions.create(
                 model="m", messages=MESSAGES, max_tokens=10_000, stream=True
             )
@@ -123,10 +70,10 @@ def test_an_abort_in_mid_stream_reaches_the_engine() -> None:
 def test_errors_become_the_packages_own_exceptions() -> None:
     async def run() -> None:
         async with standing() as stand:
-            async with stand.client(api_key="wrong") as client:
+            async with client_of(stand, api_key="wrong") as client:
                 with pytest.raises(openai.AuthenticationError, match="Incorrect API key"):
                     await client.completions.create(model="m", prompt="why")
-            async with stand.client() as client:
+            async with client_of(stand) as client:
                 with pytest.raises(openai.NotFoundError, match="other"):
                     await client.completions.create(model="other", prompt="why")
                 with pytest.raises(openai.BadRequestError, match="max_tokens"):
@@ -146,7 +93,7 @@ def test_errors_become_the_packages_own_exceptions() -> None:
 
 def test_a_deadline_of_the_request_is_kept() -> None:
     async def run() -> None:
-        async with standing(step_s=0.05) as stand, stand.client() as client:
+        async with standing(step_s=0.05) as stand, client_of(stand) as client:
             with pytest.raises(openai.APIStatusError) as caught:
                 await client.completions.create(
                     model="m", prompt="why", max_tokens=1000,
@@ -155,29 +102,6 @@ def test_a_deadline_of_the_request_is_kept() -> None:
             assert caught.value.status_code == 504
 
     asyncio.run(run())
-
-
-@contextmanager
-def in_a_thread() -> Iterator[Stand]:
-    """Run the gateway in a thread of its own, for clients that block."""
-    ready, done = threading.Event(), threading.Event()
-    stands: list[Stand] = []
-
-    async def serve() -> None:
-        async with standing() as stand:
-            stands.append(stand)
-            ready.set()
-            while not done.is_set():
-                await asyncio.sleep(0.01)
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    try:
-        assert ready.wait(60)
-        yield stands[0]
-    finally:
-        done.set()
-        thread.join()
 
 
 def test_the_blocking_client_works_as_well() -> None:
