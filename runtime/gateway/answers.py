@@ -21,8 +21,10 @@ _TYPES = {
     429: "rate_limit_error",
     431: "invalid_request_error",
 }
-REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
-"""Reason phrases by status."""
+STATUS_LINES = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
+"""First lines of answers by status."""
 
 
 def error_body(status: int, code: str, message: str, param: str | None = None) -> bytes:
@@ -51,8 +53,8 @@ def answer(
 ) -> bytes:
     """Return a whole answer; `headers` are lines with their line ends, `is_last` closes."""
     connection = b"connection: close\r\n" if is_last else b""
-    return b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n%s%s\r\n%s" % (
-        status, REASONS.get(status, b""), content_type, len(body), headers, connection, body,
+    return b"%scontent-type: %s\r\ncontent-length: %d\r\n%s%s\r\n%s" % (
+        STATUS_LINES[status], content_type, len(body), headers, connection, body,
     )  # fmt: skip
 
 

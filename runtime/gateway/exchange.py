@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..dispatcher.request import Ending, Placement, Refusal, RequestEnd, RequestFacts
 from ..understanding.reader import Call, RequestFault
-from .answers import REASONS, answer, error_body, error_event, refusal_headers, wrong_key
+from .answers import STATUS_LINES, answer, error_body, error_event, refusal_headers, wrong_key
 from .usage import AnswerUsage
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ class Exchange:
     """A request and its answer."""
 
     __slots__ = (
-        "_attempts_left", "_body_pieces", "_gateway", "_is_chunked", "_num_stale",
-        "_pending_head", "_request", "_status", "_usage", "attempt", "client", "deadline_at_s",
+        "_attempts_left", "_body", "_body_pieces", "_gateway", "_is_chunked", "_num_stale",
+        "_pending_head", "_status", "_usage", "attempt", "client", "deadline_at_s",
         "facts", "has_begun", "head", "is_ended", "is_event_stream", "placement",
         "upstream",
     )  # fmt: skip
@@ -95,7 +95,7 @@ class Exchange:
         self.deadline_at_s = min(facts.deadline_at_s, longest_at_s)
         if gateway.trace_header is not None:
             head.add(b"traceparent", gateway.trace_header(facts))
-        self._request = self.head.forwarded(body if reading.body is None else reading.body)
+        self._body = body if reading.body is None else reading.body
         self._settle(gateway.dispatcher.dispatch(facts, now_s))
 
     def _settle(self, chosen: Placement | Refusal) -> None:
@@ -109,7 +109,7 @@ class Exchange:
         self.attempt += 1
         pool = self._gateway.pools[chosen.replica]
         pool.exchanges.add(self)
-        pool.send(self, self._request[0] + pool.host_header + pool.key_header + self._request[1])
+        pool.send(self, self.head.forwarded(pool.request_lines, self._body))
 
     def is_waiting(self, attempt: int) -> bool:
         """Whether the request is still at the attempt of this number."""
@@ -127,7 +127,7 @@ class Exchange:
         placement, head = self.placement, self.head
         assert placement is not None
         pool = self._gateway.pools[placement.replica]
-        lines = [b"HTTP/1.1 %d %s\r\n" % (status, REASONS.get(status, b""))]
+        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
         has_length = False
         for name, value in headers:
             if name in _NOT_PASSED_ON:
@@ -136,9 +136,8 @@ class Exchange:
                 has_length = True
             elif name == b"content-type":
                 self.is_event_stream = value.startswith(b"text/event-stream")
-            lines.append(b"%s: %s\r\n" % (name, value))
-        lines.append(head.answer_id_header)
-        lines.append(b"x-trimtab-replica: %s\r\n" % pool.name)
+            lines += (name, b": ", value, b"\r\n")
+        lines += (head.answer_id_header, pool.answer_line)
         has_length = has_length or status in _BARE
         self._is_chunked = not has_length and not head.is_old
         if self._is_chunked:
@@ -186,8 +185,7 @@ class Exchange:
             assert self.placement is not None
             pool = self._gateway.pools[self.placement.replica]
             pool.exchanges.add(self)
-            request = self._request[0] + pool.host_header + pool.key_header + self._request[1]
-            pool.send(self, request)
+            pool.send(self, self.head.forwarded(pool.request_lines, self._body))
             return
         if self.has_begun:
             self.cut(f"its replica {reason}")

@@ -38,11 +38,12 @@ class RequestHead:
         self.headers[name] = value
         self.lines = forwarded_lines(self.headers)
 
-    def forwarded(self, body: bytes) -> tuple[bytes, bytes]:
-        """Return the request for a replica, in two parts between which its own headers go."""
-        return b"POST %s HTTP/1.1\r\n" % self.path.encode(), b"%s%scontent-length: %d\r\n\r\n%s" % (
-            self.lines, self.answer_id_header, len(body), body,
+    def forwarded(self, replica_lines: bytes, body: bytes) -> bytes:
+        """Return the request for a replica; `replica_lines` are the headers that only it gets."""
+        head = b"POST %s HTTP/1.1\r\n%s%s%scontent-length: %d\r\n\r\n" % (
+            self.path.encode(), replica_lines, self.lines, self.answer_id_header, len(body),
         )  # fmt: skip
+        return head + body
 
 
 def by_name(headers: Sequence[Header]) -> dict[bytes, bytes]:

@@ -11,13 +11,13 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenant:
-    """A customer of the fleet; a limit of NaN is none."""
+    """A customer of the fleet; an infinite limit is none."""
 
     name: str
     priority: int = 0
     """0 interactive, 1 batch; of its requests that name no objective."""
-    ttft_slo_s: float = float("nan")
-    tpot_slo_s: float = float("nan")
+    ttft_slo_s: float = float("inf")
+    tpot_slo_s: float = float("inf")
     weight: float = 1.0
     """What one of its requests counts for."""
     models: frozenset[str] | None = None

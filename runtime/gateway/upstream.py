@@ -168,10 +168,12 @@ class UpstreamPool:
         """Those that this replica has."""
         self.refused_at_s = float("nan")
         """When it last could not be reached; NaN once it could again."""
-        self.host_header = f"host: {replica.host}:{replica.port}\r\n".encode()
-        self.name = replica.name.encode()
         key = replica.api_key
-        self.key_header = f"authorization: Bearer {key}\r\n".encode() if key else b""
+        key_line = f"authorization: Bearer {key}\r\n" if key else ""
+        self.request_lines = f"host: {replica.host}:{replica.port}\r\n{key_line}".encode()
+        """Headers of each request that goes there."""
+        self.answer_line = f"x-trimtab-replica: {replica.name}\r\n".encode()
+        """Header of each answer that comes from there."""
         self._counts = counts
         self._idle: deque[UpstreamConnection] = deque()
         self._all: set[UpstreamConnection] = set()

@@ -7,9 +7,8 @@ Does not know: the rest of an answer.
 
 import re
 
-_OUTPUT = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
-_INPUT = re.compile(rb'"prompt_tokens"\s*:\s*(\d+)')
-_CACHED = re.compile(rb'"cached_tokens"\s*:\s*(\d+)')
+_COUNTS = re.compile(rb'"(completion|prompt|cached)_tokens"\s*:\s*(\d+)')
+_USAGE = b'"usage"'
 _EVENT = b"data:"
 _DONE = b"data: [DONE]"
 # The usage object with its details, and what engines write after it.
@@ -43,16 +42,21 @@ class AnswerUsage:
 
     def take_body(self, piece: bytes) -> None:
         """Take the last piece of an answer that is no stream, or the whole."""
-        self.take_part(piece)
-        self._read(self._tail)
+        self._read(self._tail + piece if self._tail else piece)
 
     def _read(self, data: bytes) -> None:
-        for found in _OUTPUT.finditer(data):
-            self.output_tokens = int(found[1])
-        if (found_input := _INPUT.search(data)) is not None:
-            self.input_tokens = int(found_input[1])
-        if (found_cached := _CACHED.search(data)) is not None:
-            self.cached_tokens = int(found_cached[1])
+        # A text of the answer has its quotes escaped, so what is found is the object itself.
+        start = max(len(data) - _TAIL_BYTES, 0)
+        found = _COUNTS.findall(data, max(data.rfind(_USAGE), start)) or _COUNTS.findall(
+            data, start
+        )
+        for name, number in found:
+            if name == b"completion":
+                self.output_tokens = int(number)
+            elif name == b"prompt":
+                self.input_tokens = int(number)
+            else:
+                self.cached_tokens = int(number)
 
     @property
     def best_output_tokens(self) -> int:

@@ -72,6 +72,7 @@ def _fill_gateway(page: _Page, server: "Server") -> None:
         ("num_timeouts", "Requests whose deadline passed."),
         ("num_slow_clients", "Connections closed because a client was slow."),
         ("num_malformed", "Requests that were no proper HTTP."),
+        ("num_faults", "Requests in which the gateway itself failed; its log says more."),
     ):
         metric = f"{name.removeprefix('num_')}_total"
         page.single(metric, "counter", text, getattr(counts, name))
