@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 FIRST_ENGINE_PORT, FIRST_ROUTER_PORT, NUM_ENGINES = 21000, 22000, 64
+_TABLE_COLUMNS = 140
 
 
 @contextlib.contextmanager
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each closed load")
     arguments = parser.parse_args()
     console = Console(highlight=False, file=sys.stderr if arguments.json else sys.stdout)
+    console.width = max(console.width, _TABLE_COLUMNS)
     spans = Spans(closed_s=arguments.seconds, open_s=2 * arguments.seconds)
     kinds = [kind for kind in KINDS if kind.name in arguments.kinds.split(",")]
     rounds: dict[str, dict[str, list[dict[str, float]]]] = {kind.name: {} for kind in kinds}
