@@ -14,10 +14,14 @@ import httptools
 
 from .answers import answer, error_body, wrong_key
 from .exchange import Exchange
+from .known_head import KnownHead
 from .request_head import RequestHead, by_name, forwarded_lines
 
 if TYPE_CHECKING:
     from .gateway import Gateway
+
+# Heads that are remembered in vain before a connection is taken for one that never repeats one.
+_MOST_VAIN = 4
 
 
 class ClientConnection(asyncio.Protocol):
@@ -28,11 +32,14 @@ class ClientConnection(asyncio.Protocol):
         "_body_bytes",
         "_forwarded",
         "_gateway",
+        "_head",
         "_head_map",
         "_headers",
         "_is_broken",
         "_is_in_head",
+        "_known_head",
         "_num_bytes",
+        "_num_vain",
         "_parser",
         "_queue",
         "_url",
@@ -54,6 +61,9 @@ class ClientConnection(asyncio.Protocol):
         self._num_bytes = self._body_bytes = 0
         self._head_map: dict[bytes, bytes] = {}
         self._forwarded: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
+        self._head: RequestHead | None = None
+        self._known_head: KnownHead | None = None
+        self._num_vain = 0
         self._is_in_head = True
         self._is_broken = False
         self.transport: asyncio.Transport | None = None
@@ -89,8 +99,11 @@ class ClientConnection(asyncio.Protocol):
         """See `asyncio.Protocol`."""
         if self._is_broken:
             return
-        if self._num_bytes == 0:
+        is_first = self._num_bytes == 0
+        if is_first:
             self.since_s = self._gateway.clock()
+            if self._known_head is not None and self._take_known(data):
+                return
         self._num_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -103,6 +116,27 @@ class ClientConnection(asyncio.Protocol):
                 self._refuse(400, "bad_request", f"The request is not proper HTTP: {error}")
         if self._num_bytes > self._gateway.config.max_head_bytes:
             self._check_size()
+        elif is_first and self._num_bytes == 0:
+            self._remember(data)
+
+    def _take_known(self, data: bytes) -> bool:
+        """Begin a request whose head is the last one's; return whether it is."""
+        known, head = self._known_head, self._head
+        assert known is not None
+        body = known.body_of(data)
+        if body is None or head is None or len(body) > self._gateway.config.max_body_bytes:
+            return False
+        self._num_vain = 0
+        self._take(head, body, is_last=False)
+        return True
+
+    def _remember(self, data: bytes) -> None:
+        """Remember the head of a request that came alone and whole, if it may come again."""
+        self._known_head = None
+        if self._num_vain >= _MOST_VAIN or self.is_last:
+            return
+        self._num_vain += 1
+        self._known_head = KnownHead.of(data, self._body_bytes)
 
     def _check_size(self) -> None:
         config = self._gateway.config
@@ -170,20 +204,21 @@ class ClientConnection(asyncio.Protocol):
         """See httptools."""
         if self._is_broken:
             return
-        parser, gateway = self._parser, self._gateway
-        headers = self._head_map
+        parser, headers = self._parser, self._head_map
         is_old = parser.get_http_version() == "1.0"
         path = self._url.partition(b"?")[0].decode("latin-1")
-        head = RequestHead(
-            parser.get_method(), path, headers,
-            gateway.request_id(headers.get(b"x-request-id", b"")), is_old,
-        )  # fmt: skip
-        head.lines = self._lines(headers)
+        self._head = head = RequestHead(
+            parser.get_method(), path, headers, self._lines(headers), is_old=is_old
+        )
         body, self._body = bytes(self._body), b""
-        is_last = not parser.should_keep_alive()
         self._num_bytes, self._is_in_head = 0, True
-        gateway.counts.num_requests += 1
-        gateway.counts.body_bytes_in += len(body)
+        self._take(head, body, is_last=not parser.should_keep_alive())
+
+    def _take(self, head: RequestHead, body: bytes, *, is_last: bool) -> None:
+        """Begin a request that is whole, or put it off."""
+        counts = self._gateway.counts
+        counts.num_requests += 1
+        counts.body_bytes_in += len(body)
         if self.exchange is not None or self._queue or self._is_unread:
             self._put_off(head, body, is_last)
         else:

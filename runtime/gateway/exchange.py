@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from ..dispatcher.request import Ending, Placement, Refusal, RequestEnd, RequestFacts
 from ..understanding.reader import Call, RequestFault
-from .answers import STATUS_LINES, answer, error_body, error_event, refusal_headers, wrong_key
+from .answer_head import AnswerHead
+from .answers import answer, error_body, error_event, refusal_headers, wrong_key
 from .usage import AnswerUsage
 
 if TYPE_CHECKING:
@@ -19,20 +20,11 @@ if TYPE_CHECKING:
     from .request_head import RequestHead
     from .upstream import UpstreamConnection
 
-# Of an answer: what concerns one connection only, or is said anew.
-_NOT_PASSED_ON = frozenset(
-    (
-        *(b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"te"),
-        *(b"trailer", b"transfer-encoding", b"upgrade", b"x-request-id", b"x-trimtab-replica"),
-    )
-)
 # Statuses with which an engine says that another should be asked: it is loading, or a proxy before
 # it found nobody.
 _ELSEWHERE = (502, 503)
 # Kept connections that may turn out to be closed before one of them counts as a failure.
 _MAX_STALE = 3
-# These have no body, whatever their headers say.
-_BARE = (204, 304)
 _log = logging.getLogger(__name__)
 
 
@@ -42,13 +34,15 @@ class Exchange:
     __slots__ = (
         "_attempts_left", "_body", "_body_pieces", "_gateway", "_is_chunked", "_num_stale",
         "_pending_head", "_status", "_usage", "attempt", "client", "deadline_at_s",
-        "facts", "has_begun", "head", "is_ended", "is_event_stream", "placement",
-        "upstream",
+        "facts", "has_begun", "head", "id_line", "is_ended", "is_event_stream", "placement",
+        "request_id", "upstream",
     )  # fmt: skip
 
     def __init__(self, gateway: "Gateway", client: "ClientConnection", head: "RequestHead") -> None:
         self._gateway = gateway
         self.client, self.head = client, head
+        self.request_id = gateway.request_id(head.headers.get(b"x-request-id"))
+        self.id_line = b"x-request-id: %s\r\n" % self.request_id.encode()
         self.upstream: UpstreamConnection | None = None
         self.placement: Placement | None = None
         self.facts: RequestFacts | None = None
@@ -82,7 +76,7 @@ class Exchange:
             return
         call = Call(
             path=head.path, headers=head.headers, body=body, tenant=tenant,
-            request_id=head.request_id, arrived_at_s=now_s,
+            request_id=self.request_id, arrived_at_s=now_s,
         )  # fmt: skip
         try:
             reading = gateway.reader.read(call)
@@ -94,7 +88,7 @@ class Exchange:
         longest_at_s = now_s + gateway.config.request_timeout_s
         self.deadline_at_s = min(facts.deadline_at_s, longest_at_s)
         if gateway.trace_header is not None:
-            head.add(b"traceparent", gateway.trace_header(facts))
+            self.head = head.add(b"traceparent", gateway.trace_header(facts))
         self._body = body if reading.body is None else reading.body
         self._settle(gateway.dispatcher.dispatch(facts, now_s))
 
@@ -109,7 +103,7 @@ class Exchange:
         self.attempt += 1
         pool = self._gateway.pools[chosen.replica]
         pool.exchanges.add(self)
-        pool.send(self, self.head.forwarded(pool.request_lines, self._body))
+        pool.send(self, self.head.forwarded(pool.request_lines, self.id_line, self._body))
 
     def is_waiting(self, attempt: int) -> bool:
         """Whether the request is still at the attempt of this number."""
@@ -117,37 +111,35 @@ class Exchange:
 
     # Called by the upstream connection.
 
-    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """Take the head of an answer."""
+    def on_head(self, head: AnswerHead, length_line: bytes) -> bool:
+        """Take the head of an answer; return whether its body is wanted.
+
+        `length_line` is the header that tells the body's length, empty if none does.
+        """
+        status = head.status
         if status in _ELSEWHERE and self._attempts_left > 0:
             self._detach()
             self._retry(f"answered {status}")
-            return
-        self._status = status
-        placement, head = self.placement, self.head
+            return False
+        placement, client = self.placement, self.client
         assert placement is not None
-        pool = self._gateway.pools[placement.replica]
-        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        has_length = False
-        for name, value in headers:
-            if name in _NOT_PASSED_ON:
-                continue
-            if name == b"content-length":
-                has_length = True
-            elif name == b"content-type":
-                self.is_event_stream = value.startswith(b"text/event-stream")
-            lines += (name, b": ", value, b"\r\n")
-        lines += (head.answer_id_header, pool.answer_line)
-        has_length = has_length or status in _BARE
-        self._is_chunked = not has_length and not head.is_old
-        if self._is_chunked:
-            lines.append(b"transfer-encoding: chunked\r\n")
-        elif not has_length:
-            self.client.is_last = True
-        if self.client.is_last:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
-        self._pending_head = b"".join(lines)
+        self._status = status
+        self.is_event_stream = head.is_event_stream
+        self._is_chunked = not head.has_length and not self.head.is_old
+        end = b"transfer-encoding: chunked\r\n\r\n" if self._is_chunked else b"\r\n"
+        if self.head.is_old and not head.has_length:
+            client.is_last = True
+        if client.is_last:
+            end = b"connection: close\r\n" + end
+        own_line = self._gateway.pools[placement.replica].answer_line
+        self._pending_head = b"".join((head.lines, length_line, self.id_line, own_line, end))
+        return True
+
+    def on_whole(self, head: AnswerHead, body: bytes) -> None:
+        """Take a whole answer at once; its head is known from another one."""
+        if self.on_head(head, b"content-length: %d\r\n" % len(body)):
+            self.on_body(body)
+            self.on_complete()
 
     def on_body(self, data: bytes) -> None:
         """Take a piece of an answer's body."""
@@ -185,7 +177,7 @@ class Exchange:
             assert self.placement is not None
             pool = self._gateway.pools[self.placement.replica]
             pool.exchanges.add(self)
-            pool.send(self, self.head.forwarded(pool.request_lines, self._body))
+            pool.send(self, self.head.forwarded(pool.request_lines, self.id_line, self._body))
             return
         if self.has_begun:
             self.cut(f"its replica {reason}")
@@ -352,7 +344,7 @@ class Exchange:
 
     def _note_fault(self) -> None:
         self._gateway.counts.num_faults += 1
-        _log.exception("request %s: an error of the gateway's own", self.head.request_id)
+        _log.exception("request %s: an error of the gateway's own", self.request_id)
 
     def _give_up(self, status: int, body: bytes, headers: bytes = b"") -> None:
         """Answer without a replica."""
@@ -361,7 +353,7 @@ class Exchange:
 
     def _answer(self, status: int, body: bytes, headers: bytes = b"") -> None:
         self._gateway.counts.count_answer(status)
-        headers += self.head.answer_id_header
+        headers += self.id_line
         client = self.client
         client.write(answer(status, body, headers=headers, is_last=client.is_last))
         client.on_answered()

@@ -163,7 +163,7 @@ class Gateway:
         self.clients.discard(client)
         self.counts.connections = len(self.clients)
 
-    def request_id(self, asked: bytes) -> str:
+    def request_id(self, asked: bytes | None) -> str:
         """Return a client's own id if it is a plain word, else a new one."""
         if asked and len(asked) <= _MAX_ID_BYTES and asked.isascii():
             text = asked.decode()

@@ -3,7 +3,7 @@
 Does not know: connections, or what a request asks for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 Header = tuple[bytes, bytes]
 
@@ -18,30 +18,39 @@ _NOT_FORWARDED = frozenset(
 
 
 class RequestHead:
-    """Request line and headers of one request."""
+    """Request line and headers; requests whose heads are the same share one."""
 
-    __slots__ = ("answer_id_header", "headers", "is_old", "lines", "method", "path", "request_id")
+    __slots__ = ("headers", "is_old", "lines", "method", "path")
 
     def __init__(
-        self, method: bytes, path: str, headers: dict[bytes, bytes], request_id: str, is_old: bool
+        self,
+        method: bytes,
+        path: str,
+        headers: Mapping[bytes, bytes],
+        lines: bytes,
+        *,
+        is_old: bool = False,
     ) -> None:
         self.method, self.path, self.headers = method, path, headers
-        self.lines = b""
+        self.lines = lines
         """Headers that go on to a replica."""
-        self.request_id = request_id
-        self.answer_id_header = b"x-request-id: %s\r\n" % request_id.encode()
         self.is_old = is_old
         """Whether it is HTTP/1.0, which knows no chunks."""
 
-    def add(self, name: bytes, value: bytes) -> None:
-        """Send a replica one more header, in place of the client's own."""
-        self.headers[name] = value
-        self.lines = forwarded_lines(self.headers)
+    def add(self, name: bytes, value: bytes) -> "RequestHead":
+        """Return the head with one more header for replicas, in place of the client's own."""
+        headers = {**self.headers, name: value}
+        return RequestHead(
+            self.method, self.path, headers, forwarded_lines(headers), is_old=self.is_old
+        )
 
-    def forwarded(self, replica_lines: bytes, body: bytes) -> bytes:
-        """Return the request for a replica; `replica_lines` are the headers that only it gets."""
+    def forwarded(self, replica_lines: bytes, id_line: bytes, body: bytes) -> bytes:
+        """Return a request with this head for a replica.
+
+        `replica_lines` are the headers that only the replica gets, `id_line` that of the request.
+        """
         head = b"POST %s HTTP/1.1\r\n%s%s%scontent-length: %d\r\n\r\n" % (
-            self.path.encode(), replica_lines, self.lines, self.answer_id_header, len(body),
+            self.path.encode(), replica_lines, self.lines, id_line, len(body),
         )  # fmt: skip
         return head + body
 
@@ -56,7 +65,7 @@ def by_name(headers: Sequence[Header]) -> dict[bytes, bytes]:
     return found
 
 
-def forwarded_lines(headers: dict[bytes, bytes]) -> bytes:
+def forwarded_lines(headers: Mapping[bytes, bytes]) -> bytes:
     """Return the headers that go on to a replica, as lines."""
     # `connection` names further headers that are for this connection only.
     named = {name.strip().lower() for name in headers.get(b"connection", b"").split(b",")}

@@ -13,26 +13,31 @@ from typing import TYPE_CHECKING
 import httptools
 
 from ..engines.live_replica import LiveReplica
+from .answer_head import AnswerHead
 from .counts import GatewayCounts
+from .known_head import KnownHead
 
 if TYPE_CHECKING:
     from .exchange import Exchange
 
 # Headers that say where a body ends; without them it ends with the connection.
 _LENGTHS = (b"content-length", b"transfer-encoding")
+_OK = 200
 
 
 class UpstreamConnection(asyncio.Protocol):
     """One connection to a replica."""
 
     __slots__ = (
-        "_ends_by_closing", "_headers", "_is_complete", "_is_keep_alive", "_parser", "_pool",
-        "exchange", "has_answered", "is_closed", "is_reused", "transport",
+        "_body_bytes", "_ends_by_closing", "_head", "_headers", "_is_complete", "_is_keep_alive",
+        "_parser", "_pool", "exchange", "has_answered", "is_closed", "is_reused", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: "UpstreamPool") -> None:
         self._pool = pool
         self._headers: list[tuple[bytes, bytes]] = []
+        self._head: AnswerHead | None = None
+        self._body_bytes = 0
         self._parser = httptools.HttpResponseParser(self)
         self.transport: asyncio.Transport | None = None
         self.exchange: Exchange | None = None
@@ -61,7 +66,10 @@ class UpstreamConnection(asyncio.Protocol):
             # Nobody has asked: the engine is not to be trusted with this connection any more.
             self.close()
             return
+        is_first = not self.has_answered
         self.has_answered = True
+        if is_first and self._take_known(exchange, data):
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -73,10 +81,33 @@ class UpstreamConnection(asyncio.Protocol):
                 return
         if self.exchange is not exchange:
             return
-        if self._is_complete:
-            self._complete(exchange)
-        else:
+        if not self._is_complete:
             exchange.flush()
+            return
+        if is_first and self._is_keep_alive:
+            self._remember(data)
+        self._complete(exchange)
+
+    def _take_known(self, exchange: "Exchange", data: bytes) -> bool:
+        """Take an answer whose head is that of the replica's last one; return whether it is."""
+        if self._pool.known_answer is None:
+            return False
+        known, head = self._pool.known_answer
+        body = known.body_of(data)
+        if body is None:
+            return False
+        self.exchange = exchange.upstream = None
+        self._pool.release(self)
+        exchange.on_whole(head, body)
+        return True
+
+    def _remember(self, data: bytes) -> None:
+        """Remember the head of an answer that came whole and alone."""
+        head = self._head
+        if head is None or head.status != _OK or not head.length_line:
+            return
+        known = KnownHead.of(data, self._body_bytes)
+        self._pool.known_answer = None if known is None else (known, head)
 
     def _complete(self, exchange: "Exchange") -> None:
         """Let go of an exchange whose answer is whole, so that the connection can have another."""
@@ -92,7 +123,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """See httptools."""
-        self._headers = []
+        self._headers, self._head, self._body_bytes = [], None, 0
         if self._is_complete:
             # More than was asked for: the next answer must not be taken from it.
             self._is_keep_alive = False
@@ -110,11 +141,13 @@ class UpstreamConnection(asyncio.Protocol):
         self._ends_by_closing = not self._is_keep_alive and not any(
             name in _LENGTHS for name, _ in self._headers
         )
-        self.exchange.on_head(status, self._headers)
+        self._head = head = AnswerHead(status, self._headers)
+        self.exchange.on_head(head, head.length_line)
 
     def on_body(self, data: bytes) -> None:
         """See httptools."""
         if self.exchange is not None and not self._is_complete:
+            self._body_bytes += len(data)
             self.exchange.on_body(data)
 
     def on_message_complete(self) -> None:
@@ -164,6 +197,8 @@ class UpstreamPool:
         max_idle: int,
     ) -> None:
         self.replica = replica
+        self.known_answer: tuple[KnownHead, AnswerHead] | None = None
+        """Head of the replica's last whole answer, which the next one mostly shares."""
         self.exchanges: set[Exchange] = set()
         """Those that this replica has."""
         self.refused_at_s = float("nan")
