@@ -409,6 +409,7 @@ class LiveDispatcher:
     def finish(self, placement: Placement, end: RequestEnd) -> None:
         """Note that a request has left its replica."""
         self._leave(placement)
+        placement.end = end
         totals, priority = self.totals, placement.facts.priority
         totals.output_tokens += end.output_tokens
         if end.ending is Ending.FINISHED:

@@ -83,6 +83,8 @@ class Placement(msgspec.Struct, kw_only=True, gc=False):
     """Its prompt does not count as backlog any more."""
     is_ended: bool = False
     """It has left this replica."""
+    end: "RequestEnd | None" = None
+    """What came of it, once it has ended there for good."""
     group: int = 0
     """Of the rules that it is under."""
 

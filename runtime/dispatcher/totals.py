@@ -5,19 +5,17 @@ Does not know: windows (whoever asks takes differences), or single requests.
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from ...env.shed_reason import ShedReason
 from .live_arrays import NUM_CLASSES
 
 
-def _per_class() -> np.ndarray:
-    return np.zeros(NUM_CLASSES)
+def _per_class() -> list[float]:
+    return [0.0] * NUM_CLASSES
 
 
 @dataclass(slots=True)
 class DispatchTotals:
-    """Counters; they only grow. Arrays are by class, interactive first; float64 [2]."""
+    """Counters; they only grow. Lists are by class, interactive first."""
 
     num_arrived: int = 0
     num_placed: int = 0
@@ -39,17 +37,17 @@ class DispatchTotals:
     shed_by_reason: dict[ShedReason, int] = field(
         default_factory=lambda: dict.fromkeys(ShedReason, 0)
     )
-    arrived: np.ndarray = field(default_factory=_per_class)
-    input_tokens: np.ndarray = field(default_factory=_per_class)
-    shed: np.ndarray = field(default_factory=_per_class)
-    finished: np.ndarray = field(default_factory=_per_class)
-    late: np.ndarray = field(default_factory=_per_class)
+    arrived: list[float] = field(default_factory=_per_class)
+    input_tokens: list[float] = field(default_factory=_per_class)
+    shed: list[float] = field(default_factory=_per_class)
+    finished: list[float] = field(default_factory=_per_class)
+    late: list[float] = field(default_factory=_per_class)
     """Finished beyond one of their limits."""
-    met: np.ndarray = field(default_factory=_per_class)
+    met: list[float] = field(default_factory=_per_class)
     window_at_s: float = -float("inf")
     """Of first tokens, only those of streams that arrived since this moment are counted."""
-    first_tokens: np.ndarray = field(default_factory=_per_class)
-    late_first_tokens: np.ndarray = field(default_factory=_per_class)
+    first_tokens: list[float] = field(default_factory=_per_class)
+    late_first_tokens: list[float] = field(default_factory=_per_class)
     """Beyond the limit on TTFT."""
 
     @property

@@ -45,7 +45,7 @@ def read_signals(
     signals["has_neighbour"] = is_free.sum() - is_free > 0
     fleet["now_s"] = now_s
     fleet["num_arrived"] = totals.num_arrived
-    fleet["arrived_tokens"] = totals.input_tokens.sum()
+    fleet["arrived_tokens"] = sum(totals.input_tokens)
     fleet["num_outstanding"] = outstanding.sum()
     fleet["least_wait_s"] = wait_s[is_open].min() if is_open.any() else np.inf
     fleet["ttft_slo_s"] = dispatcher.tightest_ttft_s

@@ -51,8 +51,8 @@ class _Counts:
     def of(cls, totals: DispatchTotals, at_s: float) -> "_Counts":
         """Return the counts of this moment."""
         return cls(
-            at_s, totals.arrived.copy(), totals.input_tokens.copy(), totals.shed.copy(),
-            totals.first_tokens.copy(), totals.late_first_tokens.copy(),
+            at_s, np.array(totals.arrived), np.array(totals.input_tokens), np.array(totals.shed),
+            np.array(totals.first_tokens), np.array(totals.late_first_tokens),
         )  # fmt: skip
 
 

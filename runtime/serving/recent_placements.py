@@ -8,7 +8,8 @@ from typing import Any
 
 from ..dispatcher.request import Placement, Refusal, RequestEnd, RequestFacts
 
-_MAX_REQUESTS = 4096
+# As few as people ask for: what is kept longer is cold when its memory is used again.
+_MAX_REQUESTS = 1024
 
 
 class RecentPlacements:
@@ -17,34 +18,33 @@ class RecentPlacements:
     def __init__(self, names: tuple[str, ...], max_requests: int = _MAX_REQUESTS) -> None:
         """`names` are those of the replicas."""
         self._names, self._max = names, max_requests
-        self._found: OrderedDict[str, tuple[Placement | Refusal, RequestEnd | None]] = OrderedDict()
+        self._found: OrderedDict[str, Placement | Refusal] = OrderedDict()
 
     def on_placed(self, placement: Placement) -> None:
         """Remember a placement."""
-        self._keep(placement.facts.request_id, placement, None)
+        self._keep(placement.facts.request_id, placement)
 
     def on_refused(self, facts: RequestFacts, refusal: Refusal, now_s: float) -> None:
         """Remember a refusal."""
-        self._keep(facts.request_id, refusal, None)
+        self._keep(facts.request_id, refusal)
 
     def on_ended(self, placement: Placement, end: RequestEnd) -> None:
-        """Remember an end."""
-        self._keep(placement.facts.request_id, placement, end)
+        """A placement knows its own end."""
 
-    def _keep(self, request_id: str, what: Placement | Refusal, end: RequestEnd | None) -> None:
+    def _keep(self, request_id: str, what: Placement | Refusal) -> None:
         found = self._found
-        found[request_id] = (what, end)
+        found[request_id] = what
         if len(found) > self._max:
             found.popitem(last=False)
 
     def find(self, request_id: str) -> dict[str, Any] | None:
         """Return what is known of a request, as plain values; None if nothing."""
-        known = self._found.get(request_id)
-        if known is None:
+        what = self._found.get(request_id)
+        if what is None:
             return None
-        what, end = known
         if isinstance(what, Refusal):
             return {"request_id": request_id, "refused": what.code, "message": what.message}
+        end = what.end
         return {
             "request_id": request_id,
             "number": what.number,

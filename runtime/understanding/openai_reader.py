@@ -31,7 +31,7 @@ from .openai_body import OpenAiBody, check_numbers, decode_body
 from .prompt_kernel import BLOCK_BYTES, distance
 from .raw_prompt import json_type, prompt_bytes, spliced
 from .reader import Call, Reading
-from .reading_kernel import NUM_NOTES, learn_answer, learn_prompt, understand
+from .reading_kernel import NUM_NOTES, learn_end, understand
 from .sender import Sender, sender_of
 from .served_models import KnownName, NameTable, ServedModel
 from .stable_hashes import StableHashes
@@ -89,8 +89,7 @@ def _load_compiled() -> None:
     understand(
         b" " * BLOCK_BYTES, notes, 0, (0, 0, -1, 0, 1, False, 0), (0, 0, 0), *state.addresses()[:1]
     )
-    learn_answer(notes, 1.0, WHOLE, 1.0, state.lengths.ctypes.data)
-    learn_prompt(notes, 1.0, state.tokens.ctypes.data)
+    learn_end(notes, 1.0, 1.0, WHOLE, 1.0, *state.addresses()[:1])
     distance(notes.view(np.uint8), notes.view(np.uint8))
 
 
@@ -115,7 +114,6 @@ class OpenAiReader:
         self._seed = config.seed & _63_BITS
         self.state = state or LearnedState.new(self._names.num_models)
         self._addresses = self.state.addresses()
-        self._lengths_at = self.state.lengths.ctypes.data
         self._tokenizers = dict(tokenizers or {})
         self._embedder = embedder
         self._hash = StableHashes()
@@ -259,13 +257,11 @@ class OpenAiReader:
         facts = placement.facts
         if not isinstance(facts, ReadFacts):
             return
-        if end.input_tokens:
-            address = self._addresses[facts.estimate_row][0]
-            learn_prompt(facts.notes, float(end.input_tokens), address)
         cut = _CUT.get(end.ending)
-        if cut is None or end.output_tokens < 1:
-            return
-        tokens = end.output_tokens / facts.num_choices
+        tokens = 0.0 if cut is None else end.output_tokens / facts.num_choices
         if cut == WHOLE and tokens >= facts.max_output_tokens:
             cut = AT_LIMIT
-        learn_answer(facts.notes, tokens, cut, float(facts.max_output_tokens), self._lengths_at)
+        learn_end(
+            facts.notes, float(end.input_tokens or 0), tokens, cut or WHOLE,
+            float(facts.max_output_tokens), self._addresses[facts.estimate_row],
+        )  # fmt: skip

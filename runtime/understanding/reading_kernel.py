@@ -77,20 +77,21 @@ def _understand(raw, notes, seed, given, who, addresses):
 
 
 @inlined
-def _learn_answer(notes, tokens, cut, most_tokens, lengths_address):
-    """Learn from the length of an answer, or the least that it was if it was cut off."""
-    issued = notes[ISSUED_AT:NUM_NOTES].view(np.float64)
-    learn(lengths_at(lengths_address), notes, tokens, cut, most_tokens, issued)
+def _learn_end(notes, prompt_tokens, tokens, cut, most_tokens, addresses):
+    """Learn from the tokens that an engine counted in a prompt and its answer, each 0 for unknown.
 
-
-@inlined
-def _learn_prompt(notes, tokens, estimate_address):
-    """Learn from the number of tokens that an engine counted in a prompt."""
-    learn_tokens(tokens_at(estimate_address), notes[TRAITS_AT:ISSUED_AT].view(np.float64), tokens)
+    An answer that was cut off (`cut`) was at least so long. `addresses` are as for `_understand`.
+    """
+    if prompt_tokens > 0.0:
+        traits = notes[TRAITS_AT:ISSUED_AT].view(np.float64)
+        learn_tokens(tokens_at(addresses[0]), traits, prompt_tokens)
+    if tokens > 0.0:
+        issued = notes[ISSUED_AT:NUM_NOTES].view(np.float64)
+        learn(lengths_at(addresses[2]), notes, tokens, cut, most_tokens, issued)
 
 
 def _entry_points(source):
-    """Return the three functions that are called from Python, compiled for these sources."""
+    """Return the functions that are called from Python, compiled for these sources."""
 
     @compiled
     def understand(raw, notes, seed, given, who, addresses):
@@ -98,16 +99,11 @@ def _entry_points(source):
         return _understand(raw, notes, seed, given, who, addresses)
 
     @compiled
-    def learn_answer(notes, tokens, cut, most_tokens, lengths_address):
+    def learn_end(notes, prompt_tokens, tokens, cut, most_tokens, addresses):
         made_of = source  # noqa: F841
-        _learn_answer(notes, tokens, cut, most_tokens, lengths_address)
+        _learn_end(notes, prompt_tokens, tokens, cut, most_tokens, addresses)
 
-    @compiled
-    def learn_prompt(notes, tokens, estimate_address):
-        made_of = source  # noqa: F841
-        _learn_prompt(notes, tokens, estimate_address)
-
-    return understand, learn_answer, learn_prompt
+    return understand, learn_end
 
 
-understand, learn_answer, learn_prompt = _entry_points(_SOURCE)
+understand, learn_end = _entry_points(_SOURCE)
