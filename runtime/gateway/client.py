@@ -35,6 +35,7 @@ class ClientConnection(asyncio.Protocol):
         "_head",
         "_head_map",
         "_headers",
+        "_is_between",
         "_is_broken",
         "_is_in_head",
         "_known_head",
@@ -64,7 +65,7 @@ class ClientConnection(asyncio.Protocol):
         self._head: RequestHead | None = None
         self._known_head: KnownHead | None = None
         self._num_vain = 0
-        self._is_in_head = True
+        self._is_between = self._is_in_head = True
         self._is_broken = False
         self.transport: asyncio.Transport | None = None
         self.exchange: Exchange | None = None
@@ -81,7 +82,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def is_receiving(self) -> bool:
         """Whether a request has come in part."""
-        return self._num_bytes > 0
+        return not self._is_between
 
     @property
     def is_in_head(self) -> bool:
@@ -99,7 +100,7 @@ class ClientConnection(asyncio.Protocol):
         """See `asyncio.Protocol`."""
         if self._is_broken:
             return
-        is_first = self._num_bytes == 0
+        is_first = self._is_between
         if is_first:
             self.since_s = self._gateway.clock()
             if self._known_head is not None and self._take_known(data):
@@ -116,7 +117,7 @@ class ClientConnection(asyncio.Protocol):
                 self._refuse(400, "bad_request", f"The request is not proper HTTP: {error}")
         if self._num_bytes > self._gateway.config.max_head_bytes:
             self._check_size()
-        elif is_first and self._num_bytes == 0:
+        elif is_first and self._is_between:
             self._remember(data)
 
     def _take_known(self, data: bytes) -> bool:
@@ -152,7 +153,7 @@ class ClientConnection(asyncio.Protocol):
         """See httptools."""
         self._headers, self._body, self._url = [], b"", b""
         self._body_bytes = 0
-        self._is_in_head = True
+        self._is_in_head, self._is_between = True, False
 
     def on_url(self, url: bytes) -> None:
         """See httptools."""
@@ -211,7 +212,7 @@ class ClientConnection(asyncio.Protocol):
             parser.get_method(), path, headers, self._lines(headers), is_old=is_old
         )
         body, self._body = bytes(self._body), b""
-        self._num_bytes, self._is_in_head = 0, True
+        self._num_bytes, self._is_in_head, self._is_between = 0, True, True
         self._take(head, body, is_last=not parser.should_keep_alive())
 
     def _take(self, head: RequestHead, body: bytes, *, is_last: bool) -> None:
