@@ -86,6 +86,7 @@ class Shield:
         places = places or places_of(cluster)
         self._breakers = Breakers(config.breakers, places) if config.breakers else None
         self._counted_at_s = 0.0
+        self._settled_finding: tuple[bytes, bytes] | None = None
 
     def tick(self, fleet: EmergencyFleet) -> bool:
         """Take the signals of a moment, act, and return whether the limits have changed."""
@@ -95,7 +96,10 @@ class Shield:
     def obey(self, fleet: EmergencyFleet) -> bool:
         """Carry out what the last tick called for; return whether the limits have changed."""
         num = int(self.controller.detector.memory["num_transitions"][0])
-        self.emergencies.obey(self.controller.transitions[:num], fleet)
+        if num:
+            self.emergencies.obey(self.controller.transitions[:num], fleet)
+        if self._finding() == self._settled_finding:
+            return False
         return self._settle(float(self.fleet_signals["now_s"][0]))
 
     def look(self, state: ClusterState) -> Sequence[Alarm]:
@@ -115,6 +119,7 @@ class Shield:
     def _settle(self, now_s: float) -> bool:
         """Put together what bars each replica; return whether it is another than before."""
         self._count_barred(now_s)
+        self._settled_finding = self._finding()
         mine, barred = self._breaker_limits, self._silent() | self._stale(now_s)
         limits = ReplicaLimits(
             masks=self._open.masks | mine.masks | barred,
@@ -125,6 +130,11 @@ class Shield:
             return False
         self.limits = limits
         return True
+
+    def _finding(self) -> tuple[bytes, bytes]:
+        """Return what the detector finds: the rest that bars replicas is looked at less often."""
+        detector = self.controller.detector
+        return detector.is_silent.tobytes(), detector.is_stuck.tobytes()
 
     def _count_barred(self, now_s: float) -> None:
         """Add up for how long replicas were barred, by reason."""

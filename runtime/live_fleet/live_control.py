@@ -25,6 +25,7 @@ from ..observer.observer import page_period_s
 from ..telemetry.hub import Hub
 from .live_signals import read_signals
 from .live_state import PAGE_NAMES, LiveState
+from .signal_kernel import stands_any_still
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class LiveControl:
         """When each replica's newest page was read; NaN for never."""
         self.is_quiet = np.zeros(num_replicas, np.bool_)
         """Replicas that fell silent and have not shown a new page since."""
+        self._is_any_quiet = False
         self._quiet_at_s = np.full(num_replicas, np.nan)
         self._is_cut = np.zeros(num_replicas, np.bool_)
         self._patience_s = QUIET_S + _MISSED_PAGES * page_period_s(num_replicas)
@@ -65,6 +67,7 @@ class LiveControl:
         self.num_evicted = 0
         """Requests that were moved from replicas that fell silent."""
         self._applied: ReplicaLimits | None = None
+        self._settled: tuple[ReplicaLimits, bytes, np.ndarray] | None = None
         self._window_at_s: float | None = None
         self._window_counts: tuple[float, ...] = ()
 
@@ -105,8 +108,13 @@ class LiveControl:
         That is a new page, or a byte. Where no pages come at all, nobody can be told to be back:
         then a replica is tried again after a while.
         """
+        detector, dispatcher = self.shield.controller.detector, self.dispatcher
+        if not (self._is_any_quiet or detector.is_silent.any()) and not stands_any_still(
+            dispatcher.views, dispatcher.token_at_s, self.page_at_s, now_s, self._patience_s
+        ):
+            return
         has_page = now_s - self.page_at_s < self._patience_s
-        is_silent = self.shield.controller.detector.is_silent != 0
+        is_silent = detector.is_silent != 0
         is_back = has_page | (self.dispatcher.token_at_s > self._quiet_at_s)
         if has_page.any():
             # Pages come, so one that does not come means something.
@@ -127,6 +135,7 @@ class LiveControl:
             lost = self.gateway.fail(replica, "its replica gave no sign of life")
             _LOG.warning("%s stays silent; %d answers were cut", self._name(replica), lost)
         self.is_quiet = is_quiet
+        self._is_any_quiet = bool(is_quiet.any())
 
     def _begin_silence(self, replica: int, now_s: float) -> None:
         self._quiet_at_s[replica], self._is_cut[replica] = now_s, False
@@ -145,7 +154,12 @@ class LiveControl:
         return f"replica '{self.dispatcher.cluster.replicas[replica].name}'"
 
     def _set_limits(self) -> None:
-        limits = self.shield.limits
+        limits, orders, settled = self.shield.limits, self.orders.tobytes(), self._settled
+        if settled is not None and (
+            settled[0] is limits and settled[1] == orders and settled[2] is self.is_quiet
+        ):
+            return
+        self._settled = limits, orders, self.is_quiet
         masks = limits.masks | self.orders
         masks[self.is_quiet] |= np.uint16(Mask.UNHEALTHY)
         applied = self._applied
