@@ -9,6 +9,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from trimtab.env.cluster import OTHER_BYTES_PER_GPU, ClusterSpec, ReplicaSpec, ServerSpec
 from trimtab.env.hardware import GPUS, Precision
@@ -19,6 +20,9 @@ from trimtab.env.simulator.workload import Workload, compile_workload
 from trimtab.traces.schema import RequestTrace
 
 MODEL = "llama-3-8b"
+# No test may fail because the machine is slow.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 PAGE_TOKENS = 16
 BLOCK_TOKENS = 64
 

@@ -26,6 +26,8 @@ from .upstream import UpstreamPool
 INFERENCE_PATHS = frozenset(("/v1/completions", "/v1/chat/completions"))
 # Pages that tell of the fleet what only those with a key may know.
 KEYED_PATHS = frozenset(("/v1/models",))
+# As Kubernetes has it, and as clients of vLLM ask for it.
+_HEALTH_PATHS = frozenset(("/healthz", "/health"))
 _TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 _JSON = b"application/json"
 _MAX_ID_BYTES = 128
@@ -180,7 +182,7 @@ class Gateway:
         """Return status, content type and content of a page of its own; None if it has none."""
         if head.method not in (b"GET", b"HEAD"):
             return None
-        if head.path == "/healthz":
+        if head.path in _HEALTH_PATHS:
             return 200, _JSON, b'{"status": "ok"}'
         if head.path == "/readyz":
             is_ready = self.is_ready and not self.is_draining

@@ -74,7 +74,7 @@ def test_record_holds_each_value_under_its_name():
     assert knobs["backlog"] != 0.0
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50, derandomize=True)
 @given(seed=st.integers(0, 2**20))
 def test_tuning_coordinates_round_trip(seed):
     base = make_base(np.random.default_rng(seed))
@@ -92,7 +92,7 @@ def test_tuning_coordinates_beyond_bounds_are_clipped():
         assert all(knobs[name] == getattr(SPECS[name], end) for name in TUNABLE_KNOBS)
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50, derandomize=True)
 @given(seed=st.integers(0, 2**20), num_replicas=st.integers(1, 16))
 def test_action_zero_is_the_base_to_the_bit(seed, num_replicas):
     rng = np.random.default_rng(seed)

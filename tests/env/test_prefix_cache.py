@@ -95,7 +95,7 @@ class CacheModel:
 OPERATIONS = st.sampled_from(["insert"] * 4 + ["pin", "unpin", "unpin", "unpin", "evict"])
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60, derandomize=True, database=None)
 @given(
     index=st.sampled_from([0, 5, 63, 64, 150]),
     steps=st.lists(st.tuples(OPERATIONS, st.integers(0, NUM_BLOCKS - 1)), max_size=120),
@@ -114,7 +114,7 @@ def test_cache_follows_its_model(index, steps, is_cleared):
         model.check()
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60, derandomize=True, database=None)
 @given(
     seed=st.integers(0, 2**20),
     num_replicas=st.sampled_from([1, 5, 63, 64, 65, 130]),

@@ -123,7 +123,7 @@ def test_a_trace_of_no_requests():
     assert len(assign_all(empty)) == 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.tuples(st.integers(0, 40), st.integers(1, 30), st.integers(1, 10)),

@@ -273,7 +273,7 @@ def test_a_manifest_that_is_not_json(tmp_path):
         read_store(tmp_path)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(sizes=st.lists(st.integers(0, 4), min_size=1, max_size=5))
 def test_any_division_into_parts_reads_as_the_whole(tmp_path_factory, sizes):
     path = tmp_path_factory.mktemp("store")

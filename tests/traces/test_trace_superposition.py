@@ -21,7 +21,7 @@ def make_trace(num_rows=100, rate_rps=2.0, **changes):
     return RequestTrace.from_columns(**{**columns, **changes})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rate_rps=st.floats(0.1, 50.0),
     span_s=st.floats(10.0, 200.0),

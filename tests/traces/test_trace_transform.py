@@ -67,7 +67,7 @@ def test_a_split_needs_shares_of_the_whole(fracs):
         split(make_trace(), fracs)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     gaps_s=st.lists(st.floats(0, 10), min_size=1, max_size=20),
     weights=st.lists(st.integers(1, 9), min_size=1, max_size=4),

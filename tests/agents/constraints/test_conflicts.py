@@ -118,7 +118,7 @@ _RULES = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(_RULES)
 def test_conflicts_are_those_of_brute_force(rules: list[Rule]) -> None:
     found = smallest_conflict(make_model(rules), time_limit_s=30.0)

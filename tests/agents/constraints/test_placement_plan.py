@@ -189,7 +189,7 @@ def test_more_than_all_gpus_hold_is_a_conflict_of_one() -> None:
     assert plan.gap_frac == 1.0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(1, 2),
     st.tuples(st.integers(0, 3000), st.integers(0, 1500)),

@@ -233,7 +233,7 @@ def test_reasons_of_those_that_stay() -> None:
     assert found.reasons == {0: Unplaced.BARRED, 1: Unplaced.TOO_LARGE}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 2))
 def test_tiny_maps_are_the_best_of_all(seed: int, num: int, num_replicas: int) -> None:
     case = make_case(seed, num, num_replicas)
@@ -244,7 +244,7 @@ def test_tiny_maps_are_the_best_of_all(seed: int, num: int, num_replicas: int) -
     check_rules(case, found, 2)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.integers(0, 40), st.integers(1, 8))
 def test_rules_hold_and_greedy_is_never_better(seed: int, num: int, num_replicas: int) -> None:
     case = make_case(seed, num, num_replicas)
@@ -254,7 +254,7 @@ def test_rules_hold_and_greedy_is_never_better(seed: int, num: int, num_replicas
     assert 0.0 <= found.gap_frac <= 1.0
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 10**6))
 def test_no_bound_is_above_the_best(seed: int) -> None:
     case = make_case(seed, 4, 2)

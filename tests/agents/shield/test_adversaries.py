@@ -162,14 +162,14 @@ def hold(scenario, kind, makers):
     assert found == []
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=30, suppress_health_check=QUIET)
 @given(scenario=scenarios(), kind=st.sampled_from(list(ADVERSARIES)))
 def test_no_adversary_gets_past_the_shield(make_cluster, make_workload, scenario, kind):
     hold(scenario, kind, (make_cluster, make_workload))
 
 
 @pytest.mark.slow
-@settings(max_examples=1000, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=1000, suppress_health_check=QUIET)
 @given(scenario=scenarios(), kind=st.sampled_from(list(ADVERSARIES)))
 def test_a_thousand_times(make_cluster, make_workload, scenario, kind):
     hold(scenario, kind, (make_cluster, make_workload))

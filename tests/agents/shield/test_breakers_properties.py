@@ -145,7 +145,7 @@ class Watch:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind)))
-@settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_every_kind_of_rule_is_bounded_and_comes_back(kind, data):
     watch = Watch(data.draw(rules_of(kind)))

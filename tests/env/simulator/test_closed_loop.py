@@ -106,7 +106,7 @@ def test_so_many_are_in_flight_until_the_trace_ends(
     assert fleet.kpis().num_requests == 200
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@settings(max_examples=25, derandomize=True, database=None)
 @given(
     seed=st.integers(0, 2**20),
     num_clients=st.sampled_from([1, 5, 40]),

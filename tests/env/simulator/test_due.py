@@ -15,7 +15,7 @@ from trimtab.env.simulator.setup import FleetConfig
 MOMENTS = st.sampled_from([0.0, 1.0, 1.5, 2.0, 7.0, np.inf])
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=40, derandomize=True, database=None)
 @given(
     num_replicas=st.sampled_from([1, 2, 3, 8, 13]),
     changes=st.lists(st.tuples(st.integers(0, 12), MOMENTS), max_size=40),

@@ -341,7 +341,7 @@ def assert_same(one: SimulatedFleet, other: SimulatedFleet, tolerance_s: float) 
         )
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=40, derandomize=True, database=None)
 @given(
     seed=st.integers(0, 2**20),
     steps=STEPS,

@@ -260,7 +260,7 @@ def run_with_migrations(cluster, workload, knobs, config, seed) -> SimulatedFlee
     return fleet
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=40, derandomize=True, database=None)
 @given(
     seed=st.integers(0, 2**20),
     roles=st.sampled_from([WIDE, (Role.BOTH,) * 4, (Role.BOTH, Role.PREFILL, *SPLIT)]),

@@ -69,7 +69,7 @@ def assert_same_run(one: SimulatedFleet, other: SimulatedFleet) -> None:
         )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60, derandomize=True, database=None)
 @given(
     seed=st.integers(0, 2**20),
     gpus=st.lists(st.sampled_from(GPU_NAMES), min_size=1, max_size=4),
@@ -118,7 +118,7 @@ def test_jump_equals_single_steps(
     assert_same_run(jumped, stepped)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60, derandomize=True, database=None)
 @given(
     seed=st.integers(0, 2**20),
     gpus=st.lists(st.sampled_from(GPU_NAMES), min_size=1, max_size=2),

@@ -244,7 +244,7 @@ def run_with_orders(fleet: SimulatedFleet, seed: int) -> SimulatedFleet:
     return fleet
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@settings(max_examples=25, derandomize=True, database=None)
 @given(
     seed=st.integers(0, 2**20),
     kv_pages=st.sampled_from([150, 400, None]),

@@ -97,7 +97,7 @@ def parts(make_cluster, make_random_workload):
     return clusters, workloads
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60, derandomize=True, database=None)
 @given(
     cluster=st.integers(0, 2),
     workload=st.integers(0, 2),

@@ -101,7 +101,7 @@ def test_a_dead_link_stops_a_transfer_until_it_is_back(make_cluster, make_worklo
     assert end_first(arrays) == pytest.approx(7.5)
 
 
-@settings(max_examples=80, deadline=None, derandomize=True, database=None)
+@settings(max_examples=80, derandomize=True, database=None)
 @given(
     pairs=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=20),
     degraded=st.lists(st.tuples(st.integers(0, 40), st.floats(0.05, 1.0)), max_size=5),

@@ -24,7 +24,7 @@ def run_guidellm(stand: Stand, directory: Path) -> dict[str, dict[str, int]]:
     )
     backend = {
         "kind": "openai_http", "target": stand.url.removesuffix("/v1"), "model": "m",
-        "api_key": KEY, "max_tokens": OUTPUT_TOKENS, "api_routes": {"/health": "healthz"},
+        "api_key": KEY, "max_tokens": OUTPUT_TOKENS,
     }  # fmt: skip
     report = directory / "report.json"
     subprocess.run(

@@ -110,7 +110,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(steps=STEPS, asked=PROMPTS)
 def test_it_is_what_a_plain_index_is(
     steps: list[tuple[str, int, list[int]]], asked: list[int]

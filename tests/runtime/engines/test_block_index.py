@@ -84,7 +84,7 @@ def test_engines_with_other_blocks_are_understood(size: int) -> None:
     assert fleet.held_tokens(PROMPT) == [64 - max(size, 16), 0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 100))
 def test_what_is_found_is_what_was_stored_in_whole_blocks(
     engine_tokens: int, fleet_tokens: int, num_tokens: int

@@ -123,7 +123,7 @@ def test_an_answer_without_end_is_cut_off() -> None:
     asyncio.run(scenario())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.floats(max_value=0))
 def test_a_time_out_must_be_above_zero(timeout_s: float) -> None:
     with pytest.raises(ValueError, match="timeout_s must be above 0, got"):

@@ -133,7 +133,7 @@ MAP_EVENT = st.dictionaries(FIELD, ANYTHING).flatmap(
 LIST_EVENT = st.lists(ANYTHING, max_size=10).map(lambda rest: ["BlockStored", *rest])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(ANYTHING | MAP_EVENT | LIST_EVENT, max_size=4))
 def test_whatever_an_event_holds_nothing_is_raised(events: list[object]) -> None:
     batch = decode_batch(payload_of(*events))
@@ -141,14 +141,14 @@ def test_whatever_an_event_holds_nothing_is_raised(events: list[object]) -> None
     assert len(batch.events) + counted == len(events)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.binary(max_size=200))
 def test_whatever_comes_only_a_value_error_is_raised(payload: bytes) -> None:
     with contextlib.suppress(ValueError):
         assert isinstance(decode_batch(payload), KvBatch)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 200), st.integers(0, 255))
 def test_one_byte_changed_raises_nothing_else(where: int, byte: int) -> None:
     payload = bytearray(payload_of(stored([7, 8], 6, [1, 2, 3, 4], 2), removed([b"\x05" * 8])))

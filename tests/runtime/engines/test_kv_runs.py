@@ -41,7 +41,7 @@ STORED = st.builds(
 REMOVED = st.builds(lambda h, medium: removed([h], medium=medium), HASHES, st.sampled_from("GC"))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(STORED | REMOVED | st.just(CLEARED), max_size=30))
 def test_what_is_held_afterwards_is_the_same(raw: list[dict[str, object]]) -> None:
     events = events_of(*(e | ({"medium": "GPU"} if e.get("medium") == "G" else {}) for e in raw))

@@ -191,7 +191,7 @@ def test_an_engines_own_clear_is_taken() -> None:
     assert heard.said == [None]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 11), min_size=1, max_size=40), st.booleans())
 def test_in_whatever_order_they_come_none_is_believed_out_of_order(
     order: list[int], has_replay: bool

@@ -12,7 +12,7 @@ NAMES = st.text(max_size=8)
 OBJECTS = st.dictionaries(NAMES, st.integers() | st.text() | st.lists(st.text()))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(OBJECTS, st.dictionaries(NAMES, st.integers() | st.text()), st.sampled_from([None, 2]))
 def test_fields_are_added_and_win(
     body: dict[str, object], fields: dict[str, int | str], indent: int | None

@@ -192,7 +192,7 @@ def test_a_head_is_answered_without_a_body() -> None:
 def test_models_are_told_to_those_with_a_key() -> None:
     async def run() -> None:
         async with standing(answer_whole, tenants=KeyedTenants([])) as stand:
-            for path, status in (("/v1/models", 401), ("/healthz", 200)):
+            for path, status in (("/v1/models", 401), ("/healthz", 200), ("/health", 200)):
                 request = f"GET {path} HTTP/1.1\r\nconnection: close\r\n\r\n".encode()
                 assert status_of(await stand.exchange(request)) == status
 

@@ -191,7 +191,7 @@ def test_bad_bodies_never_break_it(model_store: ModelStore) -> None:
             assert response.status in (200, 201, 409, 422), answer
             assert ("faults" in answer) == (response.status in (409, 422))
 
-        @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=60, suppress_health_check=list(HealthCheck))
         @given(body=BODIES, kind=st.sampled_from(["application/json", "application/yaml", "x"]))
         def check(body: bytes, kind: str) -> None:
             asyncio.run_coroutine_threadsafe(send(body, kind), loop).result()

@@ -291,7 +291,7 @@ def test_keys_come_when_they_are_due_or_asked_for():
     again=st.lists(st.integers(0, 7), max_size=4),
     junk=st.binary(max_size=40),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_servers_moment_never_goes_back(order: list[int], again: list[int], junk: bytes):
     aggregator, probes, hub = start()
     bodies = [probes[0].sample(0.5 + 0.05 * i, sequence=i) for i in range(8)]

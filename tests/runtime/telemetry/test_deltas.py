@@ -34,7 +34,7 @@ def random_values(random: np.random.Generator, absent_frac: float = 0.2) -> np.n
 
 
 @given(seed=st.integers(0, 2**32), num_frames=st.integers(1, 6), size=st.floats(0.0, 0.5))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_what_is_decoded_is_within_the_stated_error(seed: int, num_frames: int, size: float):
     random = np.random.default_rng(seed)
     encoder, decoder = make_encoder(), DeltaDecoder(SCALES)
@@ -55,7 +55,7 @@ def test_what_is_decoded_is_within_the_stated_error(seed: int, num_frames: int, 
     seed=st.integers(0, 2**32),
     key_every=st.integers(2, 6),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_no_pattern_of_loss_gives_wrong_values_silently(
     lost: list[bool], seed: int, key_every: int
 ):

@@ -193,7 +193,7 @@ def known_or_refused(text: str, page: EnginePage, at_s: float) -> dict[str, floa
 
 
 @needs_samples
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(READABLE or [Path()]), st.floats(0, 1))
 def test_a_page_cut_anywhere_says_what_the_whole_one_says_or_nothing(
     path: Path, share: float
@@ -217,7 +217,7 @@ def test_a_page_cut_around_the_end_of_any_line_says_nothing_wrong(path: Path) ->
             assert cut.items() <= whole.items()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, len(TWO_ENGINES)))
 def test_after_a_whole_page_no_cut_makes_a_sum_too_small(end: int) -> None:
     page = EnginePage()

@@ -59,7 +59,7 @@ def test_values_are_masked_when_their_server_fell_silent():
 
 
 @given(order=st.permutations(range(12)), again=st.lists(st.integers(0, 11), max_size=5))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_frames_in_any_order_never_move_the_state_back(order: list[int], again: list[int]):
     hub = make_hub()
     newest_s, shown = -np.inf, -np.inf
@@ -77,7 +77,7 @@ def test_frames_in_any_order_never_move_the_state_back(order: list[int], again: 
 
 
 @given(lost=st.lists(st.booleans(), min_size=12, max_size=12))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_after_a_loss_values_grow_old_until_a_key(lost: list[bool]):
     hub = make_hub()
     for body, is_lost in zip(FRAMES, lost, strict=True):

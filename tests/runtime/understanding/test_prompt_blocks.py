@@ -30,7 +30,7 @@ def blocks_of(data: bytes, seed: int = 1) -> list[int]:
     return blocks.tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=1200), st.binary(max_size=600), st.binary(max_size=600))
 def test_blocks_are_shared_as_far_as_bytes_are(common: bytes, one: bytes, two: bytes) -> None:
     first, second = common + one, common + two
@@ -101,7 +101,7 @@ def test_a_session_ends_with_the_first_message(num_bytes: int, brace: int | None
     assert session_end(np.frombuffer(data, np.uint8)) == expected
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text(min_size=8, max_size=300).map(lambda text: text.encode()))
 def test_bytes_are_counted_by_kind(data: bytes) -> None:
     whole = data[: len(data) // 8 * 8]  # the rest is taken to be alike

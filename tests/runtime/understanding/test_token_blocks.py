@@ -24,7 +24,7 @@ def test_a_chain_by_hand() -> None:
     assert hashes([7], 2) == []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(TOKENS, st.integers(1, 8), st.integers(1, 8))
 def test_a_larger_block_has_the_hash_of_the_last_small_one_in_it(
     tokens: list[int], block_tokens: int, times: int
@@ -33,7 +33,7 @@ def test_a_larger_block_has_the_hash_of_the_last_small_one_in_it(
     assert large == small[times - 1 :: times]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(TOKENS, st.integers(0, 63))
 def test_what_comes_before_counts(tokens: list[int], where: int) -> None:
     changed = [t ^ 1 if k == where else t for k, t in enumerate(tokens)]
