@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ...env.model_store import ModelStore
+from ...traces.errors import ConfigError
 from ..admin.server import AdminServer, make_admin_app
 from ..dispatcher.live_dispatcher import LiveDispatcher
 from ..engines.kv_subscriber import KvSubscriber
@@ -47,6 +48,7 @@ from .policy_children import PolicyChildren
 from .recent_placements import RecentPlacements
 from .replica_orders import ReplicaOrders
 from .seat import PolicyFacts
+from .state_dir import HUB_SOCKET, LEARNED_FILE, TOKEN_FILE, owned
 from .status import status_of
 from .steering import Steering
 from .warm_up import warm_up
@@ -246,6 +248,7 @@ class Server:
 
     def _plan(self, now_s: float) -> None:
         self.plan.step(self.control.state(now_s), now_s)
+        asyncio.get_running_loop().run_in_executor(None, self._remember)
         if self.dispatcher.num_open == 0:
             gc.collect()
 
@@ -265,7 +268,8 @@ class Server:
             directory = self.config.state_dir
             if directory is None:
                 directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            directory.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(owned(directory))
+            self._recall(directory / LEARNED_FILE)
             warm_up(
                 self.gateway, self.dispatcher, self.reader.models, self.control.shield.config,
                 self.clock(),
@@ -282,15 +286,34 @@ class Server:
             finally:
                 stopping.cancel()
                 await self.gateway.drain(self.config.drain_s)
+                self._remember()
+
+    def _recall(self, path: Path) -> None:
+        """Go on with what was learned before, if it is there and fits."""
+        if not path.exists():
+            return
+        try:
+            self.reader.recall(path)
+        except ConfigError as error:
+            _LOG.warning("%s", error)
+
+    def _remember(self) -> None:
+        """Write what was learned, if there is a place for it."""
+        if self.config.state_dir is None:
+            return
+        try:
+            self.reader.state.save(self.config.state_dir / LEARNED_FILE)
+        except OSError as error:
+            _LOG.warning("what was learned cannot be kept: %s", error)
 
     async def _start(
         self, directory: Path, stack: contextlib.AsyncExitStack
     ) -> list[asyncio.Task[None]]:
         """Start everything, in the order of need; the stack ends it in the opposite one."""
-        self._token_path = directory / "admin-token"
+        self._token_path = directory / TOKEN_FILE
         self._token_path.touch(mode=0o600)
         self._token_path.write_text(self.token)
-        transport = await SocketTransport.listen(directory / "hub.sock", SHARED)
+        transport = await SocketTransport.listen(directory / HUB_SOCKET, SHARED)
         stack.push_async_callback(transport.close)
         hub_service = HubService(self.hub, transport, pace=Pace(clock=self.clock))
         models = self.config.models_dir
@@ -313,7 +336,7 @@ class Server:
         if self.kv_events is not None:
             self.kv_events.start()
             stack.callback(self.kv_events.close)
-        self._start_children(directory / "hub.sock", now_s)
+        self._start_children(directory / HUB_SOCKET, now_s)
         stack.callback(self._close_children)
         stack.push_async_callback(self.plan.close)
         hub_task = asyncio.create_task(hub_service.run())

@@ -9,6 +9,7 @@ Does not know: connections, replicas, or which of them a request goes to.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -123,6 +124,14 @@ class OpenAiReader:
     def models(self) -> tuple[ServedModel, ...]:
         """Names that are served."""
         return self._names.models
+
+    def recall(self, path: Path) -> None:
+        """Go on with what was saved of `state`.
+
+        Raises: ConfigError if the file is not of this kind, or of another number of models.
+        """
+        self.state = LearnedState.load(path, self._names.num_models)
+        self._addresses = self.state.addresses()
 
     def read(self, call: Call) -> Reading:
         """Return what a request asks for.
