@@ -322,7 +322,7 @@ class ClientConnection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Send bytes."""
         if self.transport is not None:
-            self.transport.write(data)
+            self._gateway.outbox.put(self.transport, data)
 
     def pause_writing(self) -> None:
         """See `asyncio.Protocol`."""
@@ -357,6 +357,7 @@ class ClientConnection(asyncio.Protocol):
         transport = self.transport
         if transport is None:
             return
+        self._gateway.outbox.flush()
         if self._is_broken and not self.is_lingering and not transport.is_closing():
             # A client that still sends would lose its answer to the reset that closing causes.
             self.is_lingering = True

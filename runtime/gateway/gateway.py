@@ -19,6 +19,7 @@ from ..understanding.reader import RequestReader
 from .client import ClientConnection
 from .config import GatewayConfig
 from .counts import GatewayCounts
+from .outbox import Outbox
 from .request_head import RequestHead
 from .tenants import OpenAccess, Tenants
 from .upstream import UpstreamPool
@@ -54,7 +55,7 @@ class Gateway:
         self.clock = clock
         self.trace_header = trace_header
         """Gives the `traceparent` that a replica gets; None passes on the client's own."""
-        self.counts = GatewayCounts()
+        self.counts, self.outbox = GatewayCounts(), Outbox()
         self.inference_paths, self.keyed_paths = INFERENCE_PATHS, KEYED_PATHS
         self.is_draining = False
         self.is_ready = True
@@ -73,6 +74,7 @@ class Gateway:
         return UpstreamPool(
             replica,
             self.counts,
+            self.outbox,
             connect_timeout_s=self.config.connect_timeout_s,
             max_idle=self.config.max_idle_upstreams,
         )

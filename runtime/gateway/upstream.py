@@ -16,6 +16,7 @@ from ..engines.live_replica import LiveReplica
 from .answer_head import AnswerHead
 from .counts import GatewayCounts
 from .known_head import KnownHead
+from .outbox import Outbox
 
 if TYPE_CHECKING:
     from .exchange import Exchange
@@ -57,7 +58,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.exchange, self.has_answered = exchange, False
         self._ends_by_closing = False
         assert self.transport is not None
-        self.transport.write(data)
+        self._pool.outbox.put(self.transport, data)
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
@@ -192,11 +193,12 @@ class UpstreamPool:
         self,
         replica: LiveReplica,
         counts: GatewayCounts,
+        outbox: Outbox,
         *,
         connect_timeout_s: float,
         max_idle: int,
     ) -> None:
-        self.replica = replica
+        self.replica, self.outbox = replica, outbox
         self.known_answer: tuple[KnownHead, AnswerHead] | None = None
         """Head of the replica's last whole answer, which the next one mostly shares."""
         self.exchanges: set[Exchange] = set()

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from gateway_stand import KEY, Stand, in_a_thread
+from clients_stand import KEY, Stand, in_a_thread
 
 COMMAND = os.environ.get("TRIMTAB_GUIDELLM") or shutil.which("guidellm")
 NUM_REQUESTS, OUTPUT_TOKENS = 60, 8

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from gateway_stand import KEY, Stand, in_a_thread, standing
+from clients_stand import KEY, Stand, in_a_thread, standing
 
 openai = pytest.importorskip("openai", reason="the package openai is not installed")
 
