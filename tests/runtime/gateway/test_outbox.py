@@ -17,7 +17,8 @@ class Wire(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self.is_broken:
-            raise RuntimeError("the handler is closed")
+            msg = "the handler is closed"
+            raise RuntimeError(msg)
         self.said.append((self.name, bytes(data)))
 
     def is_closing(self) -> bool:
