@@ -7,18 +7,18 @@ cut in half, what may be too small is absent (`page_end.py`).
 Does not know: how a page is fetched (`engine_pages_probe.py`), or what is derived from a signal.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Final
 
 import numpy as np
-from prometheus_client.parser import text_string_to_metric_families
 
 from ....env.state.feature import Live
 from ..signals import SIGNALS_BY_SCOPE, Kind, Scope, Signal
 from .histogram_window import HistogramWindow
 from .page_end import PageEnd, whole_lines
+from .page_lines import PageLines
 from .page_source import PageNumber, PageSource, Samples, parse_source
 from .probe import FloatArray
 
@@ -38,6 +38,7 @@ class EnginePage:
     def __init__(self) -> None:
         self._histograms: dict[str, HistogramWindow] = defaultdict(HistogramWindow)
         self._end = PageEnd()
+        self._lines = PageLines(_wanted_names())
         self._counters = np.full(int(_COUNTERS.sum()), np.nan)
         self.num_restarts = 0
         """Pages on which a counter stood lower than before."""
@@ -54,7 +55,7 @@ class EnginePage:
         Raises: ValueError if the text is no metrics page, or of an engine that is not known.
         """
         lines = whole_lines(text).splitlines()
-        samples = _parse(lines)
+        samples = self._lines.read(lines)
         engine = _engine_of(samples)
         self._end.leave_out_cut(samples, lines[-1])
         for name in _histogram_names(engine):
@@ -72,7 +73,7 @@ class EnginePage:
     def _value(self, signal: Signal, source: PageSource, samples: Samples) -> float:
         for alternative in source:
             numbers = [self._number(signal, part, samples) for part in alternative]
-            if not np.isnan(numbers).any():
+            if not any(math.isnan(number) for number in numbers):
                 return _divide(*numbers) if len(numbers) == 2 else numbers[0]
         return np.nan
 
@@ -83,7 +84,7 @@ class EnginePage:
         if not values:
             return np.nan
         is_averaged = signal.unit in _AVERAGED_UNITS
-        return float(np.mean(values) if is_averaged else np.sum(values))
+        return sum(values) / len(values) if is_averaged else sum(values)
 
     def _take_histogram(self, name: str, samples: Samples, at_s: float) -> None:
         counts: dict[float, float] = defaultdict(float)
@@ -96,17 +97,6 @@ class EnginePage:
 
 def _divide(above: float, below: float) -> float:
     return above / below if below > 0 else np.nan
-
-
-def _parse(lines: Sequence[str]) -> dict[str, list[tuple[Mapping[str, str], float]]]:
-    """Return the samples that some signal asks for; the other lines are not parsed at all."""
-    wanted = _wanted_names()
-    asked = [line for line in lines if line.partition("{")[0].partition(" ")[0].strip() in wanted]
-    samples: dict[str, list[tuple[Mapping[str, str], float]]] = defaultdict(list)
-    for family in text_string_to_metric_families("\n".join(asked) + "\n"):
-        for sample in family.samples:
-            samples[sample.name].append((sample.labels, float(sample.value)))
-    return samples
 
 
 def _engine_of(samples: Samples) -> Live:
