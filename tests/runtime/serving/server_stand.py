@@ -20,7 +20,7 @@ from trimtab.env.state.registry import registry_hash
 from trimtab.runtime.admin.client import AdminClient
 from trimtab.runtime.gateway.config import GatewayConfig
 from trimtab.runtime.policy_process.policy_loop import PolicyLoop
-from trimtab.runtime.serving.child_process import Process
+from trimtab.runtime.serving.child_process import Process, Spawn
 from trimtab.runtime.serving.config import ServeConfig
 from trimtab.runtime.serving.server import Server
 from trimtab.runtime.simulated_engine.batch import EngineSpeed
@@ -200,14 +200,15 @@ async def standing(
     *,
     policies: Callable[[str], Policy] | None = None,
     num_engines: int = 2,
+    spawn: Spawn | None = None,
     **changes: Any,
 ) -> AsyncIterator[Stand]:
-    """Run a server. `policies` makes the policy of a bundle by its path."""
+    """Run a server. `policies` makes the policy of a bundle by its path, `spawn` its processes."""
     engines = [SimulatedEngine(EngineSpeed()) for _ in range(num_engines)]
     ports = [await engine.start() for engine in engines]
     processes: list[ThreadProcess] = []
 
-    def spawn(command: Sequence[str]) -> Process:
+    def spawn_thread(command: Sequence[str]) -> Process:
         assert policies is not None, command
         processes.append(ThreadProcess(command, policies(command[-1])))
         return processes[-1]
@@ -217,7 +218,7 @@ async def standing(
         "has_observer": False, "window_s": 0.1, "drain_s": 5.0, "state_dir": folder / "state",
     }  # fmt: skip
     try:
-        server = Server(ServeConfig(**(values | changes)), spawn=spawn)
+        server = Server(ServeConfig(**(values | changes)), spawn=spawn or spawn_thread)
         running = asyncio.create_task(server.run())
         serving = asyncio.create_task(server.is_serving.wait())
         await asyncio.wait([running, serving], return_when=asyncio.FIRST_COMPLETED)
