@@ -1,0 +1,37 @@
+"""Sites: fleets with their traffic, drawn from one distribution, for training and for judging."""
+
+from .capacity import Capacity, capacity
+from .episode import (
+    Episode,
+    goodput,
+    site_episode,
+    site_fleet,
+    site_rate_rps,
+    site_workload,
+)
+from .library import TraceLibrary
+from .regime import RegimeKind, RegimeSpan
+from .sampling import sample_site
+from .site import Pool, Site
+from .split import Split
+from .traffic import Shape, Traffic
+
+__all__ = [
+    "Capacity",
+    "Episode",
+    "Pool",
+    "RegimeKind",
+    "RegimeSpan",
+    "Shape",
+    "Site",
+    "Split",
+    "TraceLibrary",
+    "Traffic",
+    "capacity",
+    "goodput",
+    "sample_site",
+    "site_episode",
+    "site_fleet",
+    "site_rate_rps",
+    "site_workload",
+]
