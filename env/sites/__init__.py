@@ -3,12 +3,13 @@
 from .capacity import Capacity, capacity
 from .episode import (
     Episode,
-    goodput,
+    episode_regimes,
     site_episode,
     site_fleet,
     site_rate_rps,
     site_workload,
 )
+from .goodput import goodput
 from .library import TraceLibrary
 from .regime import RegimeKind, RegimeSpan
 from .sampling import sample_site
@@ -28,6 +29,7 @@ __all__ = [
     "TraceLibrary",
     "Traffic",
     "capacity",
+    "episode_regimes",
     "goodput",
     "sample_site",
     "site_episode",

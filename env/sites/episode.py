@@ -13,13 +13,13 @@ from ...traces.schema import RequestTrace
 from ...traces.transform import merge
 from ..cluster import ClusterSpec
 from ..guard import Guard
-from ..kpis import is_met
 from ..simulated_fleet import SimulatedFleet
 from ..simulator.faults.script import Drill, ScriptedTrouble
 from ..simulator.faults.slow_spans import SlowSpan
 from ..simulator.setup import FleetConfig
 from ..simulator.workload import Workload, compile_workload
 from .capacity import capacity
+from .goodput import goodput
 from .library import TraceLibrary
 from .regime import RegimeKind, RegimeSpan, draw_schedule
 from .requests import draw_requests, with_classes
@@ -84,16 +84,6 @@ class Episode:
         return {RegimeKind(kind): goodput(requests[kinds == kind]) for kind in dict.fromkeys(kinds)}
 
 
-def goodput(requests: np.ndarray) -> float:
-    """Return the weighted share of requests that met both limits; one refused is a miss.
-
-    Shapes: REQUEST_DTYPE [N], as of a drained fleet; 0 for none.
-    """
-    weights = requests["weight"]
-    met = (weights * requests["worth_frac"])[is_met(requests)].sum()
-    return float(met / weights.sum()) if weights.size else 0.0
-
-
 def site_episode(
     site: Site, number: int, traces: TraceLibrary | None, *, span_s: float | None = None
 ) -> Episode:
@@ -103,21 +93,13 @@ def site_episode(
         ValueError: the number is below 0, the span not above 0, or the site draws from a recording
             and there are no traces.
     """
-    span_s = _span_s(site, span_s)
-    rng = site_rng(site.split, site.number, 3, number)
-    if site.is_changing:
-        regimes = draw_schedule(site.regimes, site.load_frac, span_s, rng)
-    else:
-        steady = RegimeSpan(
-            kind=RegimeKind.STEADY, start_s=0.0, end_s=span_s, load_frac=site.load_frac
-        )
-        regimes = (steady,)
+    regimes = episode_regimes(site, number, span_s=span_s)
     pieces = [
         _piece(site, regime, traces, site_seed(site.split, site.number, 4, number, i))
         for i, regime in enumerate(regimes)
     ]
     trace = pieces[0] if len(pieces) == 1 else merge(pieces)
-    crashes, slow_spans = _failures(site, regimes, rng)
+    crashes, slow_spans = _failures(site, regimes, site_rng(site.split, site.number, 5, number))
     return Episode(
         site=site,
         number=number,
@@ -125,6 +107,22 @@ def site_episode(
         config=replace(site.config, script=crashes, slow_spans=slow_spans),
         regimes=regimes,
     )
+
+
+def episode_regimes(
+    site: Site, number: int, *, span_s: float | None = None
+) -> tuple[RegimeSpan, ...]:
+    """Return the regimes of an episode; one steady span at a steady site.
+
+    Raises:
+        ValueError: the number is below 0, or the span not above 0.
+    """
+    span_s = _span_s(site, span_s)
+    rng = site_rng(site.split, site.number, 3, number)
+    if site.is_changing:
+        return draw_schedule(site.regimes, site.load_frac, span_s, rng)
+    kind = RegimeKind.STEADY
+    return (RegimeSpan(kind=kind, start_s=0.0, end_s=span_s, load_frac=site.load_frac),)
 
 
 def site_workload(

@@ -80,8 +80,7 @@ def draw_requests(
         ConfigError: the traffic is of a recording that is not there.
     """
     if traffic.recording == SYNTHETIC:
-        config = _synthetic_config(site, traffic)
-        return generate(replace(config, rate_rps=rate_rps, span_s=span_s, seed=seed))
+        return _generated(_synthetic_config(site, traffic), rate_rps, span_s, seed)
     if traces is None:
         msg = f"site {site.name} draws from '{traffic.recording}'; give the traces that have it"
         raise ValueError(msg)
@@ -90,6 +89,17 @@ def draw_requests(
         stretch = _sped_up(stretch, rate_rps / traffic.num_overlays)
     rate_rps = max(rate_rps, 1.0 / span_s)
     return superpose(stretch, rate_rps=rate_rps, span_s=span_s, seed=seed)
+
+
+def _generated(config: SyntheticConfig, rate_rps: float, span_s: float, seed: int) -> RequestTrace:
+    """As many synthetic requests as the rate asks for, no more and no fewer: a wandering rate does
+    not change the load.
+    """
+    num_requests = max(1, round(rate_rps * span_s))
+    sized = replace(config, rate_rps=rate_rps, span_s=None, num_requests=num_requests, seed=seed)
+    trace = generate(sized)
+    factor = span_s / (float(trace.arrival_s[-1]) * (1.0 + 1.0 / num_requests))
+    return trace.with_columns(arrival_s=pa.array(trace.arrival_s * factor))
 
 
 def _synthetic_config(site: Site, traffic: Traffic) -> SyntheticConfig:
