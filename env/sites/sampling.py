@@ -32,6 +32,8 @@ _MODELS: dict[str, int] = {
     "qwen3-30b-a3b": 1,
 }
 _GPUS = ("A100-80G", "H100-80G", "L40S-48G", "H200-141G")
+# Most GPUs of a replica without NVLink: beyond it all-reduces over PCIe take most of the time.
+_MOST_PCIE_GPUS = 2
 # KV tokens that every replica has room for, with whole pages.
 _LEAST_KV_TOKENS = 40_000
 _REPLICAS = (4, 32)
@@ -111,15 +113,15 @@ def _pools(rng: np.random.Generator, model: str) -> tuple[Pool, ...]:
     """One to three kinds of GPU, each with one replica at least."""
     low, high = _REPLICAS
     num_replicas = int(np.clip(np.floor(_log_uniform(rng, (low, high + 1.0))), low, high))
-    kinds = rng.permutation(_GPUS)[: int(rng.integers(1, 4))]
+    num_gpus = {gpu: _gpus_per_replica(gpu, model) for gpu in _GPUS}
+    fitting = [
+        gpu for gpu in _GPUS if GPUS[gpu].nvlink_bytes_per_s or num_gpus[gpu] <= _MOST_PCIE_GPUS
+    ]
+    kinds = rng.permutation(fitting)[: int(rng.integers(1, 4))]
     shares = rng.dirichlet(np.full(kinds.size, 2.0))
     counts = 1 + rng.multinomial(num_replicas - kinds.size, shares)
     return tuple(
-        Pool(
-            gpu=str(gpu),
-            num_replicas=int(count),
-            gpus_per_replica=_gpus_per_replica(str(gpu), model),
-        )
+        Pool(gpu=str(gpu), num_replicas=int(count), gpus_per_replica=num_gpus[str(gpu)])
         for gpu, count in zip(kinds, counts, strict=True)
     )
 

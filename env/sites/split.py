@@ -31,7 +31,8 @@ def site_rng(split: Split, number: int, *path: int) -> np.random.Generator:
     if number < 0:
         msg = f"number of a site or an episode must be at least 0, got {number}"
         raise ValueError(msg)
-    key = [_ROOT, list(Split).index(split), number, *path]
+    # The length keeps a path that ends in zeros apart from a shorter one: seeds are padded with 0.
+    key = [_ROOT, list(Split).index(split), number, len(path), *path]
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
