@@ -3,7 +3,7 @@
 Does not know: how sites are drawn.
 """
 
-from ..env.sites import Site, TraceLibrary, Traffic, capacity, episode_regimes
+from ..env.sites import Site, TraceLibrary, Traffic, episode_regimes, site_capacity
 from ..env.sites.regime import RegimeSpan
 
 _LABEL_WIDTH = 14
@@ -59,7 +59,7 @@ def _load(site: Site, traces: TraceLibrary | None, *, has_rate: bool) -> str:
     text = f"{site.load_frac:.2f} of capacity"
     if not has_rate:
         return text
-    found = capacity(site, site.traffic, traces)
+    found = site_capacity(site, site.traffic, traces)
     rate_rps = site.load_frac * found.rate_rps
     return f"{text}: {rate_rps:.1f} of {found.rate_rps:.1f} requests/s"
 

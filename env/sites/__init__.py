@@ -1,6 +1,6 @@
 """Sites: fleets with their traffic, drawn from one distribution, for training and for judging."""
 
-from .capacity import Capacity, capacity
+from .capacity import Capacity, site_capacity
 from .episode import (
     Episode,
     episode_regimes,
@@ -28,10 +28,10 @@ __all__ = [
     "Split",
     "TraceLibrary",
     "Traffic",
-    "capacity",
     "episode_regimes",
     "goodput",
     "sample_site",
+    "site_capacity",
     "site_episode",
     "site_fleet",
     "site_rate_rps",

@@ -64,7 +64,7 @@ def cache_directory() -> Path:
 
 
 @lru_cache(maxsize=4096)
-def capacity(site: Site, traffic: Traffic, traces: TraceLibrary | None) -> Capacity:
+def site_capacity(site: Site, traffic: Traffic, traces: TraceLibrary | None) -> Capacity:
     """Return what a site can carry of a kind of traffic, found once and then remembered."""
     file = cache_directory() / f"{_key(site, traffic, traces)}.json"
     try:

@@ -18,7 +18,7 @@ from ..simulator.faults.script import Drill, ScriptedTrouble
 from ..simulator.faults.slow_spans import SlowSpan
 from ..simulator.setup import FleetConfig
 from ..simulator.workload import Workload, compile_workload
-from .capacity import capacity
+from .capacity import site_capacity
 from .goodput import goodput
 from .library import TraceLibrary
 from .regime import RegimeKind, RegimeSpan, draw_schedule
@@ -141,7 +141,7 @@ def site_fleet(
 
 def site_rate_rps(site: Site, traces: TraceLibrary | None) -> float:
     """Return the mean rate of a site's own traffic, outside of regimes that say otherwise."""
-    return site.load_frac * capacity(site, site.traffic, traces).rate_rps
+    return site.load_frac * site_capacity(site, site.traffic, traces).rate_rps
 
 
 def _span_s(site: Site, span_s: float | None) -> float:
@@ -160,7 +160,7 @@ def _traffic_of(site: Site, kind: RegimeKind, traces: TraceLibrary | None) -> Tr
 def _piece(site: Site, regime: RegimeSpan, traces: TraceLibrary | None, seed: int) -> RequestTrace:
     """Requests of one regime, at their moments in the episode."""
     traffic = _traffic_of(site, regime.kind, traces)
-    rate_rps = regime.load_frac * capacity(site, traffic, traces).rate_rps
+    rate_rps = regime.load_frac * site_capacity(site, traffic, traces).rate_rps
     drawn = draw_requests(site, traffic, traces, rate_rps=rate_rps, span_s=regime.span_s, seed=seed)
     urgent_frac, ttft_slo_s, tpot_slo_s = site.urgent_frac, site.ttft_slo_s, site.tpot_slo_s
     if regime.kind is RegimeKind.SLO_MIX:

@@ -10,6 +10,8 @@ import numpy as np
 
 from ..belief import Belief
 from ..cluster import ClusterSpec, ReplicaSpec, ServerSpec, kv_pages
+from ..hardware import GPUS, unknown_name_message
+from ..model_profile import MODELS
 from ..simulator.faults import FaultConfig
 from ..simulator.setup import FleetConfig
 from ..simulator.workload import ServiceLevels
@@ -26,7 +28,11 @@ _REPLICA_SLOWDOWNS_PER_HOUR, _SERVER_SLOWDOWNS_PER_HOUR = 30.0, 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """Replicas on one kind of GPU."""
+    """Replicas on one kind of GPU.
+
+    Raises:
+        ValueError: there is no such GPU, or a number is below 1.
+    """
 
     gpu: str
     """Name in `hardware.GPUS`."""
@@ -34,6 +40,14 @@ class Pool:
     """At least 1."""
     gpus_per_replica: int
     """Degree of tensor parallelism."""
+
+    def __post_init__(self) -> None:
+        if self.gpu not in GPUS:
+            raise ValueError(unknown_name_message("GPU", self.gpu, GPUS))
+        for name in ("num_replicas", "gpus_per_replica"):
+            if not getattr(self, name) >= 1:
+                msg = f"{name} must be at least 1, got {getattr(self, name)}"
+                raise ValueError(msg)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +97,10 @@ class Site:
             if not 0.0 < getattr(self, name) <= 100.0:
                 msg = f"{name} must be above 0 and at most 100, got {getattr(self, name)}"
                 raise ValueError(msg)
-        if self.number < 0 or not self.pools or min(p.num_replicas for p in self.pools) < 1:
-            msg = f"a site needs a number of at least 0 and replicas in each pool, got {self}"
+        if self.model not in MODELS:
+            raise ValueError(unknown_name_message("model", self.model, MODELS))
+        if self.number < 0 or not self.pools:
+            msg = f"a site needs a number of at least 0 and a pool, got {self.number}, {self.pools}"
             raise ValueError(msg)
 
     @property

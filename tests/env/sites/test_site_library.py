@@ -70,7 +70,7 @@ def test_only_recordings_that_are_there_are_had(tmp_path: Path) -> None:
     library = write_mooncake(tmp_path)
     assert library.names == ("mooncake-conversation",)
     assert recordings_of(Shape.SYNTHETIC_CHAT) == ()
-    with pytest.raises(ConfigError, match="no recording 'azure-conv'.*mooncake-conversation"):
+    with pytest.raises(ConfigError, match=r"no recording 'azure-conv'.*mooncake-conversation"):
         library.part("azure-conv", Split.TRAIN)
 
 
