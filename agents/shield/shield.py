@@ -86,6 +86,8 @@ class Shield:
         places = places or places_of(cluster)
         self._breakers = Breakers(config.breakers, places) if config.breakers else None
         self._counted_at_s = 0.0
+        self.is_any_silent = False
+        """Whether a replica gives no sign of life."""
         self._settled_finding: tuple[bytes, bytes] | None = None
 
     def tick(self, fleet: EmergencyFleet) -> bool:
@@ -119,7 +121,8 @@ class Shield:
     def _settle(self, now_s: float) -> bool:
         """Put together what bars each replica; return whether it is another than before."""
         self._count_barred(now_s)
-        self._settled_finding = self._finding()
+        self._settled_finding = finding = self._finding()
+        self.is_any_silent = any(finding[0])
         mine, barred = self._breaker_limits, self._silent() | self._stale(now_s)
         limits = ReplicaLimits(
             masks=self._open.masks | mine.masks | barred,

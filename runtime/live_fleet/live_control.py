@@ -25,7 +25,6 @@ from ..observer.observer import page_period_s
 from ..telemetry.hub import Hub
 from .live_signals import read_signals
 from .live_state import PAGE_NAMES, LiveState
-from .signal_kernel import stands_any_still
 
 _LOG = logging.getLogger(__name__)
 
@@ -85,9 +84,13 @@ class LiveControl:
         self.dispatcher.settle(now_s)
         self._check_reach(now_s)
         shield = self.shield
-        read_signals(self.dispatcher, self.page_at_s, now_s, shield.fleet_signals, shield.signals)
+        is_any_still = read_signals(
+            self.dispatcher, self.page_at_s, (now_s, self._patience_s),
+            shield.fleet_signals, shield.signals,
+        )  # fmt: skip
         shield.tick(self)
-        self._check_silence(now_s)
+        if is_any_still or self._is_any_quiet or shield.is_any_silent:
+            self._check_silence(now_s)
         self._set_limits()
 
     def _check_reach(self, now_s: float) -> None:
@@ -108,11 +111,7 @@ class LiveControl:
         That is a new page, or a byte. Where no pages come at all, nobody can be told to be back:
         then a replica is tried again after a while.
         """
-        detector, dispatcher = self.shield.controller.detector, self.dispatcher
-        if not (self._is_any_quiet or detector.is_silent.any()) and not stands_any_still(
-            dispatcher.views, dispatcher.token_at_s, self.page_at_s, now_s, self._patience_s
-        ):
-            return
+        detector = self.shield.controller.detector
         has_page = now_s - self.page_at_s < self._patience_s
         is_silent = detector.is_silent != 0
         is_back = has_page | (self.dispatcher.token_at_s > self._quiet_at_s)

@@ -15,21 +15,24 @@ from .signal_kernel import fill_signals
 def read_signals(
     dispatcher: LiveDispatcher,
     page_at_s: np.ndarray,
-    now_s: float,
+    moment: tuple[float, float],
     fleet: np.ndarray,
     signals: np.ndarray,
-) -> None:
-    """Fill the signals of this moment.
+) -> bool:
+    """Fill the signals of a moment, (now, patience); return whether a replica stands still.
+
+    It does if it has requests, and sent neither byte nor page for longer than the patience.
 
     Shapes: `page_at_s` [R], when each replica's newest page was read, NaN for never; `fleet`
     FLEET_SIGNAL_DTYPE [1] and `signals` REPLICA_SIGNAL_DTYPE [R], written.
     """
-    totals = dispatcher.totals
-    fill_signals(
+    totals, (now_s, patience_s) = dispatcher.totals, moment
+    is_any_still: bool = fill_signals(
         dispatcher.views, dispatcher.token_at_s, page_at_s,
         (
             now_s, float(totals.num_arrived), float(sum(totals.input_tokens)),
-            float(dispatcher.tightest_ttft_s),
+            float(dispatcher.tightest_ttft_s), patience_s,
         ),
         fleet, signals,
     )  # fmt: skip
+    return is_any_still

@@ -15,13 +15,17 @@ _SPILL = int(Mask.SPILL)
 
 @compiled
 def fill_signals(views, token_at_s, page_at_s, totals, fleet, signals):
-    """Fill the signals of a moment.
+    """Fill the signals of a moment; return whether a replica stands still.
+
+    It does if it has requests, and sent neither byte nor page for longer than the patience.
 
     Shapes: `views` VIEW_DTYPE [R]; `token_at_s` and `page_at_s` [R], when a byte and a page last
     came, NaN for no page yet; `totals` (moment, requests so far, their prompt tokens, tightest
-    limit on TTFT); `fleet` FLEET_SIGNAL_DTYPE [1] and `signals` REPLICA_SIGNAL_DTYPE [R], written.
+    limit on TTFT, patience); `fleet` FLEET_SIGNAL_DTYPE [1] and `signals` REPLICA_SIGNAL_DTYPE
+    [R], written.
     """
-    now_s, num_arrived, arrived_tokens, ttft_slo_s = totals
+    now_s, num_arrived, arrived_tokens, ttft_slo_s, patience_s = totals
+    stands_any_still = False
     num_outstanding, least_wait_s, num_free, num_spill = 0.0, np.inf, 0, 0
     for r in range(views.size):
         v, s = views[r], signals[r]
@@ -31,7 +35,10 @@ def fill_signals(views, token_at_s, page_at_s, totals, fleet, signals):
         s.outstanding_requests = v.outstanding_requests
         s.pending_tokens = v.pending_tokens
         s.predicted_wait_s = wait_s
-        heard_at_s = np.fmax(np.fmax(token_at_s[r], v.progress_at_s), page_at_s[r])
+        heard_at_s = np.fmax(token_at_s[r], page_at_s[r])
+        if v.outstanding_requests > 0 and v.is_available != 0:
+            stands_any_still |= now_s - heard_at_s > patience_s
+        heard_at_s = np.fmax(heard_at_s, v.progress_at_s)
         s.progress_at_s = heard_at_s if v.outstanding_requests > 0 else now_s
         s.first_token_at_s = v.progress_at_s
         s.scraped_at_s = page_at_s[r]
@@ -58,15 +65,4 @@ def fill_signals(views, token_at_s, page_at_s, totals, fleet, signals):
     now.least_wait_s = least_wait_s
     now.ttft_slo_s = ttft_slo_s
     now.num_spill = num_spill
-
-
-@compiled
-def stands_any_still(views, token_at_s, page_at_s, now_s, patience_s):
-    """Return whether a replica has requests, and sent neither byte nor page for too long."""
-    for r in range(views.size):
-        v = views[r]
-        if v.outstanding_requests > 0 and v.is_available != 0:
-            heard_at_s = np.fmax(token_at_s[r], page_at_s[r])
-            if now_s - heard_at_s > patience_s:
-                return True
-    return False
+    return stands_any_still

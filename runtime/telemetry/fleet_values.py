@@ -13,6 +13,7 @@ from ...env.state.feature import FloatArray, Node
 from ...env.state.registry import FEATURES_BY_NODE, column
 from .fleet_layout import NONE, FleetLayout
 from .rack_layout import RACK_NODES
+from .state_kernel import copy_state
 
 
 class FleetValues:
@@ -32,10 +33,24 @@ class FleetValues:
         }
         self.sampled_at_s = np.full(layout.num_rows[Node.SERVER], np.nan)
         """[servers]: never goes back."""
-        self._put_at_s = {n: np.full(len(FEATURES_BY_NODE[n]), np.nan) for n in Node}
+        widths = {node: len(FEATURES_BY_NODE[node]) for node in Node}
+        self._all_put_at_s = np.full((len(widths), max(widths.values())), np.nan)
+        self._put_at_s = {
+            node: self._all_put_at_s[kind, : widths[node]] for kind, node in enumerate(Node)
+        }
         self.is_put = np.zeros(total, np.bool_)
         """Features that were put: racks do not write them."""
         self._row_server = {node: self._servers_of(node) for node in RACK_NODES}
+        self._rows = np.concatenate([self._rows_of(kind, n) for kind, n in enumerate(Node)])
+        ends = np.cumsum([0, *(layout.num_rows[node] for node in Node)]).tolist()
+        self._parts = {
+            node: (
+                (layout.num_rows[node], widths[node]),
+                self._views[node],
+                slice(*ends[k : k + 2]),
+            )
+            for k, node in enumerate(Node)
+        }
 
     def put(self, node: Node, values: Mapping[str, ArrayLike], at_s: float) -> bool:
         """Set features of all rows of a kind; return False, doing nothing, for a moment gone by."""
@@ -68,14 +83,17 @@ class FleetValues:
 
     def state(self, now_s: float) -> ClusterState:
         """Return a copy of everything, masked where it is too old."""
-        flat, flat_is_valid = self.flat.copy(), self.flat_is_valid.copy()
+        flat, flat_is_valid = np.empty_like(self.flat), np.empty_like(self.flat_is_valid)
+        all_ages_s = np.empty(len(self._rows))
+        copy_state(
+            (now_s, self._max_age_s), self._rows, self._all_put_at_s, self.sampled_at_s,
+            (self.flat, self.flat_is_valid), (flat, flat_is_valid, all_ages_s),
+        )  # fmt: skip
         values, is_valid, ages_s = {}, {}, {}
-        for node, part in self._views.items():
-            shape = (self._layout.num_rows[node], len(FEATURES_BY_NODE[node]))
-            values[node] = flat[part].reshape(shape)
-            is_valid[node] = flat_is_valid[part].reshape(shape)
-            ages_s[node] = self._age_s(node, now_s)
-            self._mask_old(node, is_valid[node], ages_s[node], now_s)
+        for node, (shape, cells, rows) in self._parts.items():
+            values[node] = flat[cells].reshape(shape)
+            is_valid[node] = flat_is_valid[cells].reshape(shape)
+            ages_s[node] = all_ages_s[rows]
         return ClusterState(
             now_s=now_s,
             values=values,
@@ -94,31 +112,14 @@ class FleetValues:
             self.is_put[part].reshape(shape),
         )
 
-    def _age_s(self, node: Node, now_s: float) -> FloatArray:
-        """Return the ages of a kind's rows: of their server's sample, else of what was put."""
-        heard_at_s = np.full(self._layout.num_rows[node], np.nan)
-        if node in self._row_server:
-            servers = self._row_server[node]
-            is_sampled = servers != NONE
-            heard_at_s[is_sampled] = self.sampled_at_s[servers[is_sampled]]
-        else:
-            is_sampled = np.zeros(len(heard_at_s), np.bool_)
-        put_at_s = self._put_at_s[node]
-        if np.isfinite(put_at_s).any():
-            heard_at_s[~is_sampled] = np.nanmax(put_at_s)
-        return np.where(np.isnan(heard_at_s), np.inf, np.maximum(now_s - heard_at_s, 0.0))
-
-    def _mask_old(
-        self, node: Node, is_valid: NDArray[np.bool_], age_s: FloatArray, now_s: float
-    ) -> None:
-        put_at_s = self._put_at_s[node]
-        is_put = np.isfinite(put_at_s)
-        old = age_s > self._max_age_s
-        if old.any():
-            is_valid[np.ix_(old, ~is_put)] = False
-        too_old = is_put & (now_s - put_at_s > self._max_age_s)
-        if too_old.any():
-            is_valid[:, too_old] = False
+    def _rows_of(self, kind: int, node: Node) -> NDArray[np.int64]:
+        """Return the rows of a kind as `copy_state` takes them."""
+        number, width = self._layout.num_rows[node], len(FEATURES_BY_NODE[node])
+        rows = np.empty((number, 4), np.int64)
+        rows[:, 0], rows[:, 3] = kind, width
+        rows[:, 1] = self._row_server.get(node, NONE)
+        rows[:, 2] = self.first[node] + width * np.arange(number)
+        return rows
 
     def _servers_of(self, node: Node) -> NDArray[np.int64]:
         """Return the server of each row of a kind, `NONE` for rows that no rack has."""

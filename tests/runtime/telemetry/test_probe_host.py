@@ -125,3 +125,25 @@ def test_this_machine() -> None:
     assert second["cpu_total_s"] >= first["cpu_total_s"] > 0
     assert 0 <= second["cpu_busy_s"] <= second["cpu_total_s"]
     assert first["num_cores"] >= 1
+
+
+def test_memory_is_read_from_the_kernels_lines_where_they_are(
+    host: HostProbe, tmp_path: Path
+) -> None:
+    lines = "MemTotal:  100 kB\nMemFree: 9 kB\nMemAvailable:  40 kB\nSwapTotal: 8 kB\n"
+    write(tmp_path / "proc/meminfo", lines)
+    assert known(host)["memory_bytes"] == 1000.0  # one line is missing
+    write(tmp_path / "proc/meminfo", f"{lines}SwapFree:      5 kB\n")
+    found = known(host)
+    assert found["memory_bytes"] == 100 * 1024
+    assert found["memory_available_bytes"] == 40 * 1024
+    assert found["swap_used_bytes"] == 3 * 1024
+
+
+def test_memory_is_what_the_library_says() -> None:
+    found = known(HostProbe())
+    assert found["memory_bytes"] == psutil.virtual_memory().total
+    assert found["memory_available_bytes"] == pytest.approx(
+        psutil.virtual_memory().available, rel=0.05
+    )
+    assert found["swap_used_bytes"] == pytest.approx(psutil.swap_memory().used, abs=2**24)
