@@ -69,6 +69,8 @@ def believed_coefficients(
     """
     by_gpu = {belief.gpu: belief for belief in beliefs}
     believed = actual.copy()
+    if not by_gpu:
+        return believed
     for i, replica in enumerate(cluster.replicas):
         belief = by_gpu.get(cluster.server_of(replica).gpu)
         if belief is not None:
@@ -85,10 +87,19 @@ def split_reality(actual: np.ndarray, believed: np.ndarray) -> tuple[np.ndarray,
     Shapes: LATENCY_DTYPE [R] in and out, factors float64 [R].
     """
     rest, factors = actual.copy(), np.ones(actual.size)
+    # Replicas of one kind have the same bytes.
+    known: dict[bytes, float] = {}
     for i in range(actual.size):
-        if actual[i] != believed[i]:
-            factors[i] = _usual_time_s(actual[i]) / _usual_time_s(believed[i])
-            _scale(rest[i : i + 1], _TIMES, 1.0 / factors[i])
+        key = actual[i].tobytes() + believed[i].tobytes()
+        if key not in known:
+            is_right = actual[i].tobytes() == believed[i].tobytes()
+            ratio = 1.0 if is_right else _usual_time_s(actual[i]) / _usual_time_s(believed[i])
+            known[key] = ratio
+        factors[i] = known[key]
+    is_off = factors != 1.0
+    for name in _TIMES:
+        column = rest[name]
+        column[is_off] /= factors[is_off].reshape(-1, *[1] * (column.ndim - 1))
     return rest, factors
 
 
