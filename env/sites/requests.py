@@ -16,7 +16,7 @@ from .library import BLOCK_TOKENS, TraceLibrary
 from .site import LONG_PROMPT_TOKENS, Site
 from .traffic import SYNTHETIC, Shape, Traffic
 
-# Most by which the clock of a bursty recording is made faster: beyond it a part of a quarter of an
+# Most by which the clock of a recording is made faster: beyond it a part of a quarter of an
 # hour is shorter than a workload.
 _MOST_SPEED_UP = 6.0
 

@@ -41,7 +41,7 @@ class Traffic:
     """Lengths of prompts and answers, in eighths of what was recorded."""
     num_overlays: int = 0
     """Copies of the recording that lie over one another, at a faster clock where the rate asks for
-    more: bursts stay. 0: at its own clock, as many copies as the rate asks for."""
+    more: bursts and reuse stay. 0: at its own clock, as many copies as the rate asks for."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.length_eighths <= 8:

@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from shared_data import SHARED
+from site_makers import make_site
 
 from trimtab.env.sites import Shape, Split, TraceLibrary, Traffic
 from trimtab.env.sites.library import BLOCK_TOKENS, agent_sessions_of, recordings_of
+from trimtab.env.sites.requests import draw_requests
 from trimtab.traces.errors import ConfigError
+from trimtab.traces.schema import RequestTrace
 from trimtab.traces.sources.agent_sessions import read_agent_sessions
 
 needs_traces = pytest.mark.skipif(not (SHARED / "traces").is_dir(), reason="no shared traces")
@@ -100,3 +103,30 @@ def test_no_group_of_agent_sessions_is_shared() -> None:
     blocks = [set(np.concatenate([one.blocks for one in part]).tolist()) for part in parts]
     assert not blocks[0] & blocks[1]
     assert not blocks[0] & blocks[2]
+
+
+@needs_traces
+@pytest.mark.parametrize(
+    ("recording", "shape", "num_overlays", "least_frac"),
+    [
+        ("mooncake-conversation", Shape.LONG_PROMPTS, 1, 0.15),
+        ("agent-sessions", Shape.AGENT_SESSIONS, 0, 0.4),
+    ],
+)
+def test_recorded_prefixes_are_really_reused(
+    recording: str, shape: Shape, num_overlays: int, least_frac: float
+) -> None:
+    traffic = Traffic(shape=shape, recording=recording, length_eighths=2, num_overlays=num_overlays)
+    library = TraceLibrary(SHARED / "traces")
+
+    def drawn(split: Split) -> RequestTrace:
+        site = make_site(split=split, traffic=traffic)
+        return draw_requests(site, traffic, library, rate_rps=16.0, span_s=90.0, seed=1)
+
+    trace = drawn(Split.TEST)
+    assert len(trace) == 16 * 90
+    assert trace.input_tokens.max() <= make_site().max_prompt_tokens
+    hashes = trace.prefix_block_hashes
+    assert 1.0 - np.unique(hashes).size / hashes.size > least_frac
+    assert drawn(Split.TEST).table.equals(trace.table)
+    assert not drawn(Split.TRAIN).table.equals(trace.table)
