@@ -81,7 +81,7 @@ def worth(ahead, mirror, rows, counts, work, latency, now_s, limits):
     is_fresh = (
         mirror.without_version == mirror.version
         and mirror.without_factor == slow_factor
-        and now_s - mirror.without_at_s <= ahead.cache_s
+        and now_s - mirror.without_at_s < ahead.cache_s
     )
     total = 0.0
     for s in range(ahead.num_samples):
