@@ -26,7 +26,6 @@ from trimtab.env.simulator.calls import look_ahead
 from trimtab.env.simulator.workload import Workload
 
 SPAN_S = 60.0
-FROZEN_AT_S = 30.0
 SAMPLES = (1, 2, 3, 5)
 CANDIDATES = (2, 4, 8)
 # As many running requests a replica as the figures are for.
@@ -44,13 +43,12 @@ def look_again(handle, index, now_s, times):
 
 
 def frozen_fleet(scenario: Scenario, settings: LookaheadSettings) -> SimulatedFleet:
-    """A fleet in mid-run at a load that makes about RUNNING requests run on a replica."""
-    workload = scenario.workload(Part.TEST, 0, load_frac=1.6)
+    """A fleet under the lookahead at the moment when RUNNING requests run on a replica."""
+    workload = scenario.workload(Part.TEST, 0, load_frac=1.3)
     fleet = SimulatedFleet(scenario.cluster, workload, replace(scenario.config, lookahead=settings))
-    fleet.reset(seed=0, knobs=NO_SHEDDING)
-    fleet.run_until(FROZEN_AT_S)
+    fleet.reset(seed=0, knobs=ANALYTIC_SCORER_KNOBS)
     while fleet.arrays.replicas["num_decoding"].mean() < RUNNING and fleet.now_s < SPAN_S - 2.0:
-        fleet.run_until(fleet.now_s + 1.0)
+        fleet.run_until(fleet.now_s + 0.2)
     return fleet
 
 
@@ -93,7 +91,10 @@ def measure_cost(scenario: Scenario) -> dict[str, object]:
 
 
 def run(
-    scenario: Scenario, workload: Workload, seed: int, policy: tuple[Knobs, LookaheadSettings | None]
+    scenario: Scenario,
+    workload: Workload,
+    seed: int,
+    policy: tuple[Knobs, LookaheadSettings | None],
 ) -> dict[str, float]:
     """Run one workload; return its goodput, sheds, and CPU time a request."""
     knobs, settings = policy

@@ -83,6 +83,7 @@ def worth(ahead, mirror, rows, counts, work, latency, now_s, limits):
         and mirror.without_factor == slow_factor
         and now_s - mirror.without_at_s < ahead.cache_s
     )
+    run.is_whole = 0
     total = 0.0
     for s in range(ahead.num_samples):
         if not is_fresh:

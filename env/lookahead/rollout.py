@@ -18,39 +18,41 @@ _MOST_CHANGES = 40
 _ENDLESS = np.int64(1) << np.int64(40)
 
 
+# A place of the heap holds the iteration at which a job ends and, below these bits, its number.
+_JOB_BITS = np.int64(20)
+_JOB_MASK = (np.int64(1) << _JOB_BITS) - 1
+
+
 @compiled
-def _push_heap(jobs, heap, count, j):
+def _push_heap(heap, count, entry):
     i = count
     while i > 0:
         parent = (i - 1) >> 1
-        if jobs[heap[parent]].end_iteration <= jobs[j].end_iteration:
+        if heap[parent] <= entry:
             break
         heap[i] = heap[parent]
         i = parent
-    heap[i] = j
+    heap[i] = entry
 
 
 @compiled
-def _remove_heap(jobs, heap, count, place):
+def _remove_heap(heap, count, place):
     """Take out one place of a heap of `count`; the rest stays a heap."""
     last = heap[count - 1]
     count -= 1
     if place == count:
         return
     i = place
-    while i > 0 and jobs[heap[(i - 1) >> 1]].end_iteration > jobs[last].end_iteration:
+    while i > 0 and heap[(i - 1) >> 1] > last:
         heap[i] = heap[(i - 1) >> 1]
         i = (i - 1) >> 1
     while True:
         child = 2 * i + 1
         if child >= count:
             break
-        if (
-            child + 1 < count
-            and jobs[heap[child + 1]].end_iteration < jobs[heap[child]].end_iteration
-        ):
+        if child + 1 < count and heap[child + 1] < heap[child]:
             child += 1
-        if jobs[heap[child]].end_iteration >= jobs[last].end_iteration:
+        if heap[child] >= last:
             break
         heap[i] = heap[child]
         i = child
@@ -67,8 +69,8 @@ def _own_tokens(job):
 def _join(run, jobs, heap, j):
     """Let a job decode."""
     job = jobs[j]
-    job.end_iteration = run.iteration + job.length - job.generated_tokens
-    _push_heap(jobs, heap, run.num_decoding, j)
+    end_iteration = run.iteration + job.length - job.generated_tokens
+    _push_heap(heap, run.num_decoding, (end_iteration << _JOB_BITS) | j)
     run.num_decoding += 1
     run.decode_seqs += job.sequences
     run.context_tokens += job.sequences * (job.input_tokens + job.generated_tokens - 1)
@@ -77,10 +79,10 @@ def _join(run, jobs, heap, j):
 @compiled
 def _part(run, jobs, heap, place):
     """Take a job out of the batch and give its KV back; return it."""
-    j = heap[place]
+    j, end_iteration = heap[place] & _JOB_MASK, heap[place] >> _JOB_BITS
     job = jobs[j]
-    _remove_heap(jobs, heap, run.num_decoding, place)
-    job.generated_tokens = job.length - (job.end_iteration - run.iteration)
+    _remove_heap(heap, run.num_decoding, place)
+    job.generated_tokens = job.length - (end_iteration - run.iteration)
     run.num_decoding -= 1
     run.decode_seqs -= job.sequences
     run.context_tokens -= job.sequences * (job.input_tokens + job.generated_tokens - 1)
@@ -165,7 +167,7 @@ def _preempt(run, jobs, lists):
     heap, queue = lists[HEAP], lists[QUEUE]
     place = 0
     for i in range(1, run.num_decoding):
-        one, other = jobs[heap[i]], jobs[heap[place]]
+        one, other = jobs[heap[i] & _JOB_MASK], jobs[heap[place] & _JOB_MASK]
         if one.priority > other.priority or (
             one.priority == other.priority and one.admission > other.admission
         ):
@@ -247,7 +249,7 @@ def _take_iterations(run, jobs, lists, coefficients, linear_s):
         chunk, positions, limit, start_tokens = _chunk(run, jobs, lists[RING])
     seqs = run.decode_seqs
     if seqs > 0:
-        limit = min(limit, jobs[heap[0]].end_iteration - run.iteration)
+        limit = min(limit, (heap[0] >> _JOB_BITS) - run.iteration)
         limit = min(limit, max(1, (run.kv_tokens - run.held_tokens) // seqs))
     if run.is_closed != 0:
         limit = np.int64(1)
@@ -265,19 +267,48 @@ def _take_iterations(run, jobs, lists, coefficients, linear_s):
     run.held_tokens += seqs * limit
     if chunk > 0:
         _spend_prefill(run, jobs, lists, chunk * limit)
-    while run.num_decoding > 0 and jobs[heap[0]].end_iteration <= run.iteration:
+    while run.num_decoding > 0 and heap[0] >> _JOB_BITS <= run.iteration:
         _judge(run, jobs[_part(run, jobs, heap, 0)])
+
+
+@compiled
+def _is_decided(run, jobs, heap, coefficients, linear_s):
+    """Whether all that still decodes is sure to meet its limits, or has missed one; counts it.
+
+    Nothing waits, so iterations are no longer than the present one and the growth of the contexts
+    make them, tile padding aside: sequences only leave.
+    """
+    batch = (0, 0.0, run.decode_seqs, run.context_tokens)
+    first_s, slope_s = iteration_times_s(coefficients, linear_s, batch, 0)
+    first_s, slope_s = first_s * run.slow_factor, slope_s * run.slow_factor
+    gained, grown_tokens = 0.0, 0
+    for i in range(run.num_decoding):
+        job = jobs[heap[i] & _JOB_MASK]
+        left = (heap[i] >> _JOB_BITS) - run.iteration
+        grown_tokens += left * job.sequences
+        if job.weight > 0.0 and job.first_token_s <= job.ttft_due_s:
+            spent_s, most_s = run.clock_s - job.first_token_s, job.tpot_limit_s * (job.length - 1)
+            if spent_s + jump_time_s(first_s, slope_s, left) <= most_s:
+                gained += job.weight
+            elif spent_s <= most_s:
+                return False
+    if run.held_tokens + grown_tokens > run.kv_tokens:
+        return False
+    run.goodput += gained
+    return True
 
 
 @compiled
 def rollout(run, rows, jobs, lists, coefficients, linear_s, sample, with_new):
     """Return the weighted goodput of all that a replica has, with or without the one in hand.
 
-    `with_new` is 1 or 0. What became of each job stands in `jobs` until the next rollout.
+    `with_new` is 1 or 0. If the run `is_whole`, what became of each job stands in `jobs` until the
+    next rollout; else it ends as soon as the rest is certain.
 
     Shapes: as in `situation.prepare`, which has filled `run`, `jobs` and `lists`.
     """
     _begin(run, rows, jobs, lists, sample, with_new)
+    num_to_check = _ENDLESS if run.is_whole == 0 and coefficients.window_tokens == 0.0 else -1
     for _ in range(_MOST_CHANGES * (run.num_jobs + 2)):
         if run.is_closed == 0:
             _admit(run, jobs, lists)
@@ -287,6 +318,12 @@ def rollout(run, rows, jobs, lists, coefficients, linear_s, sample, with_new):
             run.clock_s = max(run.clock_s, jobs[lists[QUEUE, run.next_waiting]].ready_s)
             run.is_closed = 0
             continue
+        is_tail = run.num_prefilling == 0 and run.next_waiting >= run.end_waiting
+        if is_tail and run.num_decoding <= num_to_check:
+            if _is_decided(run, jobs, lists[HEAP], coefficients, linear_s):
+                break
+            # Looked at anew when a quarter of them has ended.
+            num_to_check = run.num_decoding * 3 // 4
         if run.decode_seqs > run.kv_tokens - run.held_tokens and run.num_decoding > 0:
             _preempt(run, jobs, lists)
             continue

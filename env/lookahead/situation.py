@@ -39,7 +39,6 @@ JOB_DTYPE = np.dtype(
         ("done_tokens", np.int64),
         ("left_tokens", np.int64),
         ("generated_tokens", np.int64),
-        ("end_iteration", np.int64),
         ("admission", np.int64),
         ("first_token_s", np.float64),
         ("finish_s", np.float64),  # infinity if it does not
@@ -58,6 +57,7 @@ RUN_DTYPE = np.dtype(
         ("num_jobs", np.int64),
         ("num_running", np.int64),  # jobs that decode: the first ones
         ("num_started", np.int64),  # of those that wait, the ones whose prefill has begun
+        ("is_whole", np.int64),  # run to the very end, for whoever looks at the jobs
         ("new_place", np.int64),  # of the request in hand among those that wait
         # What moves.
         ("clock_s", np.float64),
@@ -169,13 +169,15 @@ def _fill_jobs(run, mirror, rows, jobs, margin, now_s):
 @compiled
 def _start_jobs(run, jobs, start, by_s):
     """Take the most urgent, oldest of those that waited at a moment as in prefill."""
-    left, count = 0, 0
+    left, count, seqs = 0, 0, run.decode_seqs
     budget = chunk_budget(run)
     for priority in range(2):
         for j in range(run.num_running, run.num_jobs):
             job = jobs[j]
-            if job.priority == priority and job.ready_s <= by_s and left < budget:
+            has_slot = seqs == 0 or seqs + job.sequences <= run.max_num_seqs
+            if job.priority == priority and job.ready_s <= by_s and left < budget and has_slot:
                 job.is_started = 1
+                seqs += job.sequences
                 left += job.uncached_tokens
                 start[count] = j
                 count += 1

@@ -47,8 +47,9 @@ from .memory import (
     views_of,
 )
 
-# Requests that a mirror holds for each of its engine's slots, and at most.
+# Requests that a mirror holds: for each of its engine's slots, beyond that, and at most.
 _ROWS_PER_SLOT = 2
+_SPARE_ROWS = 128
 _MOST_ROWS = 1024
 
 
@@ -196,6 +197,7 @@ def run_out(handle, r, sample, with_new, sees_streams):
     limits = (knobs.batch_tokens_scale, knobs.max_num_seqs_frac)
     latency = (nominal_of(sim)[r], linear_s, slow_factor)
     prepare(run, mirror, rows, jobs, lists, latency, lookahead_of(sim).margin, now_s, limits)
+    run.is_whole = 1
     return rollout(run, rows, jobs, lists, nominal_of(sim)[r], linear_s, sample, with_new)
 
 
@@ -235,7 +237,7 @@ def lookahead_arrays(
     """
     is_on = settings is not None
     slots = int(replicas["max_num_seqs"].max())
-    num_rows = min(_ROWS_PER_SLOT * slots + 1, _MOST_ROWS) if is_on else 1
+    num_rows = min(_ROWS_PER_SLOT * slots + _SPARE_ROWS, _MOST_ROWS) if is_on else 1
     most_tokens = int(replicas["max_batch_tokens"].max()) + slots if is_on else 0
     mirrors = np.zeros(replicas.size, dtype=MIRROR_DTYPE)
     for name in ("max_num_seqs", "max_batch_tokens"):
