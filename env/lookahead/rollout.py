@@ -250,7 +250,7 @@ def _take_iterations(run, jobs, lists, coefficients, linear_s):
     seqs = run.decode_seqs
     if seqs > 0:
         limit = min(limit, (heap[0] >> _JOB_BITS) - run.iteration)
-        limit = min(limit, max(1, (run.kv_tokens - run.held_tokens) // seqs))
+        limit = min(limit, max(np.int64(1), (run.kv_tokens - run.held_tokens) // seqs))
     if run.is_closed != 0:
         limit = np.int64(1)
         run.is_closed = 0

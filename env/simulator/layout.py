@@ -489,6 +489,7 @@ class SimulationArrays(NamedTuple):
     placements: np.ndarray  # PLACEMENT_DTYPE [P]
     seen_views: np.ndarray  # VIEW_DTYPE [P, R], the gateway's view at each placement
     seen_hits: np.ndarray  # int64 [P, R], cached prompt tokens at each placement
+    seen_choices: np.ndarray  # CHOICE_DTYPE [placements, MAX_CANDIDATES], those looked at there
     pages: np.ndarray  # PAGE_DTYPE [G, R, P], metrics pages on their way; P = 1 if none are late
     throttled: np.ndarray  # LATENCY_DTYPE [R], scratch: coefficients at a lowered clock
     # Choices on paper (`shadow.py`).

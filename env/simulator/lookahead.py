@@ -42,8 +42,10 @@ from .memory import (
     mirror_rows_of,
     mirrors_of,
     nominal_of,
+    placements_of,
     replicas_of,
     requests_of,
+    seen_choices_of,
     views_of,
 )
 
@@ -201,6 +203,19 @@ def run_out(handle, r, sample, with_new, sees_streams):
     return rollout(run, rows, jobs, lists, nominal_of(sim)[r], linear_s, sample, with_new)
 
 
+@compiled
+def _keep_choices(sim, index, choices):
+    """Keep what was found for the watched request; its placement was just counted."""
+    fleet = fleet_of(sim)
+    if index != fleet.watched_request or fleet.num_placements > placements_of(sim).size:
+        return
+    seen = seen_choices_of(sim, fleet.num_placements - 1)
+    for i in range(seen.size):
+        seen[i].replica = NOBODY
+    for i in range(choices.size):
+        seen[i] = choices[i]
+
+
 @called_as("look_ahead")
 def look_ahead(sim, index, now_s):
     """Judge the candidates of a request; what comes of it stands in the lookahead's record."""
@@ -219,6 +234,7 @@ def look_ahead(sim, index, now_s):
         return
     for i in range(count):
         _judge(sim, index, choices[i], now_s)
+    _keep_choices(sim, index, choices[:count])
     best, is_worth = best_choice(choices[:count])
     ahead.chosen = choices[best].replica
     ahead.is_worth = is_worth

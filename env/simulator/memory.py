@@ -436,6 +436,13 @@ def seen_hits_of(sim, placement):
 
 
 @compiled
+def seen_choices_of(sim, placement):
+    """What the lookahead found at a placement of the watched request [MAX_CANDIDATES]."""
+    shape = (sim.num_placements, MAX_CANDIDATES)
+    return carray(pointer(sim.seen_choices_at), shape, CHOICE_DTYPE)[placement]
+
+
+@compiled
 def late_pages_of(sim, g, r):
     """Metrics pages of a replica that are on their way to a gateway [P]."""
     shape = (sim.num_gateways, sim.num_replicas, sim.num_pages)

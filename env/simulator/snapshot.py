@@ -116,6 +116,7 @@ COPY_RULES: dict[str, Copy] = {
     "placements": Copy.WHOLE,
     "seen_views": Copy.WHOLE,
     "seen_hits": Copy.WHOLE,
+    "seen_choices": Copy.WHOLE,
 }
 """Rule of each array; one that is missing is copied whole, which is always right."""
 

@@ -7,11 +7,14 @@ import pytest
 
 from trimtab.env.knobs import ANALYTIC_SCORER_KNOBS
 from trimtab.env.lookahead.settings import LookaheadSettings
+from trimtab.env.placement import LOOKAHEAD_RULE
+from trimtab.env.request_life import read_life
 from trimtab.env.simulated_fleet import SimulatedFleet
 from trimtab.env.simulator.faults import FaultConfig
 from trimtab.env.simulator.layout import DECODING, PREFILLING, SHED, WAITING
 from trimtab.env.simulator.lookahead import candidates, run_out
 from trimtab.env.simulator.setup import FleetConfig
+from trimtab.scripts.life_text import reason
 
 AHEAD = LookaheadSettings()
 CALM = FleetConfig(faults=FaultConfig(), lookahead=AHEAD)
@@ -164,6 +167,19 @@ def test_what_is_remembered_changes_little(make_fleet):
     assert anew.arrays.lookahead["num_cached"][0] == 0
     assert remembered.arrays.lookahead["num_cached"][0] > 300
     assert goodput(remembered) == pytest.approx(goodput(anew), abs=0.03)
+
+
+def test_a_placement_is_explained_by_what_each_candidate_was_expected_to_gain(make_fleet):
+    fleet = run(make_fleet(replace(CALM, watched_request=300), rate_rps=60.0))
+    placement = read_life(fleet).placements[0]
+    assert placement.rule == LOOKAHEAD_RULE
+    assert 1 < len(placement.candidates) <= AHEAD.num_candidates
+    if placement.chosen is None:
+        assert min(c.cost for c in placement.candidates) >= 0.0
+    else:
+        assert placement.chosen == placement.candidates[0].name
+        assert placement.candidates[0].terms["expected_loss"] < 0.0
+    assert reason(placement)
 
 
 @pytest.mark.parametrize(
