@@ -45,6 +45,7 @@ COMMANDS: dict[str, Command] = {
     "serve": Command("serve:serve", "Serve a live fleet: gateway, shield and, if given, a policy."),
     "explain": Command("explain:explain", "Tell why a live request went where it went."),
     "shadow": Command("shadow:app", "See what another scheduler would have done."),
+    "sites": Command("sites:app", "Draw sites: fleets with traffic, limits and trouble."),
     "policy": Command("policy:app", "Explain rules, and try them on a recorded trace."),
     "evaluate": Command("evaluate:evaluate", "Compare schedulers on the same unseen workloads."),
     "tune": Command("tune:tune", "Tune the analytic scorer to a trace and a cluster."),

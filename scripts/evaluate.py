@@ -84,7 +84,7 @@ def evaluate(
     ] = None,
     live_tokens: Annotated[
         tuple[int, int], typer.Option(help="Longest prompt and answer of the load, tokens.")
-    ] = (1024, 128),
+    ] = (512, 64),
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the numbers instead of the table.")
     ] = False,

@@ -7,11 +7,15 @@ Does not know: tables or figures.
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..agents.evaluation import Evaluation, Interval, PolicyResult, bootstrap
 from ..agents.heuristics import HEURISTICS
 
 # Below this many workloads a bootstrap interval is too narrow to rely on.
 _FEW_WORKLOADS = 10
+# From this share on, failed requests are spoken of: something else than scheduling is wrong.
+_MANY_FAILED_FRAC = 0.01
 LIMITS = (
     "Limits: a simulated fleet, not a measurement. Iteration times are roofline estimates of each "
     "GPU, faults are drawn at random, and the intervals cover the drawn workloads only, not the "
@@ -111,6 +115,10 @@ def conditions(evaluation: Evaluation) -> str:
     )
     if evaluation.num_workloads < _FEW_WORKLOADS:
         text += f"; fewer than {_FEW_WORKLOADS} workloads: the intervals are too narrow"
+    failed = {r.name: np.mean([k.failed_frac for k in r.kpis]) for r in evaluation.policies}
+    shares = [f"{name} {share:.0%}" for name, share in failed.items() if share >= _MANY_FAILED_FRAC]
+    if shares:
+        text += f"; requests failed, neither met nor shed: {', '.join(shares)}"
     return text
 
 

@@ -11,6 +11,7 @@ import platform
 import time
 from typing import Annotated, Literal
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.live import Live
@@ -36,11 +37,15 @@ from ..runtime.telemetry.transport import InProcessTransport
 RACK = "here"
 # s between two pictures of the table
 _REFRESH_S = 0.5
+# s until something must be known; compiling takes most of it, the first time ever
+_FIRST_S = 60.0
 
 
 def watch(
     *,
-    seconds: Annotated[float, typer.Option(min=1, help="How long to watch.")] = 5.0,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="How long to watch, once something is known.")
+    ] = 5.0,
     backend: Annotated[
         Literal["auto", "nvml", "host"],
         typer.Option(help="Whom to ask: GPUs and host, or the host alone."),
@@ -70,10 +75,12 @@ async def _watched(probe: Probe, seconds: float) -> Hub:
         ProbeRunner(probe, place, transport),
     )
     tasks = [asyncio.create_task(service.run()) for service in services]
-    end_s = time.monotonic() + seconds
+    end_s, is_known = time.monotonic() + _FIRST_S, False
     with Live(console=Console(), refresh_per_second=4, transient=True) as live:
         while (now_s := time.monotonic()) < end_s:
             live.update(_table(hub.state(now_s)))
+            if not is_known and np.isfinite(hub.sampled_at_s).any():
+                end_s, is_known = time.monotonic() + seconds, True
             await asyncio.wait(tasks, timeout=min(_REFRESH_S, end_s - now_s))
             for task in tasks:
                 if task.done():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..belief import Belief, believed_coefficients, split_reality
 from ..budget import full_buckets
 from ..cluster import (
     ClusterSpec,
@@ -31,6 +32,7 @@ from .cluster_setup import cap_w, fill_fleet, fill_replicas, link_arrays
 from .engine_setup import engine_memory_arrays, make_cache
 from .faults import FaultConfig, draw_link_events, draw_slowdowns, draw_trouble, places_of
 from .faults.script import ScriptedTrouble, script_events
+from .faults.slow_spans import SlowSpan, with_slow_spans
 from .fleet_loop import begin
 from .guardrails import assign_groups, group_costs, set_limits
 from .layout import (
@@ -102,6 +104,10 @@ class FleetConfig:
 
     script: tuple[ScriptedTrouble, ...] = ()
     """Trouble at known moments, beside what is drawn."""
+    slow_spans: tuple[SlowSpan, ...] = ()
+    """Slow-downs of known spans, beside those that are drawn."""
+    beliefs: tuple[Belief, ...] = ()
+    """By kind of GPU, how far the latency coefficients are off that the scheduler believes."""
     emergencies: frozenset[Emergency] = frozenset(Emergency)
     """Emergency actions that the engines can do."""
     restrictions: Restrictions | None = None
@@ -268,6 +274,13 @@ def _page_tokens(cluster: ClusterSpec, workload: Workload) -> int:
     return page_tokens
 
 
+def _pairs(actual: np.ndarray, nominal: np.ndarray) -> np.ndarray:
+    """Return both coefficients of each replica as one record, [R]."""
+    pairs = np.zeros(actual.size, [("actual", LATENCY_DTYPE), ("nominal", LATENCY_DTYPE)])
+    pairs["actual"], pairs["nominal"] = actual, nominal
+    return pairs
+
+
 def _draw_events(
     cluster: ClusterSpec, config: FleetConfig, horizon_s: float, seed: int
 ) -> np.ndarray:
@@ -297,7 +310,9 @@ def allocate(
             requests are for a model that none of several serves.
     """
     page_tokens = _page_tokens(cluster, workload)
-    replicas, nominal = _make_replicas(cluster), replica_coefficients(cluster)
+    replicas, true = _make_replicas(cluster), replica_coefficients(cluster)
+    nominal = believed_coefficients(cluster, true, config.beliefs)
+    actual, constant_factors = split_reality(true, nominal)
     num_replicas, num_gateways = replicas.size, config.num_gateways
     fleet = _make_fleet(config, workload, page_tokens, num_replicas)
     fill_fleet(fleet, replicas, config.start_up, config.kv_overlap_frac)
@@ -308,7 +323,7 @@ def allocate(
     slots = int(replicas["max_num_seqs"].max()) + 1
     places = places_of(cluster)
     set_tariffs(replicas, cluster, config.energy)
-    kinds, replicas["kind"] = np.unique(nominal, return_inverse=True)
+    kinds, replicas["kind"] = np.unique(_pairs(actual, nominal), return_inverse=True)
     most_tokens = int(replicas["max_batch_tokens"].max() + replicas["max_num_seqs"].max())
     restrictions = config.restrictions or unrestricted(num_replicas)
     limits = no_limits(cluster)
@@ -325,7 +340,7 @@ def allocate(
         pinned_entries=np.zeros(workload.blocks.size, dtype=np.int32),
         replicas=replicas,
         event_tree=_make_event_tree(num_replicas),
-        actual=nominal.copy(),
+        actual=actual,
         nominal=nominal,
         decode_bases_s=np.full((kinds.size, slots), np.nan),
         linear_s=np.full((kinds.size, most_tokens + 1), np.nan),
@@ -340,8 +355,12 @@ def allocate(
         holders=np.zeros(
             (max(1, workload.num_distinct_blocks), (num_replicas + 63) // 64), dtype=np.uint64
         ),
-        slowdowns=draw_slowdowns(
-            config.faults, places.server_of_replica, horizon_s, seed, places.gpus_of_replica
+        slowdowns=with_slow_spans(
+            draw_slowdowns(
+                config.faults, places.server_of_replica, horizon_s, seed, places.gpus_of_replica
+            ),
+            config.slow_spans,
+            constant_factors,
         ),
         events=_draw_events(cluster, config, horizon_s, seed),
         knobs=knobs.record(),
@@ -359,7 +378,7 @@ def allocate(
         pages=np.zeros(
             (num_gateways, num_replicas, int(fleet["page_lag"][0]) + 1), dtype=PAGE_DTYPE
         ),
-        throttled=nominal.copy(),
+        throttled=actual.copy(),
         **shadow_arrays(num_replicas),
         groups=restrictions.groups,
         buckets=full_buckets(restrictions.groups),

@@ -3,6 +3,9 @@
 import csv
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from trimtab.agents.policy import ConstantPolicy, LearnedPolicy
 from trimtab.agents.shield.projection import KnobLimit, KnobLimits
 from trimtab.agents.shield.shield import ShieldConfig
 from trimtab.agents.shield.simulated_shield import SimulatedShield
-from trimtab.agents.training import TrainingConfig, layout_for, make_model, train
+from trimtab.agents.training import TrainingConfig, TrainingResult, layout_for, make_model, train
 from trimtab.agents.training_log import WandbMode, training_log
 from trimtab.env.knobs import KNOB_NAMES, TUNABLE_KNOBS
 from trimtab.env.reward import ScenarioTasks
@@ -38,16 +41,43 @@ QUICK = TrainingConfig(
 )
 
 
-def test_256_windows_train_and_log(scenario, tmp_path):
-    played = []
-    result = train(
-        scenario, BASE, tmp_path, QUICK, wandb_mode=WandbMode.DISABLED, on_windows=played.append
-    )
-    assert sum(played) == result.num_windows == 256
+@dataclass(frozen=True)
+class Trained:
+    """What one training gave, wrote and did on its way."""
+
+    result: TrainingResult
+    directory: Path
+    played: list[int]
+    rollouts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+    """Rewards before and after they were put where requests arrived, and returns."""
+
+
+@pytest.fixture(scope="module")
+def trained(scenario, tmp_path_factory):
+    directory, played, rollouts = tmp_path_factory.mktemp("trained"), [], []
+    original = training._ArrivalRewards._on_rollout_end
+
+    def spy(self):
+        before = self.locals["rollout_buffer"].rewards.copy()
+        original(self)
+        buffer = self.locals["rollout_buffer"]
+        rollouts.append((before, buffer.rewards.copy(), buffer.returns.copy()))
+
+    with mock.patch.object(training._ArrivalRewards, "_on_rollout_end", spy):
+        result = train(
+            scenario, BASE, directory, QUICK, wandb_mode=WandbMode.DISABLED,
+            on_windows=played.append,
+        )  # fmt: skip
+    return Trained(result, directory, played, rollouts)
+
+
+def test_256_windows_train_and_log(trained):
+    result = trained.result
+    assert sum(trained.played) == result.num_windows == 256
     assert result.validation[0] == (0, 0.0)
     assert len(result.validation) >= 3
     assert result.best_windows in [windows for windows, _ in result.validation]
-    rows = list(csv.DictReader((tmp_path / "progress.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((trained.directory / "progress.csv").read_text().splitlines()))
     names = set(rows[0])
     assert {f"policy/weight_{name}" for name in TUNABLE_KNOBS} <= names
     assert {"train/approx_kl", "train/explained_variance", "time/fps"} <= names
@@ -59,11 +89,9 @@ def test_256_windows_train_and_log(scenario, tmp_path):
         assert float(logged[f"shield/{name}"]) >= 0.0
 
 
-def test_same_seed_same_policy(scenario, tmp_path):
-    weights = [
-        train(scenario, BASE, tmp_path, QUICK, wandb_mode=WandbMode.DISABLED).policy.state_dict()
-        for _ in range(2)
-    ]
+def test_same_seed_same_policy(scenario, trained, tmp_path):
+    again = train(scenario, BASE, tmp_path, QUICK, wandb_mode=WandbMode.DISABLED)
+    weights = [result.policy.state_dict() for result in (trained.result, again)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
@@ -87,21 +115,10 @@ def test_the_untrained_policy_is_the_base(scenario, tmp_path):
     assert learned.kpis().as_dict() == pytest.approx(base.kpis().as_dict(), rel=1e-12)
 
 
-def test_updates_use_the_rewards_of_the_arrivals(scenario, tmp_path, monkeypatch):
-    seen = []
-    original = training._ArrivalRewards._on_rollout_end
-
-    def spy(self):
-        before = self.locals["rollout_buffer"].rewards.copy()
-        original(self)
-        buffer = self.locals["rollout_buffer"]
-        seen.append((before, buffer.rewards.copy(), buffer.returns.copy()))
-
-    monkeypatch.setattr(training._ArrivalRewards, "_on_rollout_end", spy)
-    train(scenario, BASE, tmp_path, QUICK, wandb_mode=WandbMode.DISABLED)
+def test_updates_use_the_rewards_of_the_arrivals(trained):
     length = QUICK.episode.num_windows
-    assert seen
-    for before, after, returns in seen:
+    assert trained.rollouts
+    for before, after, returns in trained.rollouts:
         assert not np.allclose(before[: length - 1], after[: length - 1])
         # The last window of an episode is followed by nothing: its return is its reward.
         assert returns[-1] == pytest.approx(after[-1], abs=1e-6)

@@ -70,10 +70,21 @@ def test_numbers_keep_what_made_them(evaluated: tuple[Result, Path], trace_store
     assert len(content["policies"]["round-robin"]["workloads"]) == 2
 
 
-def test_json_on_stdout_is_the_file(trace_store: Path, tmp_path: Path) -> None:
+def test_json_on_stdout_is_the_file(trace_store: Path, two_kinds: Path, tmp_path: Path) -> None:
     result = run(
         *("evaluate", "--trace", trace_store, "--policies", "random", "--workloads", 1),
-        *("--span", 5, "--load", 0.3, "--no-load-curve", "--json", "--out", tmp_path),
+        *(
+            "--cluster",
+            two_kinds,
+            "--span",
+            5,
+            "--load",
+            0.3,
+            "--no-load-curve",
+            "--json",
+            "--out",
+            tmp_path,
+        ),
     )
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout) == json.loads((tmp_path / "evaluation.json").read_text())

@@ -34,8 +34,8 @@ def run(*arguments: object) -> str:
     return result.output
 
 
-def test_tune_train_and_evaluate_a_trace(store, tmp_path):
-    common = ("--trace", store, "--span", 8, "--load", 0.5)
+def test_tune_train_and_evaluate_a_trace(store, two_kinds, tmp_path):
+    common = ("--trace", store, "--cluster", two_kinds, "--span", 8, "--load", 0.5)
     knobs, out = tmp_path / "tuned.json", tmp_path / "train"
     printed = run("tune", *common, "--generations", 1, "--out", knobs)
     assert f"next: trimtab train --trace {store} --knobs {knobs}" in printed

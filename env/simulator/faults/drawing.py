@@ -151,6 +151,8 @@ def draw_link_events(
     """Return changes of the links' bandwidth, EVENT_DTYPE [K] of kind LINK, in order of time."""
     rng = np.random.default_rng([seed, _LINK])
     links, events = config.links, []
+    if links.degradations_per_hour == 0.0:
+        return np.zeros(0, dtype=EVENT_DTYPE)
     for link in range(num_links):
         spans = draw_spans(
             rng, links.degradations_per_hour, horizon_s, links.span_s, links.bandwidth_factor

@@ -130,7 +130,7 @@ def test_a_refusal_is_not_tried_again(status):
 def test_an_answer_that_does_not_come_is_a_failure():
     listener = Listener()
     listener.is_held = True
-    sink = run(listener, send(1), timeout_s=0.05, num_attempts=2)
+    sink = run(listener, send(1), timeout_s=0.25, num_attempts=2)
     assert len(listener.bodies) == 2
     assert sink.dropped == {Drop.FAILED: 1}
 

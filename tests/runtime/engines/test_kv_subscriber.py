@@ -52,7 +52,7 @@ class Heard:
             return tuple(what for number, what in self.said if number == replica)
 
         with self._changed:
-            arrived = self._changed.wait_for(lambda: len(said()) >= len(expected), timeout=10)
+            arrived = self._changed.wait_for(lambda: len(said()) >= len(expected), timeout=60)
             assert said() == expected, f"arrived {arrived}"
 
 

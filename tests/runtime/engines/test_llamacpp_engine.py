@@ -157,7 +157,7 @@ def test_a_move_that_cannot_be_says_why_and_leaves_the_source_as_it_was(
 def test_one_that_fell_asleep_says_so_until_it_is_asked_for_more(ports: dict[str, int]) -> None:
     async def scenario() -> None:
         async with engines(ports, "drowsy") as (engine,):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while (await engine.health()).state is not HealthState.ASLEEP:
                     await asyncio.sleep(0.05)
             assert await engine.is_asleep() is True

@@ -191,7 +191,7 @@ class Stand:
         """Send bytes, and return all that comes until the connection closes."""
         reader, writer = await self.connect()
         writer.write(data)
-        answer = await asyncio.wait_for(reader.read(), 5.0)
+        answer = await asyncio.wait_for(reader.read(), 60.0)
         writer.close()
         return answer
 

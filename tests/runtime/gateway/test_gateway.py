@@ -224,7 +224,7 @@ def test_draining_finishes_what_is_open() -> None:
             while not stand.engines[0].heads:
                 await asyncio.sleep(0.001)
             port = stand.gateway.port
-            draining = asyncio.create_task(stand.gateway.drain(1.0))
+            draining = asyncio.create_task(stand.gateway.drain(60.0))
             await asyncio.sleep(0.01)
             with pytest.raises(ConnectionError):
                 await asyncio.open_connection("127.0.0.1", port)

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from trimtab.traces.errors import ConfigError
 
 SMALL = GatewayConfig(
     sweep_s=0.01, max_head_bytes=2048, max_headers=20, max_body_bytes=5000, head_timeout_s=0.05,
-    body_timeout_s=0.05, idle_timeout_s=0.05, write_timeout_s=0.05, max_connections=3,
+    body_timeout_s=0.05, write_timeout_s=0.05, max_connections=3,
 )  # fmt: skip
 
 
@@ -186,7 +187,8 @@ def test_more_connections_than_may_be_are_told_so() -> None:
 
 def test_an_idle_connection_is_closed_without_a_word() -> None:
     async def run() -> None:
-        async with standing(answer_whole, config=SMALL) as stand:
+        config = replace(SMALL, idle_timeout_s=0.05)
+        async with standing(answer_whole, config=config) as stand:
             assert await stand.exchange(b"") == b""
 
     asyncio.run(run())

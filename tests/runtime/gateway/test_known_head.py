@@ -79,7 +79,7 @@ def test_heads_without_one_length_are_not_remembered(data: bytes) -> None:
 
 async def answer_of(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
     """Return head and body of the next answer."""
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5.0)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60.0)
     length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
     return head, await reader.readexactly(length)
 

@@ -99,7 +99,7 @@ def test_a_missing_model_file_is_named(tmp_path: Path) -> None:
 
 
 def complete(port: int, *, max_tokens: int = 4) -> dict[str, object]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     body = json.dumps({"model": "tiny", "prompt": "the queue of", "max_tokens": max_tokens})
     connection.request("POST", "/v1/completions", body, {"content-type": "application/json"})
     answer = json.loads(connection.getresponse().read())
@@ -108,7 +108,7 @@ def complete(port: int, *, max_tokens: int = 4) -> dict[str, object]:
     return answer
 
 
-def wait_for(condition, timeout_s: float = 10.0) -> None:  # type: ignore[no-untyped-def]
+def wait_for(condition, timeout_s: float = 60.0) -> None:  # type: ignore[no-untyped-def]
     until_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < until_s, "it did not happen in time"
@@ -158,18 +158,21 @@ def test_unknown_replicas_are_named(tmp_path: Path) -> None:
         fleet.kill("x")
 
 
+def share_of_a_core(pid: int, span_s: float) -> float:
+    process = psutil.Process(pid)
+    begin_s, began_at_s = process.cpu_times().user, time.monotonic()
+    time.sleep(span_s)
+    return (process.cpu_times().user - begin_s) / (time.monotonic() - began_at_s)
+
+
 def test_a_slowed_process_gets_its_share(tmp_path: Path) -> None:
     process = subprocess.Popen(["/bin/sh", "-c", "while :; do :; done"])
     try:
         throttle = Throttle(5.0, lambda: process.pid)
         throttle.start()
-        begin = psutil.Process(process.pid).cpu_times().user
-        began_s = time.monotonic()
-        time.sleep(0.4)
-        used_s = psutil.Process(process.pid).cpu_times().user - begin
-        share = used_s / (time.monotonic() - began_s)
+        # Where its throttle is not let run for a while, the next while shows it.
+        wait_for(lambda: share_of_a_core(process.pid, 0.4) < 0.5)
         throttle.close()
-        assert share < 0.5
     finally:
         process.kill()
         process.wait()

@@ -248,9 +248,9 @@ def engine_in_a_thread() -> Iterator[int]:
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        yield asyncio.run_coroutine_threadsafe(engine.start(), loop).result(5)
+        yield asyncio.run_coroutine_threadsafe(engine.start(), loop).result(60)
     finally:
-        asyncio.run_coroutine_threadsafe(engine.close(), loop).result(5)
+        asyncio.run_coroutine_threadsafe(engine.close(), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
@@ -268,7 +268,7 @@ def test_a_load_in_a_process_of_its_own_is_played_to_its_end() -> None:
     assert outcome.kpis.num_requests == 30
     assert outcome.kpis.failed_frac == 0.0
     assert outcome.ttft_s.size == 30
-    assert 0.0 < outcome.kpis.ttft_p50_s < 1.0
+    assert 0.0 < outcome.kpis.ttft_p50_s < 10.0
 
 
 def test_a_load_that_is_stopped_leaves_nothing_behind() -> None:

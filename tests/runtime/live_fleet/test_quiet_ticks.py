@@ -42,7 +42,7 @@ def outcome(stand: Stand) -> tuple[object, ...]:
 
 
 @given(steps=st.lists(STEP, max_size=12))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_tick_that_looks_only_when_it_must_does_the_same(
     steps: list[tuple[str, int, float, set[int]]],
 ) -> None:

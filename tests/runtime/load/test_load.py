@@ -27,7 +27,7 @@ def test_prompts_that_share_blocks_begin_alike_and_are_as_long_as_recorded() -> 
 def make_trace(number: int = 12, span_s: float = 0.3) -> RequestTrace:
     return RequestTrace.from_columns(
         arrival_s=np.linspace(0.0, span_s, number), input_tokens=[40] * number,
-        output_tokens=[4] * number, ttft_slo_s=1.0, tpot_slo_s=1.0,
+        output_tokens=[4] * number, ttft_slo_s=30.0, tpot_slo_s=30.0,
     )  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def test_a_trace_is_played_and_its_answers_are_timed() -> None:
         assert (results["status"] == 200).all()
         summed = figures(results)
         assert (summed.num_failed, summed.goodput_frac) == (0, 1.0)
-        assert 0.005 < summed.ttft_p50_s < 0.5
+        assert 0.005 < summed.ttft_p50_s < 10.0
         assert summed.tpot_p50_s > 0.004
 
     asyncio.run(run())

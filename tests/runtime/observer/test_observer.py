@@ -42,7 +42,7 @@ class Watched:
         return bool(np.allclose(self.feature(name), expected, rtol=0.02))
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():
                 await asyncio.sleep(0.02)
 
@@ -90,7 +90,7 @@ def test_what_a_page_says_is_in_the_hub_and_what_it_does_not_is_absent(tmp_path:
         assert watched.feature("waiting_requests")[0] == 0.0
         assert np.isnan(watched.feature("waiting_requests")[1])
         assert watched.shows("kv_usage_frac", 0.0, 0.25)
-        assert (watched.feature("state_age_s") < 1.0).all()
+        await watched.until(lambda: bool((watched.feature("state_age_s") < 1.0).all()))
 
     watch(tmp_path, check)
 
@@ -102,8 +102,12 @@ def test_an_engine_that_is_down_grows_old_and_comes_back(tmp_path: Path) -> None
         assert engine._server is not None
         port = engine._server.sockets[0].getsockname()[1]
         await engine.close()
-        await watched.until(lambda: watched.feature("state_age_s")[1] > 0.4)
-        assert watched.feature("state_age_s")[0] < 0.4
+
+        def only_one_is_old() -> bool:
+            first_s, second_s = watched.feature("state_age_s")
+            return bool(first_s < 0.4 < second_s)
+
+        await watched.until(only_one_is_old)
         # The page's last word stays, with its age; it does not turn into 0 or a fault.
         assert watched.shows("running_requests", 0.0, 0.0)
         again = SimulatedEngine(EngineSpeed())
@@ -111,7 +115,7 @@ def test_an_engine_that_is_down_grows_old_and_comes_back(tmp_path: Path) -> None
         await again.start(port=port)
         watched.engines.append(again)
         await watched.until(lambda: watched.shows("running_requests", 0.0, 7.0))
-        assert watched.feature("state_age_s")[1] < 0.4
+        await watched.until(lambda: watched.feature("state_age_s")[1] < 0.4)
 
     watch(tmp_path, check)
 

@@ -156,7 +156,7 @@ class Stand:
 
         return await asyncio.to_thread(asked)
 
-    async def until(self, is_so: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    async def until(self, is_so: Callable[[], bool], timeout_s: float = 60.0) -> None:
         """Wait until something holds."""
         async with asyncio.timeout(timeout_s):
             while not is_so():
@@ -173,7 +173,7 @@ class Stand:
             b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
             b"content-length: %d\r\n\r\n%s" % (len(body), body)
         )
-        answer = await asyncio.wait_for(reader.read(), 10.0)
+        answer = await asyncio.wait_for(reader.read(), 60.0)
         writer.close()
         return int(answer.split(b" ", 2)[1]), answer
 

@@ -15,6 +15,9 @@ from server_stand import TOKEN, Setter, Stand, standing, write_bundle
 from trimtab.env.knobs import ANALYTIC_SCORER_KNOBS
 from trimtab.env.state.feature import Node
 from trimtab.runtime.admin.client import AdminClient, AdminError, read_token
+from trimtab.runtime.dispatcher.totals import DispatchTotals
+from trimtab.runtime.serving import admin_host
+from trimtab.runtime.serving.window_meter import WindowMeter
 
 VALUES = ANALYTIC_SCORER_KNOBS.values.tolist()
 
@@ -134,17 +137,25 @@ def test_the_state_travels_bit_for_bit_with_its_clock(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_a_window_says_what_happened_in_it(tmp_path: Path) -> None:
+def test_a_window_says_what_happened_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = asyncio.Event()
+
+    def meter(totals: DispatchTotals, now_s: float) -> WindowMeter:
+        begun.set()
+        return WindowMeter(totals, now_s)
+
+    monkeypatch.setattr(admin_host, "WindowMeter", meter)
+
     async def run() -> None:
         async with standing(tmp_path) as stand:
             await stand.post()
-            waiting = asyncio.create_task(stand.ask(lambda client: client.advance(0.3)))
-            await asyncio.sleep(0.1)
+            waiting = asyncio.create_task(stand.ask(lambda client: client.advance(1.0)))
+            await begun.wait()
             for _ in range(3):
                 await stand.post()
             outcome = await waiting
             assert (outcome.num_arrived, outcome.num_finished) == (3, 3)
-            assert outcome.end_s - outcome.start_s >= 0.3
+            assert outcome.end_s - outcome.start_s >= 1.0
 
     asyncio.run(run())
 
@@ -152,25 +163,27 @@ def test_a_window_says_what_happened_in_it(tmp_path: Path) -> None:
 def test_a_replica_is_drained_and_serves_again(tmp_path: Path) -> None:
     async def run() -> None:
         async with standing(tmp_path) as stand:
+
+            def may_take() -> object:
+                return stand.server.status()["replicas"][0]["may_take"]
+
             answer = await stand.ask(lambda client: client.order_replica("local/tiny-0", "drain"))
             assert answer == {
                 "replica": "local/tiny-0", "state": "draining", "outstanding_requests": 0,
             }  # fmt: skip
-            await asyncio.sleep(0.05)
+            await stand.until(lambda: may_take() == "is taken out of service by the plan")
             for _ in range(6):
                 await stand.post()
             counted = [len(e.batch.running) for e in stand.engines]
             assert counted == [0, 0]
-            text = stand.server.status()["replicas"][0]["may_take"]
-            assert text == "is taken out of service by the plan"
+            assert may_take() == "is taken out of service by the plan"
             found = [
                 stand.server.placements.find(request_id)
                 for request_id in list(stand.server.placements._found)
             ]
             assert {each["replica"] for each in found if each is not None} == {"local/tiny-1"}
             await stand.ask(lambda client: client.order_replica("local/tiny-0", "undrain"))
-            await asyncio.sleep(0.05)
-            assert stand.server.status()["replicas"][0]["may_take"] == "may take it"
+            await stand.until(lambda: may_take() == "may take it")
 
     asyncio.run(run())
 

@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -143,13 +144,14 @@ def test_stopped_it_is_asked_to_end_then_killed_and_never_comes_again() -> None:
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
-def test_a_real_process_is_gone_after_close(stubborn: bool) -> None:
+def test_a_real_process_is_gone_after_close(stubborn: bool, tmp_path: Path) -> None:
+    up = tmp_path / "up"
     ignore = "signal.signal(15, signal.SIG_IGN); " if stubborn else ""
-    code = f"import signal, time; {ignore}print('up', flush=True); time.sleep(60)"
+    code = f"import signal, time; {ignore}open({str(up)!r}, 'w'); time.sleep(60)"
     child = Child(ChildConfig(name="sleeper", command=(sys.executable, "-c", code)), spawn_process)
     child.tick(time.monotonic())
     assert child.pid is not None
-    if stubborn:
-        time.sleep(0.3)
+    while not up.exists():
+        time.sleep(0.01)
     child.close(0.2)
     assert child.pid is None

@@ -56,7 +56,7 @@ async def metrics_of(stand: Stand) -> str:
     """Return the gateway's metrics page."""
     reader, writer = await asyncio.open_connection("127.0.0.1", stand.server.gateway.port)
     writer.write(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-    page = await asyncio.wait_for(reader.read(), 10.0)
+    page = await asyncio.wait_for(reader.read(), 60.0)
     writer.close()
     return page.decode()
 

@@ -46,9 +46,11 @@ def test_a_bundle_is_swapped_under_load_and_nothing_is_lost(tmp_path: Path) -> N
                 answer = await stand.ask(lambda client: client.swap(two))
                 assert answer["policy"] == str(two)
                 assert server.dispatcher.policy_version == str(two)
-                # From 1.2 to 0.8 by steps: half a unit of the logarithm a second.
-                assert 0.8 < server.steering.knobs["backlog"] < 1.2
                 await stand.until(lambda: server.steering.knobs["backlog"] == 0.8)
+                # From 1.2 to 0.8 by steps: half a unit of the logarithm a second.
+                records = [r for r in server.steering.records if r.policy_version == str(two)]
+                steps = [record.knobs["backlog"] for record in records]
+                assert any(0.8 < step < 1.2 for step in steps)
                 await stand.until(lambda: len(stand.statuses) > before + 50)
             nothing_is_lost(stand)
             first, second = stand.processes
@@ -77,7 +79,7 @@ class Misbehaving(Setter):
             time.sleep(0.6)
             return self.knobs
         if self.kind == "frozen":
-            time.sleep(1.2)
+            time.sleep(3.0)
         bad = Setter(self.knobs)
         values = {"nan": np.full(35, np.nan), "short": np.ones(3)}.get(self.kind)
         return self.knobs if values is None else _Anything(values, bad)
@@ -105,8 +107,10 @@ def test_a_policy_that_goes_wrong_costs_no_request(tmp_path: Path, kind: str, do
             async with stand.loaded(2):
                 await stand.until(lambda: status()["ruler"] == "policy")
                 policy.is_bad = True
-                await stand.until(lambda: status()["ruler"] == "fallback")
-                assert status()["doubt"] == doubt
+                # A busy machine may make it late besides.
+                await stand.until(
+                    lambda: (status()["ruler"], status()["doubt"]) == ("fallback", doubt)
+                )
                 assert status()["policy_version"] == "analytic-scorer"
                 policy.is_bad = False
                 before = len(stand.statuses)
@@ -123,7 +127,7 @@ def test_a_policy_that_is_killed_is_started_anew_and_rules_again(tmp_path: Path)
 
     async def run() -> None:
         async with standing(
-            tmp_path, policies=policy_of, bundle_path=bundle, rules_path=rules
+            tmp_path, policies=policy_of, bundle_path=bundle, rules_path=rules, window_s=0.3
         ) as stand:
             status = stand.server.status
             async with stand.loaded(2):
@@ -149,7 +153,7 @@ def test_a_frozen_policy_is_killed_and_started_anew(tmp_path: Path) -> None:
             made.append(policy if not made else Setter(ANALYTIC_SCORER_KNOBS))
             return made[-1]
 
-        async with standing(tmp_path, policies=make, bundle_path=bundle) as stand:
+        async with standing(tmp_path, policies=make, bundle_path=bundle, window_s=0.3) as stand:
             status = stand.server.status
             await stand.until(lambda: status()["ruler"] == "policy")
             policy.is_bad = True
@@ -294,7 +298,8 @@ def test_what_is_served_is_written_down_with_the_windows_and_their_states(tmp_pa
         ) as stand:  # fmt: skip
             for _ in range(5):
                 assert (await stand.post())[0] == 200
-            await asyncio.sleep(0.25)
+            window = next(pacer for pacer in stand.server.pacers if pacer.name == "window")
+            await stand.until(lambda: window.lag.num_calls > 2)
 
     asyncio.run(run())
     assert read_outcomes(tmp_path / "record").column("ending").to_pylist() == ["finished"] * 5

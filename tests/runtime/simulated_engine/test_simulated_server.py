@@ -91,7 +91,7 @@ def test_the_page_says_what_runs_and_waits_as_vllm_says_it() -> None:
             await asyncio.sleep(0.001)
         assert engine.batch.num_finished == 0
 
-    with_engine(check, EngineSpeed(step_s=0.002, max_num_seqs=2, kv_tokens=4096))
+    with_engine(check, EngineSpeed(step_s=0.01, max_num_seqs=2, kv_tokens=4096))
 
 
 def test_health_models_and_what_there_is_not() -> None:

@@ -54,7 +54,7 @@ def same(one: np.ndarray, other: np.ndarray) -> bool:
     now_s=st.floats(0.0, 40.0),
     seed=st.integers(0, 1000),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_ages_and_masks_are_those_of_the_rules(
     sampled_at_s: list[float], puts: list[tuple[Node, int, float]], now_s: float, seed: int
 ):

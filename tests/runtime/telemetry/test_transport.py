@@ -55,7 +55,7 @@ def run(request: pytest.FixtureRequest) -> Callable[[Check], None]:
 async def receive(inbox: Inbox, num_frames: int) -> list[bytes]:
     """Return the next so many frames."""
     bodies: list[bytes] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(bodies) < num_frames:
             await inbox.wait()
             bodies += inbox.take()
