@@ -26,6 +26,7 @@ GATE_RULES = (
     ("emptiest prefix cache, since no match is good enough", "cached_tokens"),
 )
 COST_RULE = "lowest cost"
+LOOKAHEAD_RULE = "largest expected gain in goodput"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,18 @@ def _drawn(
     return [r for r in order if can_take(view, query[0], bias, r)]
 
 
+def _looked_at(
+    arrays: SimulationArrays, place: int, num_replicas: int
+) -> tuple[list[int], list[dict[str, float]]]:
+    """Return the replicas that were looked at, and each replica's expected loss of goodput."""
+    terms: list[dict[str, float]] = [{} for _ in range(num_replicas)]
+    seen = [choice for choice in arrays.seen_choices[place] if choice["replica"] >= 0]
+    for choice in seen:
+        parts = {"expected_loss": -float(choice["worth"]), "price": float(choice["price"])}
+        terms[int(choice["replica"])] = {name: value for name, value in parts.items() if value}
+    return [int(choice["replica"]) for choice in seen], terms
+
+
 def _costs(
     arrays: SimulationArrays, place: int, query: np.ndarray, random_state: np.ndarray
 ) -> tuple[str, list[int], list[dict[str, float]]]:
@@ -105,6 +118,8 @@ def _costs(
     view, hits = arrays.seen_views[place], arrays.seen_hits[place]
     knobs, row = arrays.knobs, arrays.placements[place]
     bias = arrays.bias[int(query["group"][0])]
+    if arrays.lookahead["num_candidates"][0] > 0:
+        return LOOKAHEAD_RULE, *_looked_at(arrays, place, view.size)
     order = _drawn(view, query, knobs, bias, random_state)
     if knobs["hit_threshold_frac"][0] > 0.0:
         stage, costs = cache_aware_costs(view, query, hits, knobs, bias)

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..env.placement import Candidate, Placement
+from ..env.placement import LOOKAHEAD_RULE, Candidate, Placement
 from ..env.request_life import RequestLife
 
 NUM_CANDIDATES_SHOWN = 5
@@ -99,6 +99,8 @@ def reason(placement: Placement) -> str:
         return "refused: no replica was up that could hold it"
     if winner is None:
         best = placement.candidates[0]
+        if placement.rule == LOOKAHEAD_RULE:
+            return "refused: no replica looked at is expected to gain goodput by it"
         return (
             f"refused: even on {best.name} its first token was predicted in "
             f"{best.predicted_ttft_s:.4f} s, too far over its limit"

@@ -17,6 +17,7 @@ from ..agents.heuristics import HEURISTICS, heuristic
 from ..env.cluster_file import load_cluster
 from ..env.fault_file import bundled_fault_names, load_faults
 from ..env.knobs import Knobs
+from ..env.lookahead.settings import LookaheadSettings
 from ..env.request_life import RequestLife, read_life
 from ..env.scenario import TROUBLED, Part, Scenario, azure_scenario, scenario_from_trace
 from ..env.simulated_fleet import SimulatedFleet
@@ -47,6 +48,10 @@ def simulate(
         str,
         typer.Option(help=f"Hidden trouble: {', '.join(bundled_fault_names())}, or a YAML file."),
     ] = "troubled",
+    lookahead: Annotated[
+        bool,
+        typer.Option("--lookahead", help="Place by short rollouts of the scorer's cheapest."),
+    ] = False,
     load: Annotated[float, typer.Option(help="Mean rate, as a share of saturation.")] = 0.8,
     span: Annotated[float, typer.Option(help="Length of the workload, s.")] = 90.0,
     workload: Annotated[
@@ -73,7 +78,11 @@ def simulate(
     """Run one workload under one policy and show what happened."""
     settings = {name: value for name, value in locals().items() if name != "as_json"}
     knobs = heuristic(policy).knobs
-    config = replace(TROUBLED, faults=load_faults(faults))
+    config = replace(
+        TROUBLED,
+        faults=load_faults(faults),
+        lookahead=LookaheadSettings() if lookahead else None,
+    )
     if as_recorded:
         requests = _recorded(trace)
         fleet = SimulatedFleet(load_cluster(cluster), requests, config)

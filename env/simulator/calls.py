@@ -24,6 +24,7 @@ _ARGUMENTS = {
     "advance": (types.int64, types.float64, types.boolean),
     "dispatch": (types.int64, types.float64),
     "follow_up": (types.float64,),
+    "look_ahead": (types.int64, types.float64),
     "preempt_one": (types.int64,),
     "settle": (types.int64,),
     "settle_freeze": (types.int64,),
@@ -123,6 +124,12 @@ def follow_up(sim, now_s):
 
 
 @compiled
+def look_ahead(sim, index, now_s):
+    """Call `lookahead.look_ahead`."""
+    _call_rs(sim.call_look_ahead, sim, index, now_s)
+
+
+@compiled
 def preempt_one(sim, r):
     """Call `admission.preempt_one`."""
     _call_r(sim.call_preempt_one, sim, r)
@@ -160,6 +167,7 @@ __all__ = [
     "called_as",
     "dispatch",
     "follow_up",
+    "look_ahead",
     "preempt_one",
     "settle",
     "settle_freeze",

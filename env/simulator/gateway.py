@@ -32,6 +32,7 @@ from ..gateway_counts import (
 )
 from ..shed_reason import ShedReason
 from ..shortlist import can_use_shortlist, choose_candidate
+from . import calls
 from .budgets import charge, refund
 from .calls import called_as
 from .closed_loop import on_end
@@ -40,6 +41,13 @@ from .emergencies import shrink
 from .late_pages import fill, hand_on, show_newest
 from .layout import NONE, NUM_PRIORITIES, SHED, WAITING
 from .life import Moment, keep_view, note
+from .lookahead import (
+    mirror_end,
+    mirror_first_token,
+    mirror_forgotten,
+    mirror_moved,
+    mirror_placed,
+)
 from .memory import (
     bias_of,
     blocks_of,
@@ -49,6 +57,7 @@ from .memory import (
     hits_of,
     holders_of,
     knobs_of,
+    lookahead_of,
     matched_of,
     nominal_of,
     random_of,
@@ -75,6 +84,7 @@ def on_first_token(sim, index):
         request.predicted_ttft_s, request.first_token_s,
     )  # fmt: skip
     refresh_slow_factor(views_of(sim, request.gateway), knobs_of(sim), request.replica)
+    mirror_first_token(sim, index)
 
 
 @compiled
@@ -87,6 +97,7 @@ def on_finish(sim, index):
     k = waiting_list(request)
     expected = gateways_of(sim)[request.gateway].expected_output_tokens
     expected[k] += OUTPUT_TOKENS_GAIN * (request.generated_tokens - expected[k])
+    mirror_end(sim, index)
 
 
 @compiled
@@ -133,6 +144,41 @@ def _choose(sim, g, query, now_s):
 
 
 @compiled
+def _decide(sim, index, now_s):
+    """Return (whether a replica can take the request, whether it is sent there, which one)."""
+    request, knobs, most_limits = requests_of(sim)[index], knobs_of(sim), fleet_of(sim).shed_limits
+    query, views = request.query, views_of(sim, request.gateway)
+    if lookahead_of(sim).num_candidates > 0:
+        calls.look_ahead(sim, index, now_s)
+        ahead = lookahead_of(sim)
+        r = ahead.chosen
+        is_placed = ahead.is_found != 0 and ahead.is_worth != 0
+        if is_placed and most_limits < np.inf:
+            uncached_tokens = query.input_tokens - hits_of(sim)[r]
+            ttft_s = predicted_ttft_s(views[r], nominal_of(sim)[r], knobs, uncached_tokens, now_s)
+            is_placed = ttft_s <= most_limits * query.ttft_slo_s
+        return ahead.is_found != 0, is_placed, r
+    is_found, r = _choose(sim, request.gateway, query, now_s)
+    is_placed = is_found and not is_shed(
+        views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r, most_limits
+    )
+    return is_found, is_placed, r
+
+
+@compiled
+def _reason(sim, index, now_s, r):
+    """Return why a request that a replica could take is refused."""
+    request, knobs = requests_of(sim)[index], knobs_of(sim)
+    query, views = request.query, views_of(sim, request.gateway)
+    if lookahead_of(sim).num_candidates > 0:
+        return np.int64(
+            ShedReason.LATE if lookahead_of(sim).is_worth == 0 else ShedReason.EMERGENCY
+        )
+    is_late = is_shed(views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r, np.inf)
+    return np.int64(ShedReason.LATE if is_late else ShedReason.EMERGENCY)
+
+
+@compiled
 def _refuse(sim, index, now_s, r, reason):
     """Refuse a request; `r` is the replica that was best for it, or `NONE`."""
     request = requests_of(sim)[index]
@@ -162,17 +208,18 @@ def _place(sim, index, now_s, r):
     note(sim, index, Moment.DISPATCHED, now_s, r, ttft_s)
     push_waiting(replicas_of(sim)[r], requests_of(sim), index, False)
     count_dispatch(v, query, uncached_tokens, now_s)
+    mirror_placed(sim, index, r, np.int64(uncached_tokens), now_s)
     wake(sim, r, now_s)
 
 
 @called_as("dispatch")
 def dispatch(sim, index, now_s):
     """Place a request on a replica, or shed it."""
-    request, knobs = requests_of(sim)[index], knobs_of(sim)
+    request = requests_of(sim)[index]
     query = request.query
     g = _gateway_of(sim, query)
     request.gateway = g
-    gateway, views = gateways_of(sim)[g], views_of(sim, g)
+    gateway = gateways_of(sim)[g]
     query.expected_output_tokens = gateway.expected_output_tokens[waiting_list(request)]
     shrink(sim, index)
     if not charge(sim, index, now_s):
@@ -182,18 +229,14 @@ def dispatch(sim, index, now_s):
     query.may_spill = int(expected_tokens <= fleet_of(sim).spill_tokens)
     _match(sim, request)
     keep_view(sim, index, now_s)
-    is_found, r = _choose(sim, g, query, now_s)
-    is_placed = is_found and not is_shed(
-        views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r, fleet_of(sim).shed_limits
-    )
+    is_found, is_placed, r = _decide(sim, index, now_s)
     if shadow_of(sim).every > 0:
         compare(sim, index, now_s, is_placed, r)
     if not is_found:
         _refuse(sim, index, now_s, NONE, ShedReason.NOBODY)
         return
     if not is_placed:
-        is_late = is_shed(views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r, np.inf)
-        _refuse(sim, index, now_s, r, ShedReason.LATE if is_late else ShedReason.EMERGENCY)
+        _refuse(sim, index, now_s, r, _reason(sim, index, now_s, r))
         return
     _place(sim, index, now_s, r)
 
@@ -244,6 +287,7 @@ def move(sim, index, r):
     v = views_of(sim, request.gateway)[request.replica]
     v.outstanding_requests -= 1
     v.outstanding_tokens = max(0.0, v.outstanding_tokens - request_tokens)
+    mirror_moved(sim, index, r)
     request.replica = r
     v = views_of(sim, request.gateway)[r]
     v.outstanding_requests += 1
@@ -342,6 +386,7 @@ def _forget(sim, g, r):
     v.waiting_requests = 0.0
     v.kv_usage_frac = 0.0
     v.cached_frac = 0.0
+    mirror_forgotten(sim, g, r)
     refresh_decode_base(views_of(sim, g), nominal_of(sim), r, 1.0)
     refresh_slow_factor(views_of(sim, g), knobs_of(sim), r)
     fill(sim, g, r)

@@ -489,6 +489,7 @@ class SimulationArrays(NamedTuple):
     placements: np.ndarray  # PLACEMENT_DTYPE [P]
     seen_views: np.ndarray  # VIEW_DTYPE [P, R], the gateway's view at each placement
     seen_hits: np.ndarray  # int64 [P, R], cached prompt tokens at each placement
+    seen_choices: np.ndarray  # CHOICE_DTYPE [placements, MAX_CANDIDATES], those looked at there
     pages: np.ndarray  # PAGE_DTYPE [G, R, P], metrics pages on their way; P = 1 if none are late
     throttled: np.ndarray  # LATENCY_DTYPE [R], scratch: coefficients at a lowered clock
     # Choices on paper (`shadow.py`).
@@ -501,6 +502,16 @@ class SimulationArrays(NamedTuple):
     shadow_random: np.ndarray  # uint64 [1], state of its own stream
     groups: np.ndarray  # GROUP_DTYPE [groups], what holds for each group of requests
     buckets: np.ndarray  # BUCKET_DTYPE [groups], what is left of their budgets
+    # Lookahead (`lookahead.py`); Q rows of a mirror.
+    lookahead: np.ndarray  # LOOKAHEAD_DTYPE [1], its settings, and what came of it last
+    mirrors: np.ndarray  # MIRROR_DTYPE [G * R], what each gateway knows of each replica
+    mirror_rows: np.ndarray  # ROW_DTYPE [G * R, Q], and of the requests that it has there
+    length_counts: np.ndarray  # float64 [G * P, NUM_LENGTH_BINS], lengths of whole answers
+    ahead_choices: np.ndarray  # CHOICE_DTYPE [MAX_CANDIDATES], those of the last request
+    ahead_run: np.ndarray  # RUN_DTYPE [1], scratch
+    ahead_jobs: np.ndarray  # JOB_DTYPE [Q + 1], scratch
+    ahead_lists: np.ndarray  # int64 [4, ...], scratch
+    ahead_linear_s: np.ndarray  # float64 [R, T], remembered nominal layer times, NaN if not yet
 
 
 __all__ = [

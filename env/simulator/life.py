@@ -12,6 +12,8 @@ import numpy as np
 
 from ..compiled import compiled
 from ..dispatch import VIEW_DTYPE
+from ..lookahead.decide import CHOICE_DTYPE
+from ..lookahead.settings import MAX_CANDIDATES
 from .layout import FINISHED, LIFE_DTYPE, NONE, PLACEMENT_DTYPE, PREFILLING
 from .memory import (
     fleet_of,
@@ -102,6 +104,7 @@ def life_arrays(
         "placements": np.zeros(num_placements, dtype=PLACEMENT_DTYPE),
         "seen_views": np.zeros((num_placements, num_replicas), dtype=VIEW_DTYPE),
         "seen_hits": np.zeros((num_placements, num_replicas), dtype=np.int64),
+        "seen_choices": np.zeros((num_placements, MAX_CANDIDATES), dtype=CHOICE_DTYPE),
     }
 
 

@@ -17,6 +17,11 @@ from ..compiled import compiled, source_tag
 from ..dispatch import NUM_TERMS, VIEW_DTYPE
 from ..knobs import KNOBS_DTYPE
 from ..latency import LATENCY_DTYPE
+from ..lookahead.decide import CHOICE_DTYPE
+from ..lookahead.lengths import NUM_LENGTH_BINS
+from ..lookahead.mirror import MIRROR_DTYPE, ROW_DTYPE
+from ..lookahead.settings import LOOKAHEAD_DTYPE, MAX_CANDIDATES
+from ..lookahead.situation import JOB_DTYPE, NUM_LISTS, RUN_DTYPE
 from ..pointers import pointer
 from ..restrictions import GROUP_DTYPE
 from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
@@ -49,11 +54,14 @@ _COMPILED_FILES = (
         "dispatch.py",
         "energy.py",
         "gateway_counts.py",
+        "jump.py",
         "knobs.py",
         "latency.py",
         "shortlist.py",
     ),
     *("budget.py", "masks.py", "restrictions.py", "shed_reason.py", "shadow.py", "topology.py"),
+    *(f"lookahead/{n}.py" for n in ("decide", "lengths", "mirror", "rollout", "situation")),
+    "lookahead/settings.py",
     "../traces/hashing.py",
 )
 _SIZES = (
@@ -84,6 +92,8 @@ _SIZES = (
     "num_placements",
     "num_pages",
     "num_groups",
+    "num_mirror_rows",
+    "num_ahead_linear",
 )
 
 
@@ -135,11 +145,15 @@ def handle(arrays: SimulationArrays) -> np.ndarray:
         arrays.placements.size,
         arrays.pages.shape[2],
         arrays.bias.shape[0],
+        arrays.mirror_rows.shape[1],
+        arrays.ahead_linear_s.shape[1],
     )
     for name, size in zip(_SIZES, sizes, strict=True):
         record[name] = size
     for name in CALLED:
-        record[f"call_{name}"] = address_of(name, HANDLE_DTYPE)
+        # What nobody calls is not compiled.
+        if name != "look_ahead" or arrays.lookahead["num_candidates"][0] > 0:
+            record[f"call_{name}"] = address_of(name, HANDLE_DTYPE)
     return record
 
 
@@ -422,6 +436,13 @@ def seen_hits_of(sim, placement):
 
 
 @compiled
+def seen_choices_of(sim, placement):
+    """What the lookahead found at a placement of the watched request [MAX_CANDIDATES]."""
+    shape = (sim.num_placements, MAX_CANDIDATES)
+    return carray(pointer(sim.seen_choices_at), shape, CHOICE_DTYPE)[placement]
+
+
+@compiled
 def late_pages_of(sim, g, r):
     """Metrics pages of a replica that are on their way to a gateway [P]."""
     shape = (sim.num_gateways, sim.num_replicas, sim.num_pages)
@@ -481,3 +502,62 @@ def shadow_factors_of(sim):
 def shadow_random_of(sim):
     """State of the shadow's random stream [1]."""
     return carray(pointer(sim.shadow_random_at), (1,), np.uint64)
+
+
+@compiled
+def lookahead_of(sim):
+    """Settings of the lookahead, and what came of it last."""
+    return carray(pointer(sim.lookahead_at), (1,), LOOKAHEAD_DTYPE)[0]
+
+
+@compiled
+def mirrors_of(sim, g):
+    """What a gateway knows of each replica for the lookahead [R]."""
+    shape = (sim.num_gateways, sim.num_replicas)
+    return carray(pointer(sim.mirrors_at), shape, MIRROR_DTYPE)[g]
+
+
+@compiled
+def mirror_rows_of(sim, g, r):
+    """Requests that a gateway has at a replica, and one row more to write on [Q]."""
+    shape = (sim.num_gateways, sim.num_replicas, sim.num_mirror_rows)
+    return carray(pointer(sim.mirror_rows_at), shape, ROW_DTYPE)[g, r]
+
+
+@compiled
+def length_counts_of(sim, g):
+    """Answers that a gateway has seen whole, by priority and length [P, bins]."""
+    shape = (sim.num_gateways, NUM_PRIORITIES, NUM_LENGTH_BINS)
+    return carray(pointer(sim.length_counts_at), shape, np.float64)[g]
+
+
+@compiled
+def ahead_choices_of(sim):
+    """Candidates of the last request that was looked at [MAX_CANDIDATES]."""
+    return carray(pointer(sim.ahead_choices_at), (MAX_CANDIDATES,), CHOICE_DTYPE)
+
+
+@compiled
+def ahead_run_of(sim):
+    """Scratch: the rollout in hand."""
+    return carray(pointer(sim.ahead_run_at), (1,), RUN_DTYPE)[0]
+
+
+@compiled
+def ahead_jobs_of(sim):
+    """Scratch: the requests of the rollout in hand [Q + 1]."""
+    return carray(pointer(sim.ahead_jobs_at), (sim.num_mirror_rows + 1,), JOB_DTYPE)
+
+
+@compiled
+def ahead_lists_of(sim):
+    """Scratch: lists of those requests."""
+    shape = (NUM_LISTS, 2 * sim.num_mirror_rows + 4)
+    return carray(pointer(sim.ahead_lists_at), shape, np.int64)
+
+
+@compiled
+def ahead_linear_s_of(sim, r):
+    """Remembered nominal layer times of a replica, by tokens [T]."""
+    shape = (sim.num_replicas, sim.num_ahead_linear)
+    return carray(pointer(sim.ahead_linear_s_at), shape, np.float64)[r]

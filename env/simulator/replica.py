@@ -12,6 +12,7 @@ follows the project's prototype study.
 import numpy as np
 
 from ..compiled import compiled
+from ..jump import iterations_until, jump_time_s
 from ..latency import context_time_s, linear_time_s, other_time_s, position_time_s
 from . import gateway, handoff
 from .admission import (
@@ -47,26 +48,6 @@ from .power import spend, stand_by, throttle
 from .queues import pop_prefill
 from .sequences import held_tokens, leave_decode, let_go, start_decoding
 from .windows import advance_windows, window_plan
-
-
-@compiled
-def jump_time_s(first_s, slope_s, iterations):
-    """Return the time of some iterations when each takes `slope_s` more than the one before."""
-    return first_s * iterations + 0.5 * slope_s * iterations * (iterations - 1)
-
-
-@compiled
-def iterations_until(first_s, slope_s, span_s, limit):
-    """Return how many iterations start within a span, at least 1 and at most `limit`."""
-    half = 0.5 * slope_s
-    b = first_s - half
-    k = int(2.0 * span_s / (b + np.sqrt(b * b + 4.0 * half * span_s)))
-    k = max(1, min(k, limit))
-    while k < limit and jump_time_s(first_s, slope_s, k) < span_s:
-        k += 1
-    while k > 1 and jump_time_s(first_s, slope_s, k - 1) >= span_s:
-        k -= 1
-    return k
 
 
 @compiled

@@ -22,6 +22,7 @@ from ..energy import power_range
 from ..energy_prices import EnergyConfig
 from ..knobs import Knobs
 from ..latency import LATENCY_DTYPE
+from ..lookahead.settings import LookaheadSettings
 from ..replica_latency import replica_latency
 from ..restrictions import Restrictions, no_limits, unrestricted
 from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
@@ -47,6 +48,7 @@ from .layout import (
     SimulationArrays,
 )
 from .life import life_arrays
+from .lookahead import lookahead_arrays
 from .memory import handle
 from .served_models import model_of_names, served_models
 from .shadow import shadow_arrays
@@ -110,6 +112,8 @@ class FleetConfig:
     """Emergency actions that the engines can do."""
     restrictions: Restrictions | None = None
     """What each tenant's requests may use; None lets all use all."""
+    lookahead: LookaheadSettings | None = None
+    """Places requests by short rollouts of the scorer's cheapest candidates; None: by cost."""
 
     def __post_init__(self) -> None:
         if self.scrape_interval_s <= 0:
@@ -378,6 +382,9 @@ def allocate(
         **shadow_arrays(num_replicas),
         groups=restrictions.groups,
         buckets=full_buckets(restrictions.groups),
+        **lookahead_arrays(
+            config.lookahead, replicas, num_gateways, page_tokens, INITIAL_OUTPUT_TOKENS
+        ),
     )
     set_limits(arrays, limits)
     begin(handle(arrays))

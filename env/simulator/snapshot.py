@@ -103,10 +103,20 @@ COPY_RULES: dict[str, Copy] = {
     "shadow_random": Copy.WHOLE,
     "groups": Copy.SHARED,
     "buckets": Copy.WHOLE,
+    "lookahead": Copy.WHOLE,
+    "mirrors": Copy.WHOLE,
+    "mirror_rows": Copy.WHOLE,
+    "length_counts": Copy.WHOLE,
+    "ahead_choices": Copy.WHOLE,
+    "ahead_run": Copy.WHOLE,
+    "ahead_jobs": Copy.WHOLE,
+    "ahead_lists": Copy.WHOLE,
+    "ahead_linear_s": Copy.WHOLE,
     "life": Copy.WHOLE,
     "placements": Copy.WHOLE,
     "seen_views": Copy.WHOLE,
     "seen_hits": Copy.WHOLE,
+    "seen_choices": Copy.WHOLE,
 }
 """Rule of each array; one that is missing is copied whole, which is always right."""
 

@@ -1,0 +1,295 @@
+"""The lookahead in a simulation: keeps the gateways' mirrors, and chooses by them.
+
+The mirrors hold what the gateway sent, the tokens that came back and when, and nothing of what
+the replicas know beyond. Off, it costs one comparison where something happens to a request.
+
+Does not know: how a placement is judged (`..lookahead`).
+"""
+
+import numpy as np
+
+from ..compiled import compiled
+from ..jump import iterations_until, jump_time_s
+from ..lookahead.decide import CHOICE_DTYPE, best_choice, list_candidates, worth
+from ..lookahead.lengths import NUM_LENGTH_BINS, count_length, prior_lengths
+from ..lookahead.mirror import (
+    MIRROR_DTYPE,
+    NOBODY,
+    ROW_DTYPE,
+    clear_mirror,
+    leave,
+    place,
+    see_first_token,
+    write_row,
+)
+from ..lookahead.rollout import rollout
+from ..lookahead.settings import MAX_CANDIDATES, LookaheadSettings, no_lookahead
+from ..lookahead.situation import JOB_DTYPE, RUN_DTYPE, make_lists, prepare
+from .calls import called_as
+from .layout import DECODING, FINISHED, NUM_PRIORITIES, SimulationArrays
+from .memory import (
+    ahead_choices_of,
+    ahead_jobs_of,
+    ahead_linear_s_of,
+    ahead_lists_of,
+    ahead_run_of,
+    bias_of,
+    fleet_of,
+    hits_of,
+    knobs_of,
+    length_counts_of,
+    lookahead_of,
+    mirror_rows_of,
+    mirrors_of,
+    nominal_of,
+    placements_of,
+    replicas_of,
+    requests_of,
+    seen_choices_of,
+    views_of,
+)
+
+# Requests that a mirror holds: for each of its engine's slots, beyond that, and at most.
+_ROWS_PER_SLOT = 2
+_SPARE_ROWS = 128
+_MOST_ROWS = 1024
+
+
+@compiled
+def _write(sim, index, r, uncached_tokens, now_s):
+    """Write a request behind the last row of a replica's mirror."""
+    request = requests_of(sim)[index]
+    g = request.gateway
+    write_row(
+        mirror_rows_of(sim, g, r)[mirrors_of(sim, g)[r].num_rows], index, request.query,
+        request.weight, np.int64(1 + request.extra_sequences), request.arrival_s, uncached_tokens,
+        now_s,
+    )  # fmt: skip
+
+
+@compiled
+def mirror_placed(sim, index, r, uncached_tokens, now_s):
+    """Note that a request was sent to a replica."""
+    if lookahead_of(sim).num_candidates == 0:
+        return
+    g = requests_of(sim)[index].gateway
+    _write(sim, index, r, uncached_tokens, now_s)
+    place(mirrors_of(sim, g)[r], mirror_rows_of(sim, g, r), now_s)
+
+
+@compiled
+def mirror_first_token(sim, index):
+    """Note a request's first token."""
+    if lookahead_of(sim).num_candidates == 0:
+        return
+    request = requests_of(sim)[index]
+    g, r = request.gateway, request.replica
+    see_first_token(mirrors_of(sim, g)[r], mirror_rows_of(sim, g, r), index, request.first_token_s)
+
+
+@compiled
+def mirror_end(sim, index):
+    """Note that a request has ended at its replica; answers that are whole tell their length."""
+    if lookahead_of(sim).num_candidates == 0:
+        return
+    request = requests_of(sim)[index]
+    g, r = request.gateway, request.replica
+    leave(mirrors_of(sim, g)[r], mirror_rows_of(sim, g, r), index)
+    if request.status == FINISHED:
+        k = min(request.query.priority, NUM_PRIORITIES - 1)
+        count_length(length_counts_of(sim, g)[k], request.generated_tokens)
+
+
+@compiled
+def mirror_moved(sim, index, r):
+    """Note that a request that has its first token goes on at another replica."""
+    if lookahead_of(sim).num_candidates == 0:
+        return
+    request = requests_of(sim)[index]
+    g = request.gateway
+    leave(mirrors_of(sim, g)[request.replica], mirror_rows_of(sim, g, request.replica), index)
+    _write(sim, index, r, request.query.input_tokens, request.ready_s)
+    mirror, rows = mirrors_of(sim, g)[r], mirror_rows_of(sim, g, r)
+    rows[mirror.num_rows].first_token_s = request.first_token_s
+    rows[mirror.num_rows].generated_tokens = request.generated_tokens
+    place(mirror, rows, request.ready_s)
+
+
+@compiled
+def mirror_forgotten(sim, g, r):
+    """Forget what was sent to a replica that crashed."""
+    if lookahead_of(sim).num_candidates > 0:
+        clear_mirror(mirrors_of(sim, g)[r])
+
+
+@compiled
+def _streamed_iterations(replica, now_s):
+    """Return the iterations of the jump in progress that have ended by now."""
+    first_s, slope_s = replica.plan_first_s, replica.plan_slope_s
+    span_s = now_s - replica.clock_s
+    if replica.plan_iterations == 0 or span_s < first_s:
+        return np.int64(0)
+    part = iterations_until(first_s, slope_s, span_s, replica.plan_iterations)
+    if jump_time_s(first_s, slope_s, part) > span_s:
+        part -= 1
+    return np.int64(part)
+
+
+@compiled
+def _see_streams(sim, g, r, now_s):
+    """Bring a mirror's streamed tokens, and the moment of the last one, up to now."""
+    replica, mirror, rows = replicas_of(sim)[r], mirrors_of(sim, g)[r], mirror_rows_of(sim, g, r)
+    part = _streamed_iterations(replica, now_s)
+    is_streaming = False
+    for i in range(mirror.num_rows):
+        if np.isnan(rows[i].first_token_s):
+            continue
+        request = requests_of(sim)[rows[i].key]
+        streamed = np.int64(request.generated_tokens)
+        if request.status == DECODING:
+            streamed += replica.decode_iteration + part - request.joined_iteration
+            is_streaming = True
+        rows[i].generated_tokens = streamed
+    if is_streaming and replica.clock_s <= now_s:
+        seen_s = replica.clock_s
+        if part > 0:
+            seen_s += jump_time_s(replica.plan_first_s, replica.plan_slope_s, part)
+        mirror.stepped_at_s = max(mirror.stepped_at_s, seen_s)
+
+
+@compiled
+def _judge(sim, index, choice, now_s):
+    """Fill what a candidate is worth."""
+    request, ahead, knobs = requests_of(sim)[index], lookahead_of(sim), knobs_of(sim)
+    g, r, query = request.gateway, choice.replica, request.query
+    v = views_of(sim, g)[r]
+    uncached_tokens = np.int64(query.input_tokens - hits_of(sim)[r])
+    _see_streams(sim, g, r, now_s)
+    _write(sim, index, r, uncached_tokens, now_s)
+    slow_factor = np.exp(v.iteration_log_ratio)
+    choice.worth = worth(
+        ahead, mirrors_of(sim, g)[r], mirror_rows_of(sim, g, r), length_counts_of(sim, g),
+        (ahead_run_of(sim), ahead_jobs_of(sim), ahead_lists_of(sim)),
+        (nominal_of(sim)[r], ahead_linear_s_of(sim, r), slow_factor), now_s,
+        (knobs.batch_tokens_scale, knobs.max_num_seqs_frac),
+    )  # fmt: skip
+    own_s = uncached_tokens * v.prefill_token_s * slow_factor
+    choice.price = ahead.price * own_s / query.ttft_slo_s
+
+
+@compiled
+def run_out(handle, r, sample, with_new, sees_streams):
+    """Return the goodput of what the first gateway has at a replica, run to its end on paper.
+
+    The lengths are those that the mirror's rows hold; `with_new` is 1 to count the row behind the
+    last as well. What becomes of each stands in `ahead_jobs`. With `sees_streams`, tokens
+    streamed by now are taken in first. The slow factor is the measured one.
+    """
+    sim = handle[0]
+    mirror, rows, now_s = mirrors_of(sim, 0)[r], mirror_rows_of(sim, 0, r), fleet_of(sim).now_s
+    if sees_streams:
+        _see_streams(sim, 0, r, now_s)
+    run, jobs, lists, knobs = (
+        ahead_run_of(sim), ahead_jobs_of(sim), ahead_lists_of(sim), knobs_of(sim),
+    )  # fmt: skip
+    linear_s, slow_factor = (
+        ahead_linear_s_of(sim, r),
+        np.exp(views_of(sim, 0)[r].iteration_log_ratio),
+    )
+    limits = (knobs.batch_tokens_scale, knobs.max_num_seqs_frac)
+    latency = (nominal_of(sim)[r], linear_s, slow_factor)
+    prepare(run, mirror, rows, jobs, lists, latency, lookahead_of(sim).margin, now_s, limits)
+    run.is_whole = 1
+    return rollout(run, rows, jobs, lists, nominal_of(sim)[r], linear_s, sample, with_new)
+
+
+@compiled
+def _keep_choices(sim, index, choices):
+    """Keep what was found for the watched request; its placement was just counted."""
+    fleet = fleet_of(sim)
+    if index != fleet.watched_request or fleet.num_placements > placements_of(sim).size:
+        return
+    seen = seen_choices_of(sim, fleet.num_placements - 1)
+    for i in range(seen.size):
+        seen[i].replica = NOBODY
+    for i in range(choices.size):
+        seen[i] = choices[i]
+
+
+@called_as("look_ahead")
+def look_ahead(sim, index, now_s):
+    """Judge the candidates of a request; what comes of it stands in the lookahead's record."""
+    request, ahead = requests_of(sim)[index], lookahead_of(sim)
+    g = request.gateway
+    choices = ahead_choices_of(sim)[: ahead.num_candidates]
+    count = list_candidates(
+        views_of(sim, g), nominal_of(sim), request.query, hits_of(sim), knobs_of(sim),
+        bias_of(sim, request.query.group), now_s, choices,
+    )  # fmt: skip
+    ahead.num_decisions += 1
+    ahead.num_chosen = count
+    ahead.is_found = count > 0
+    ahead.is_worth = 0
+    if count == 0:
+        return
+    for i in range(count):
+        _judge(sim, index, choices[i], now_s)
+    _keep_choices(sim, index, choices[:count])
+    best, is_worth = best_choice(choices[:count])
+    ahead.chosen = choices[best].replica
+    ahead.is_worth = is_worth
+
+
+def lookahead_arrays(
+    settings: LookaheadSettings | None,
+    replicas: np.ndarray,
+    num_gateways: int,
+    page_tokens: int,
+    mean_output_tokens: float,
+) -> dict[str, np.ndarray]:
+    """Return the arrays of the lookahead by their names, next to nothing where it is off.
+
+    Shapes: `replicas` REPLICA_DTYPE [R].
+    """
+    is_on = settings is not None
+    slots = int(replicas["max_num_seqs"].max())
+    num_rows = min(_ROWS_PER_SLOT * slots + _SPARE_ROWS, _MOST_ROWS) if is_on else 1
+    most_tokens = int(replicas["max_batch_tokens"].max()) + slots if is_on else 0
+    mirrors = np.zeros(replicas.size, dtype=MIRROR_DTYPE)
+    for name in ("max_num_seqs", "max_batch_tokens"):
+        mirrors[name] = replicas[name]
+    mirrors["min_chunk_tokens"] = page_tokens
+    mirrors["kv_tokens"] = (replicas["total_pages"] - replicas["reserve_pages"]) * page_tokens
+    mirrors["without_version"] = NOBODY
+    prior = np.tile(prior_lengths(mean_output_tokens), (num_gateways, NUM_PRIORITIES, 1))
+    return {
+        "lookahead": no_lookahead() if settings is None else settings.record(),
+        "mirrors": np.tile(mirrors, num_gateways),
+        "mirror_rows": np.zeros((num_gateways * replicas.size, num_rows), dtype=ROW_DTYPE),
+        "length_counts": prior.reshape(-1, NUM_LENGTH_BINS),
+        "ahead_choices": np.zeros(MAX_CANDIDATES, dtype=CHOICE_DTYPE),
+        "ahead_run": np.zeros(1, dtype=RUN_DTYPE),
+        "ahead_jobs": np.zeros(num_rows + 1, dtype=JOB_DTYPE),
+        "ahead_lists": make_lists(num_rows + 1),
+        "ahead_linear_s": np.full((replicas.size, most_tokens + 1), np.nan),
+    }
+
+
+def candidates(arrays: SimulationArrays) -> list[dict[str, float]]:
+    """Return the candidates of the last request that was looked at, the cheapest first."""
+    chosen = arrays.ahead_choices[: int(arrays.lookahead["num_chosen"][0])]
+    names = CHOICE_DTYPE.names or ()
+    return [{name: float(choice[name]) for name in names} for choice in chosen]
+
+
+__all__ = [
+    "candidates",
+    "look_ahead",
+    "lookahead_arrays",
+    "mirror_end",
+    "mirror_first_token",
+    "mirror_forgotten",
+    "mirror_moved",
+    "mirror_placed",
+    "run_out",
+]
