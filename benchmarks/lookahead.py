@@ -126,13 +126,16 @@ def interval(difference: Interval) -> dict[str, float]:
 
 
 def measure_gain(
-    scenario: Scenario, load_frac: float, num_workloads: int, settings: LookaheadSettings
+    scenario: Scenario,
+    load_frac: float,
+    num_workloads: int,
+    ahead: tuple[Knobs, LookaheadSettings],
 ) -> dict[str, object]:
     """Return the goodput of each policy at a load, and the lookahead's paired gains."""
     policies: dict[str, tuple[Knobs, LookaheadSettings | None]] = {
         "scorer": (NO_SHEDDING, None),
         "scorer-shedding": (ANALYTIC_SCORER_KNOBS, None),
-        "lookahead": (ANALYTIC_SCORER_KNOBS, settings),
+        "lookahead": ahead,
     }
     results: dict[str, list[dict[str, float]]] = {name: [] for name in policies}
     for i in range(num_workloads):
@@ -180,8 +183,8 @@ def main() -> None:
     parser.add_argument("--workloads", type=int, default=8)
     parser.add_argument("--loads", type=float, nargs="*", default=[0.6, 0.8, 1.0])
     parser.add_argument("--cluster", default="demo-16", help="a bundled cluster's name")
-    parser.add_argument("--margin", type=float, default=AHEAD.margin)
-    parser.add_argument("--price", type=float, default=AHEAD.price)
+    parser.add_argument("--margin", type=float, default=Knobs()["slo_margin"])
+    parser.add_argument("--price", type=float, default=0.0)
     parser.add_argument("--samples", type=int, default=AHEAD.num_samples)
     parser.add_argument("--candidates", type=int, default=AHEAD.num_candidates)
     parser.add_argument("--cache", type=float, default=AHEAD.cache_s, help="s")
@@ -190,14 +193,20 @@ def main() -> None:
     settings = LookaheadSettings(
         num_candidates=arguments.candidates,
         num_samples=arguments.samples,
-        margin=arguments.margin,
-        price=arguments.price,
         cache_s=arguments.cache,
+    )
+    knobs = ANALYTIC_SCORER_KNOBS.replace(
+        {
+            "slo_margin": arguments.margin,
+            "price_interactive": arguments.price,
+            "price_batch": arguments.price,
+        }
     )
     result: dict[str, object] = {
         "cost": measure_cost(scenario),
         "loads": [
-            measure_gain(scenario, load, arguments.workloads, settings) for load in arguments.loads
+            measure_gain(scenario, load, arguments.workloads, (knobs, settings))
+            for load in arguments.loads
         ],
     }
     if not arguments.json:

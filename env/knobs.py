@@ -98,6 +98,11 @@ KNOB_SPECS: tuple[KnobSpec, ...] = (
     _tunable("iteration_drift", (0.01, 1.0, 3.0), 0.4, "exponent of measured iteration time ratio"),
     _tunable("shed_interactive", (0.1, 2.0, 50.0), 0.4, "shed above this predicted TTFT / limit"),
     _tunable("shed_batch", (0.1, 2.0, 50.0), 0.4, "the same for class 1"),
+    # What counts where the worth of a placement is judged (`lookahead/`), and nowhere else.
+    _tunable("slo_margin", (0.3, 0.9, 1.5), 0.2, "limits that outcomes are judged by / the real"),
+    _tunable("price_interactive", (0.0, 0.0, 8.0), 0.3, "worth asked per own prefill / TTFT limit"),
+    _tunable("price_batch", (0.0, 0.0, 8.0), 0.3, "the same for class 1"),
+    _tunable("cost_weight", (1e-5, 1e-3, 10.0), 0.5, "worth given up per unit of scorer cost"),
     # Gates and limits.
     KnobSpec(
         name="shed_enabled",
@@ -154,6 +159,10 @@ KNOB_NAMES: tuple[str, ...] = tuple(spec.name for spec in KNOB_SPECS)
 KNOB_INDEX: dict[str, int] = {name: i for i, name in enumerate(KNOB_NAMES)}
 KNOBS_DTYPE = np.dtype([(name, np.float64) for name in KNOB_NAMES])
 TUNABLE_KNOBS: tuple[str, ...] = tuple(spec.name for spec in KNOB_SPECS if spec.is_tunable)
+WORTH_KNOBS: tuple[str, ...] = ("slo_margin", "price_interactive", "price_batch", "cost_weight")
+"""Tunable knobs that count only where the worth of a placement is judged."""
+SCORER_KNOBS: tuple[str, ...] = tuple(name for name in TUNABLE_KNOBS if name not in WORTH_KNOBS)
+"""Tunable knobs of the analytic scorer."""
 
 DEFAULT_VALUES: FloatArray = np.array([spec.default for spec in KNOB_SPECS])
 LOW_VALUES: FloatArray = np.array([spec.low for spec in KNOB_SPECS])

@@ -1,8 +1,9 @@
 """What a placement is worth: the goodput that a replica gains or loses by it, on average.
 
 Each candidate's replica is run to the end of what it has with the request and without, on the
-same draws of all lengths. The request goes where the difference is largest, and nowhere if no
-difference is above 0. The simulator and the live gateway call this very code.
+same draws of all lengths. The request goes where the difference is largest, and nowhere if none is
+above its price; the scorer's cost decides between those that are worth the same. The simulator and
+the live gateway call this very code.
 
 Does not know: how mirrors are kept.
 Source: the project's headroom study, section 3b.
@@ -10,7 +11,7 @@ Source: the project's headroom study, section 3b.
 
 import numpy as np
 
-from ..compiled import compiled
+from ..compiled import compiled, inlined
 from ..dispatch import can_take, request_limits, scorer_cost
 from .mirror import draw_lengths
 from .rollout import rollout
@@ -77,7 +78,7 @@ def worth(ahead, mirror, rows, counts, work, latency, now_s, limits):
     if has_drawn:
         mirror.version += 1
     coefficients, linear_s, slow_factor = latency
-    prepare(run, mirror, rows, jobs, lists, latency, ahead.margin, now_s, limits)
+    prepare(run, mirror, rows, jobs, lists, latency, now_s, limits)
     is_fresh = (
         mirror.without_version == mirror.version
         and mirror.without_factor == slow_factor
@@ -100,18 +101,25 @@ def worth(ahead, mirror, rows, counts, work, latency, now_s, limits):
     return total / ahead.num_samples
 
 
+@inlined
+def price_of(knobs, query, own_s):
+    """Return the worth asked for a placement whose own prefill takes so long."""
+    per_limit = knobs.price_interactive if query.priority == 0 else knobs.price_batch
+    return per_limit * own_s / query.ttft_slo_s
+
+
 @compiled
-def best_choice(choices):
-    """Return (the place of the best candidate, whether it is worth anything); the first of equals.
+def best_choice(choices, cost_weight):
+    """Return (the place of the best candidate, whether it is worth its price); first of equals.
 
     Shapes: `choices` CHOICE_DTYPE [candidates], at least one.
     """
-    best = 0
-    for i in range(1, choices.size):
-        gain = choices[i].worth - choices[i].price
-        if gain > choices[best].worth - choices[best].price:
-            best = i
-    return best, choices[best].worth - choices[best].price > 0.0
+    best, most = 0, -np.inf
+    for i in range(choices.size):
+        gain = choices[i].worth - choices[i].price - cost_weight * choices[i].cost
+        if gain > most:
+            best, most = i, gain
+    return best, choices[best].worth > choices[best].price
 
 
-__all__ = ["CHOICE_DTYPE", "best_choice", "list_candidates", "worth"]
+__all__ = ["CHOICE_DTYPE", "best_choice", "list_candidates", "price_of", "worth"]

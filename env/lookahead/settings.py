@@ -17,8 +17,6 @@ LOOKAHEAD_DTYPE = np.dtype(
     [
         ("num_candidates", np.int64),  # 0: the lookahead is off
         ("num_samples", np.int64),
-        ("margin", np.float64),
-        ("price", np.float64),
         ("cache_s", np.float64),
         ("seed", np.uint64),
         # Counts since the start.
@@ -36,7 +34,7 @@ LOOKAHEAD_DTYPE = np.dtype(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LookaheadSettings:
-    """How far and how often to look ahead.
+    """How far and how often to look ahead; margin and prices are knobs, which a policy may move.
 
     Raises:
         ValueError: a value is outside its range.
@@ -46,10 +44,6 @@ class LookaheadSettings:
     """Replicas looked at: the cheapest by the analytic scorer."""
     num_samples: int = 3
     """Remaining lengths drawn for each request; the worth is the mean over them."""
-    margin: float = 0.9
-    """Factor on the limits that outcomes are judged by, for what a rollout cannot foresee."""
-    price: float = 0.0
-    """Weighted goodput asked for an own prefill as long as the TTFT limit."""
     cache_s: float = 0.02
     """How long the outcome without a request stays good while its replica's requests stay."""
     seed: int = 0
@@ -63,10 +57,7 @@ class LookaheadSettings:
             if not low <= getattr(self, name) <= high:
                 msg = f"{name} must be from {low} to {high}, got {getattr(self, name)}"
                 raise ValueError(msg)
-        if not 0.0 < self.margin <= 2.0:
-            msg = f"margin must be above 0 and at most 2, got {self.margin}"
-            raise ValueError(msg)
-        for name in ("price", "cache_s", "seed"):
+        for name in ("cache_s", "seed"):
             if not getattr(self, name) >= 0:
                 msg = f"{name} must be at least 0, got {getattr(self, name)}"
                 raise ValueError(msg)
@@ -74,7 +65,7 @@ class LookaheadSettings:
     def record(self) -> np.ndarray:
         """Return the settings for the compiled functions, LOOKAHEAD_DTYPE [1]."""
         record = np.zeros(1, dtype=LOOKAHEAD_DTYPE)
-        for name in ("num_candidates", "num_samples", "margin", "price", "cache_s", "seed"):
+        for name in ("num_candidates", "num_samples", "cache_s", "seed"):
             record[name] = getattr(self, name)
         return record
 

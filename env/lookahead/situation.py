@@ -239,16 +239,18 @@ def _queue_up(run, jobs, start, new_priority):
 
 
 @compiled
-def prepare(run, mirror, rows, jobs, lists, latency, margin, now_s, limits):
+def prepare(run, mirror, rows, jobs, lists, latency, now_s, limits):
     """Fill jobs, queue and start of a replica's rollouts from its mirror.
 
     The row behind the mirror's last one is that of the request in hand; its job is the last.
 
     Shapes: `rows` ROW_DTYPE [S], `jobs` JOB_DTYPE [S], `lists` of `make_lists`; `latency` is the
     nominal coefficients, their table of layer times, and the slow factor measured; `limits` is
-    the shares of the token budget and of the sequences' slots that are in use.
+    the shares of the token budget and of the sequences' slots that are in use, and the margin on
+    service limits.
     """
     coefficients, linear_s, slow_factor = latency
+    margin = limits[2]
     run.slow_factor = slow_factor
     run.batch_tokens = int(mirror.max_batch_tokens * limits[0])
     run.max_num_seqs = max(1, int(mirror.max_num_seqs * limits[1]))

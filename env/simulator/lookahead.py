@@ -10,7 +10,7 @@ import numpy as np
 
 from ..compiled import compiled
 from ..jump import iterations_until, jump_time_s
-from ..lookahead.decide import CHOICE_DTYPE, best_choice, list_candidates, worth
+from ..lookahead.decide import CHOICE_DTYPE, best_choice, list_candidates, price_of, worth
 from ..lookahead.lengths import NUM_LENGTH_BINS, count_length, prior_lengths
 from ..lookahead.mirror import (
     MIRROR_DTYPE,
@@ -171,10 +171,10 @@ def _judge(sim, index, choice, now_s):
         ahead, mirrors_of(sim, g)[r], mirror_rows_of(sim, g, r), length_counts_of(sim, g),
         (ahead_run_of(sim), ahead_jobs_of(sim), ahead_lists_of(sim)),
         (nominal_of(sim)[r], ahead_linear_s_of(sim, r), slow_factor), now_s,
-        (knobs.batch_tokens_scale, knobs.max_num_seqs_frac),
+        (knobs.batch_tokens_scale, knobs.max_num_seqs_frac, knobs.slo_margin),
     )  # fmt: skip
     own_s = uncached_tokens * v.prefill_token_s * slow_factor
-    choice.price = ahead.price * own_s / query.ttft_slo_s
+    choice.price = price_of(knobs, query, own_s)
 
 
 @compiled
@@ -196,9 +196,9 @@ def run_out(handle, r, sample, with_new, sees_streams):
         ahead_linear_s_of(sim, r),
         np.exp(views_of(sim, 0)[r].iteration_log_ratio),
     )
-    limits = (knobs.batch_tokens_scale, knobs.max_num_seqs_frac)
+    limits = (knobs.batch_tokens_scale, knobs.max_num_seqs_frac, knobs.slo_margin)
     latency = (nominal_of(sim)[r], linear_s, slow_factor)
-    prepare(run, mirror, rows, jobs, lists, latency, lookahead_of(sim).margin, now_s, limits)
+    prepare(run, mirror, rows, jobs, lists, latency, now_s, limits)
     run.is_whole = 1
     return rollout(run, rows, jobs, lists, nominal_of(sim)[r], linear_s, sample, with_new)
 
@@ -235,7 +235,7 @@ def look_ahead(sim, index, now_s):
     for i in range(count):
         _judge(sim, index, choices[i], now_s)
     _keep_choices(sim, index, choices[:count])
-    best, is_worth = best_choice(choices[:count])
+    best, is_worth = best_choice(choices[:count], knobs_of(sim).cost_weight)
     ahead.chosen = choices[best].replica
     ahead.is_worth = is_worth
 

@@ -17,6 +17,7 @@ from trimtab.env.simulator.setup import FleetConfig
 from trimtab.scripts.life_text import reason
 
 AHEAD = LookaheadSettings()
+MARGIN = ANALYTIC_SCORER_KNOBS["slo_margin"]
 CALM = FleetConfig(faults=FaultConfig(), lookahead=AHEAD)
 TROUBLE = FleetConfig(
     faults=FaultConfig(
@@ -154,7 +155,7 @@ def test_it_spares_the_replica_whose_requests_are_on_the_brink(make_cluster, mak
             jobs = arrays.ahead_jobs[:count]
             tpot_s = (jobs["finish_s"] - jobs["first_token_s"]) / (jobs["length"] - 1)
             spare = 1.01 if r == endangered else 3.0
-            arrays.mirror_rows[r, :count]["tpot_slo_s"][jobs["row"]] = spare * tpot_s / AHEAD.margin
+            arrays.mirror_rows[r, :count]["tpot_slo_s"][jobs["row"]] = spare * tpot_s / MARGIN
         fleet.run_until(3.01)
         worth = {int(c["replica"]): c["worth"] for c in candidates(arrays)}
         assert fleet.requests[40]["replica"] == 1 - endangered
@@ -187,10 +188,25 @@ def test_a_placement_is_explained_by_what_each_candidate_was_expected_to_gain(ma
     [
         ("num_candidates", 17, "num_candidates must be from 1 to 16, got 17"),
         ("num_samples", 0, "num_samples must be from 1 to 8, got 0"),
-        ("margin", 0.0, "margin must be above 0 and at most 2, got 0.0"),
-        ("price", -1.0, "price must be at least 0, got -1.0"),
+        ("cache_s", -1.0, "cache_s must be at least 0, got -1.0"),
     ],
 )
 def test_settings_out_of_range_are_named(name, value, message):
     with pytest.raises(ValueError, match=message):
         replace(AHEAD, **{name: value})
+
+
+def test_a_price_is_asked_for_the_own_prefill(make_fleet):
+    config = replace(CALM, lookahead=AHEAD)
+    free = make_fleet(config, rate_rps=30.0)
+    priced = make_fleet(config, rate_rps=30.0)
+    free.reset(seed=3, knobs=ANALYTIC_SCORER_KNOBS)
+    price = {"price_interactive": 8.0, "price_batch": 8.0}
+    priced.reset(seed=3, knobs=ANALYTIC_SCORER_KNOBS.replace(price))
+    free.drain()
+    priced.drain()
+    num_free, num_priced = ((f.requests["status"] == SHED).sum() for f in (free, priced))
+    assert num_priced > num_free
+    refused = priced.requests[priced.requests["status"] == SHED]["query"]["input_tokens"]
+    served = priced.requests[priced.requests["status"] != SHED]["query"]["input_tokens"]
+    assert refused.mean() > served.mean()

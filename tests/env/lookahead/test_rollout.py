@@ -10,9 +10,9 @@ from trimtab.env.simulator.faults import FaultConfig
 from trimtab.env.simulator.lookahead import run_out
 from trimtab.env.simulator.setup import FleetConfig
 
-SCORER = Knobs.of(scorer_weight=1.0)
+SCORER = Knobs.of(scorer_weight=1.0, slo_margin=1.0)
 # All are taken, so that the queues get long.
-LOOKAHEAD = LookaheadSettings(num_candidates=1, margin=1.0)
+LOOKAHEAD = LookaheadSettings(num_candidates=1)
 CONFIG = FleetConfig(faults=FaultConfig(), scrape_drop_frac=0.0, lookahead=LOOKAHEAD)
 # One iteration with a whole chunk on the replica of these tests: prefill progress is estimated.
 STEP_S = 0.06
