@@ -18,6 +18,7 @@ from ..env.lookahead.settings import LookaheadSettings
 from ..env.simulated_fleet import SimulatedFleet
 from ..env.simulator.setup import FleetConfig
 from ..env.sites import Episode, RegimeKind
+from ..env.value.network import ValueNetwork
 from .policy import Policy
 
 WINDOW_S = 2.0
@@ -33,6 +34,8 @@ class Contender:
     """In force where no policy moves them."""
     lookahead: LookaheadSettings | None = None
     """Places by worth, found by rollouts."""
+    value: ValueNetwork | None = None
+    """Places by worth, foretold by a network."""
     make_policy: Callable[[], Policy] | None = None
     """Makes what moves the knobs in a run; None: they stay."""
     make_guard: Callable[[], Guard] | None = None
@@ -40,7 +43,7 @@ class Contender:
 
     def config(self, base: FleetConfig) -> FleetConfig:
         """Return a site's configuration with this scheduler."""
-        return replace(base, lookahead=self.lookahead)
+        return replace(base, lookahead=self.lookahead, value=self.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -129,6 +129,11 @@ class SimulatedFleet:
         """The requests that have arrived, REQUEST_DTYPE [arrived]; do not change."""
         return self.arrays.requests[: self.arrays.fleet[0]["next_arrival"]]
 
+    @property
+    def labels(self) -> np.ndarray:
+        """What candidates were worth by rollouts, if that is noted; LABEL_DTYPE [labels]."""
+        return self.arrays.labels[: self.arrays.lookahead[0]["num_labels"]]
+
     def reset(self, *, seed: int, knobs: Knobs | None = None) -> ClusterState:
         """Begin the workload anew; the seed sets faults, lost scrapes and random choices."""
         arrays = allocate(

@@ -23,6 +23,7 @@ CHOICE_DTYPE = np.dtype(
         ("replica", np.int64),
         ("cost", np.float64),  # by the analytic scorer
         ("worth", np.float64),  # weighted goodput that the replica gains, on average
+        ("own", np.float64),  # the part of it that is the request's own
         ("price", np.float64),  # asked for the own prefill
     ]
 )
@@ -52,14 +53,14 @@ def list_candidates(view, nominal, query, hit_tokens, knobs, bias, now_s, choice
             place -= 1
         choices[place].replica = r
         choices[place].cost = cost
-        choices[place].worth = choices[place].price = 0.0
+        choices[place].worth = choices[place].own = choices[place].price = 0.0
         count = min(count + 1, choices.size)
     return count
 
 
 @compiled
 def worth(ahead, mirror, rows, counts, work, latency, now_s, limits):
-    """Return the weighted goodput that a replica gains by the request behind its last row.
+    """Return (weighted goodput that a replica gains by the request behind its last row, its own).
 
     Shapes: `ahead` is a LOOKAHEAD_DTYPE record, `mirror` a MIRROR_DTYPE one; `rows` ROW_DTYPE
     [S]; `counts` float64 [priorities, NUM_LENGTH_BINS]; `work` is a RUN_DTYPE record, jobs [S]
@@ -67,7 +68,7 @@ def worth(ahead, mirror, rows, counts, work, latency, now_s, limits):
     """
     run, jobs, lists = work
     if mirror.num_dropped > 0:
-        return 0.0  # more than the mirror can hold: nothing can be said for it
+        return 0.0, 0.0  # more than the mirror can hold: nothing can be said for it
     has_drawn = False
     for i in range(mirror.num_rows):
         row = rows[i]
@@ -85,12 +86,13 @@ def worth(ahead, mirror, rows, counts, work, latency, now_s, limits):
         and now_s - mirror.without_at_s < ahead.cache_s
     )
     run.is_whole = 0
-    total = 0.0
+    total, own = 0.0, 0.0
     for s in range(ahead.num_samples):
         if not is_fresh:
             mirror.without[s] = rollout(run, rows, jobs, lists, coefficients, linear_s, s, 0)
         total += rollout(run, rows, jobs, lists, coefficients, linear_s, s, 1)
         total -= mirror.without[s]
+        own += run.own_goodput
     ahead.num_rollouts += ahead.num_samples if is_fresh else 2 * ahead.num_samples
     if is_fresh:
         ahead.num_cached += ahead.num_samples
@@ -98,7 +100,7 @@ def worth(ahead, mirror, rows, counts, work, latency, now_s, limits):
         mirror.without_version = mirror.version
         mirror.without_at_s = now_s
         mirror.without_factor = slow_factor
-    return total / ahead.num_samples
+    return total / ahead.num_samples, own / ahead.num_samples
 
 
 @inlined

@@ -52,6 +52,16 @@ def count_length(counts, tokens):
 
 
 @compiled
+def fill_residuals(residuals, counts):
+    """Fill the mean tokens still to come, by the bin of the next token; both [NUM_LENGTH_BINS]."""
+    beyond, tokens = 0.0, 0.0
+    for i in range(NUM_LENGTH_BINS - 1, -1, -1):
+        beyond += counts[i]
+        tokens += counts[i] * 0.5 * (BIN_LOW_TOKENS[i] + BIN_LOW_TOKENS[i + 1])
+        residuals[i] = max(1.0, tokens / beyond - BIN_LOW_TOKENS[i] + 1.0)
+
+
+@compiled
 def quantile_beyond(counts, tokens, share):
     """Return the length below which a share of the answers longer than `tokens` end."""
     first = length_bin(tokens + 1)

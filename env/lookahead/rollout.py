@@ -97,7 +97,7 @@ def _begin(run, rows, jobs, lists, sample, with_new):
     run.iteration = run.num_decoding = run.decode_seqs = run.prefill_seqs = 0
     run.context_tokens = run.held_tokens = run.num_prefilling = run.prefill_first = 0
     run.prefill_left_tokens = run.is_closed = 0
-    run.goodput = 0.0
+    run.goodput = run.own_goodput = 0.0
     for j in range(run.num_jobs + with_new):
         job = jobs[j]
         job.length = rows[job.row].lengths[sample]
@@ -210,6 +210,8 @@ def _judge(run, job):
         span_s = run.clock_s - job.first_token_s
         if span_s <= job.tpot_limit_s * (job.length - 1):
             run.goodput += job.weight
+            if job.row == run.new_row:
+                run.own_goodput += job.weight
 
 
 @compiled
@@ -281,7 +283,7 @@ def _is_decided(run, jobs, heap, coefficients, linear_s):
     batch = (0, 0.0, run.decode_seqs, run.context_tokens)
     first_s, slope_s = iteration_times_s(coefficients, linear_s, batch, 0)
     first_s, slope_s = first_s * run.slow_factor, slope_s * run.slow_factor
-    gained, grown_tokens = 0.0, 0
+    gained, own_gained, grown_tokens = 0.0, 0.0, 0
     for i in range(run.num_decoding):
         job = jobs[heap[i] & _JOB_MASK]
         left = (heap[i] >> _JOB_BITS) - run.iteration
@@ -290,11 +292,14 @@ def _is_decided(run, jobs, heap, coefficients, linear_s):
             spent_s, most_s = run.clock_s - job.first_token_s, job.tpot_limit_s * (job.length - 1)
             if spent_s + jump_time_s(first_s, slope_s, left) <= most_s:
                 gained += job.weight
+                if job.row == run.new_row:
+                    own_gained += job.weight
             elif spent_s <= most_s:
                 return False
     if run.held_tokens + grown_tokens > run.kv_tokens:
         return False
     run.goodput += gained
+    run.own_goodput += own_gained
     return True
 
 

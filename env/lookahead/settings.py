@@ -5,6 +5,7 @@ Source: the defaults are those that held on 20 unseen sites of the project's hea
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 
@@ -13,8 +14,19 @@ MAX_SAMPLES = 8
 MAX_CANDIDATES = 16
 """Most replicas that are looked at for a request."""
 
+
+class Judge(IntEnum):
+    """By what candidates are judged."""
+
+    ROLLOUTS = 0
+    NETWORK = 1
+    COST = 2  # the scorer's cheapest is taken, for labels of what it would do
+
+
 LOOKAHEAD_DTYPE = np.dtype(
     [
+        ("judge", np.int64),
+        ("label_every", np.int64),  # decisions; 0: no labels
         ("num_candidates", np.int64),  # 0: the lookahead is off
         ("num_samples", np.int64),
         ("cache_s", np.float64),
@@ -23,6 +35,7 @@ LOOKAHEAD_DTYPE = np.dtype(
         ("num_decisions", np.int64),
         ("num_rollouts", np.int64),
         ("num_cached", np.int64),  # rollouts that a remembered result spared
+        ("num_labels", np.int64),
         # What came of the last.
         ("num_chosen", np.int64),  # rows of its candidates
         ("is_found", np.int64),

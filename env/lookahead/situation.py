@@ -59,6 +59,7 @@ RUN_DTYPE = np.dtype(
         ("num_started", np.int64),  # of those that wait, the ones whose prefill has begun
         ("is_whole", np.int64),  # run to the very end, for whoever looks at the jobs
         ("new_place", np.int64),  # of the request in hand among those that wait
+        ("new_row", np.int64),  # of the request in hand in the mirror
         # What moves.
         ("clock_s", np.float64),
         ("iteration", np.int64),
@@ -75,6 +76,7 @@ RUN_DTYPE = np.dtype(
         ("num_admissions", np.int64),
         ("is_closed", np.int64),  # to admission, for the iteration after a preemption
         ("goodput", np.float64),
+        ("own_goodput", np.float64),  # the part of the request in hand
     ]
 )
 # Rows of the lists of job numbers.
@@ -259,6 +261,7 @@ def prepare(run, mirror, rows, jobs, lists, latency, now_s, limits):
     _fill_jobs(run, mirror, rows, jobs, margin, now_s)
     _estimate_progress(run, mirror, jobs, lists, coefficients, linear_s, now_s)
     new_row = rows[mirror.num_rows]
+    run.new_row = mirror.num_rows
     fill_job(jobs[run.num_jobs], mirror.num_rows, new_row, margin, now_s)
     _queue_up(run, jobs, lists[START], new_row.priority)
 

@@ -512,6 +512,11 @@ class SimulationArrays(NamedTuple):
     ahead_jobs: np.ndarray  # JOB_DTYPE [Q + 1], scratch
     ahead_lists: np.ndarray  # int64 [4, ...], scratch
     ahead_linear_s: np.ndarray  # float64 [R, T], remembered nominal layer times, NaN if not yet
+    residuals: np.ndarray  # float64 [G * P, bins], mean tokens left, of the network
+    value_weights: np.ndarray  # float32 [weights] of the network, [1] without
+    value_sums: np.ndarray  # SUMS_DTYPE [1], scratch
+    value_scratch: np.ndarray  # float32 [NUM_SCRATCH]
+    labels: np.ndarray  # LABEL_DTYPE [L], what candidates were worth by rollouts
 
 
 __all__ = [

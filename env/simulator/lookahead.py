@@ -6,12 +6,18 @@ the replicas know beyond. Off, it costs one comparison where something happens t
 Does not know: how a placement is judged (`..lookahead`).
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from ..compiled import compiled
 from ..jump import iterations_until, jump_time_s
 from ..lookahead.decide import CHOICE_DTYPE, best_choice, list_candidates, price_of, worth
-from ..lookahead.lengths import NUM_LENGTH_BINS, count_length, prior_lengths
+from ..lookahead.lengths import (
+    count_length,
+    fill_residuals,
+    prior_lengths,
+)
 from ..lookahead.mirror import (
     MIRROR_DTYPE,
     NOBODY,
@@ -23,8 +29,11 @@ from ..lookahead.mirror import (
     write_row,
 )
 from ..lookahead.rollout import rollout
-from ..lookahead.settings import MAX_CANDIDATES, LookaheadSettings, no_lookahead
+from ..lookahead.settings import MAX_CANDIDATES, Judge, LookaheadSettings, no_lookahead
 from ..lookahead.situation import JOB_DTYPE, RUN_DTYPE, make_lists, prepare
+from ..value.features import NUM_FEATURES, SUMS_DTYPE, fill_features
+from ..value.labels import LABEL_DTYPE, LabelSettings
+from ..value.network import NUM_SCRATCH, ValueNetwork, evaluate
 from .calls import called_as
 from .layout import DECODING, FINISHED, NUM_PRIORITIES, SimulationArrays
 from .memory import (
@@ -37,6 +46,7 @@ from .memory import (
     fleet_of,
     hits_of,
     knobs_of,
+    labels_of,
     length_counts_of,
     lookahead_of,
     mirror_rows_of,
@@ -45,7 +55,11 @@ from .memory import (
     placements_of,
     replicas_of,
     requests_of,
+    residuals_of,
     seen_choices_of,
+    value_scratch_of,
+    value_sums_of,
+    value_weights_of,
     views_of,
 )
 
@@ -53,6 +67,7 @@ from .memory import (
 _ROWS_PER_SLOT = 2
 _SPARE_ROWS = 128
 _MOST_ROWS = 1024
+_ROLLOUTS, _NETWORK = int(Judge.ROLLOUTS), int(Judge.NETWORK)
 
 
 @compiled
@@ -98,6 +113,8 @@ def mirror_end(sim, index):
     if request.status == FINISHED:
         k = min(request.query.priority, NUM_PRIORITIES - 1)
         count_length(length_counts_of(sim, g)[k], request.generated_tokens)
+        if lookahead_of(sim).judge == _NETWORK or lookahead_of(sim).label_every > 0:
+            fill_residuals(residuals_of(sim, g)[k], length_counts_of(sim, g)[k])
 
 
 @compiled
@@ -158,23 +175,71 @@ def _see_streams(sim, g, r, now_s):
 
 
 @compiled
+def _by_rollouts(sim, g, r, now_s):
+    """Return what the request behind the last row of a mirror is worth, and the part of its own."""
+    knobs, slow_factor = knobs_of(sim), np.exp(views_of(sim, g)[r].iteration_log_ratio)
+    return worth(
+        lookahead_of(sim), mirrors_of(sim, g)[r], mirror_rows_of(sim, g, r),
+        length_counts_of(sim, g), (ahead_run_of(sim), ahead_jobs_of(sim), ahead_lists_of(sim)),
+        (nominal_of(sim)[r], ahead_linear_s_of(sim, r), slow_factor), now_s,
+        (knobs.batch_tokens_scale, knobs.max_num_seqs_frac, knobs.slo_margin),
+    )  # fmt: skip
+
+
+@compiled
+def _see_features(sim, g, r, now_s):
+    """Fill the network's features of a replica for the request behind its mirror's last row."""
+    knobs, slow_factor = knobs_of(sim), np.exp(views_of(sim, g)[r].iteration_log_ratio)
+    fill_features(
+        value_scratch_of(sim), mirrors_of(sim, g)[r], mirror_rows_of(sim, g, r),
+        residuals_of(sim, g), (nominal_of(sim)[r], ahead_linear_s_of(sim, r), slow_factor), now_s,
+        (knobs.batch_tokens_scale, knobs.max_num_seqs_frac, knobs.slo_margin), value_sums_of(sim),
+    )  # fmt: skip
+
+
+@compiled
 def _judge(sim, index, choice, now_s):
     """Fill what a candidate is worth."""
-    request, ahead, knobs = requests_of(sim)[index], lookahead_of(sim), knobs_of(sim)
+    request, ahead = requests_of(sim)[index], lookahead_of(sim)
     g, r, query = request.gateway, choice.replica, request.query
     v = views_of(sim, g)[r]
     uncached_tokens = np.int64(query.input_tokens - hits_of(sim)[r])
     _see_streams(sim, g, r, now_s)
     _write(sim, index, r, uncached_tokens, now_s)
-    slow_factor = np.exp(v.iteration_log_ratio)
-    choice.worth = worth(
-        ahead, mirrors_of(sim, g)[r], mirror_rows_of(sim, g, r), length_counts_of(sim, g),
-        (ahead_run_of(sim), ahead_jobs_of(sim), ahead_lists_of(sim)),
-        (nominal_of(sim)[r], ahead_linear_s_of(sim, r), slow_factor), now_s,
-        (knobs.batch_tokens_scale, knobs.max_num_seqs_frac, knobs.slo_margin),
-    )  # fmt: skip
-    own_s = uncached_tokens * v.prefill_token_s * slow_factor
-    choice.price = price_of(knobs, query, own_s)
+    if ahead.judge == _NETWORK:
+        _see_features(sim, g, r, now_s)
+        own, others = evaluate(value_weights_of(sim), value_scratch_of(sim))
+        choice.own = own * request.weight
+        choice.worth = (own + others) * request.weight
+    elif ahead.judge == _ROLLOUTS:
+        choice.worth, choice.own = _by_rollouts(sim, g, r, now_s)
+    else:
+        choice.worth = 1.0 - choice.cost
+    own_s = uncached_tokens * v.prefill_token_s * np.exp(v.iteration_log_ratio)
+    choice.price = price_of(knobs_of(sim), query, own_s)
+
+
+@compiled
+def _label(sim, index, choices, now_s):
+    """Note the features of candidates that were judged, and their worth by rollouts."""
+    request, ahead, labels = requests_of(sim)[index], lookahead_of(sim), labels_of(sim)
+    g = request.gateway
+    for i in range(choices.size):
+        if ahead.num_labels >= labels.size:
+            return
+        r = choices[i].replica
+        uncached_tokens = np.int64(request.query.input_tokens - hits_of(sim)[r])
+        _see_streams(sim, g, r, now_s)
+        _write(sim, index, r, uncached_tokens, now_s)
+        _see_features(sim, g, r, now_s)
+        total, own = _by_rollouts(sim, g, r, now_s)
+        label = labels[ahead.num_labels]
+        label.features[:] = value_scratch_of(sim)[:NUM_FEATURES]
+        label.own = own / request.weight
+        label.others = (total - own) / request.weight
+        label.request = index
+        label.replica = r
+        ahead.num_labels += 1
 
 
 @compiled
@@ -234,14 +299,36 @@ def look_ahead(sim, index, now_s):
         return
     for i in range(count):
         _judge(sim, index, choices[i], now_s)
+    if ahead.label_every > 0 and ahead.num_decisions % ahead.label_every == 0:
+        _label(sim, index, choices[:count], now_s)
     _keep_choices(sim, index, choices[:count])
     best, is_worth = best_choice(choices[:count], knobs_of(sim).cost_weight)
     ahead.chosen = choices[best].replica
     ahead.is_worth = is_worth
 
 
+def _settings_record(
+    settings: LookaheadSettings | None, value: ValueNetwork | None, labels: LabelSettings | None
+) -> np.ndarray:
+    """Return the lookahead's record; it is off where nothing asks for it."""
+    if settings is None and value is None and labels is None:
+        return no_lookahead()
+    settings = settings or LookaheadSettings()
+    if labels is not None:
+        counts = {"num_candidates": labels.num_candidates, "num_samples": labels.num_samples}
+        settings = replace(settings, **counts)
+    record = settings.record()
+    record["judge"] = Judge.ROLLOUTS if value is None else Judge.NETWORK
+    if labels is not None:
+        record["judge"], record["label_every"] = labels.behaviour, labels.every
+        if labels.behaviour is Judge.NETWORK and value is None:
+            msg = "labels with the network's behaviour need a value network; set value"
+            raise ValueError(msg)
+    return record
+
+
 def lookahead_arrays(
-    settings: LookaheadSettings | None,
+    judges: tuple[LookaheadSettings | None, ValueNetwork | None, LabelSettings | None],
     replicas: np.ndarray,
     num_gateways: int,
     page_tokens: int,
@@ -251,7 +338,9 @@ def lookahead_arrays(
 
     Shapes: `replicas` REPLICA_DTYPE [R].
     """
-    is_on = settings is not None
+    _, value, labels = judges
+    record = _settings_record(*judges)
+    is_on = record["num_candidates"][0] > 0
     slots = int(replicas["max_num_seqs"].max())
     num_rows = min(_ROWS_PER_SLOT * slots + _SPARE_ROWS, _MOST_ROWS) if is_on else 1
     most_tokens = int(replicas["max_batch_tokens"].max()) + slots if is_on else 0
@@ -261,17 +350,25 @@ def lookahead_arrays(
     mirrors["min_chunk_tokens"] = page_tokens
     mirrors["kv_tokens"] = (replicas["total_pages"] - replicas["reserve_pages"]) * page_tokens
     mirrors["without_version"] = NOBODY
-    prior = np.tile(prior_lengths(mean_output_tokens), (num_gateways, NUM_PRIORITIES, 1))
+    prior = np.tile(prior_lengths(mean_output_tokens), (num_gateways * NUM_PRIORITIES, 1))
+    residuals = np.zeros_like(prior)
+    for i in range(prior.shape[0]):
+        fill_residuals(residuals[i], prior[i])
     return {
-        "lookahead": no_lookahead() if settings is None else settings.record(),
+        "lookahead": record,
         "mirrors": np.tile(mirrors, num_gateways),
         "mirror_rows": np.zeros((num_gateways * replicas.size, num_rows), dtype=ROW_DTYPE),
-        "length_counts": prior.reshape(-1, NUM_LENGTH_BINS),
+        "length_counts": prior,
         "ahead_choices": np.zeros(MAX_CANDIDATES, dtype=CHOICE_DTYPE),
         "ahead_run": np.zeros(1, dtype=RUN_DTYPE),
         "ahead_jobs": np.zeros(num_rows + 1, dtype=JOB_DTYPE),
         "ahead_lists": make_lists(num_rows + 1),
         "ahead_linear_s": np.full((replicas.size, most_tokens + 1), np.nan),
+        "residuals": residuals,
+        "value_weights": np.zeros(1, np.float32) if value is None else value.weights,
+        "value_sums": np.zeros(1, dtype=SUMS_DTYPE),
+        "value_scratch": np.zeros(NUM_SCRATCH, np.float32),
+        "labels": np.zeros(1 if labels is None else labels.most_labels, dtype=LABEL_DTYPE),
     }
 
 

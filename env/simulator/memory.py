@@ -26,6 +26,9 @@ from ..pointers import pointer
 from ..restrictions import GROUP_DTYPE
 from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
 from ..topology import LINK_DTYPE, PORT_DTYPE
+from ..value.features import SUMS_DTYPE
+from ..value.labels import LABEL_DTYPE
+from ..value.network import NUM_SCRATCH
 from .calls import CALLED, address_of
 from .layout import (
     ADAPTER_DTYPE,
@@ -62,6 +65,7 @@ _COMPILED_FILES = (
     *("budget.py", "masks.py", "restrictions.py", "shed_reason.py", "shadow.py", "topology.py"),
     *(f"lookahead/{n}.py" for n in ("decide", "lengths", "mirror", "rollout", "situation")),
     "lookahead/settings.py",
+    *(f"value/{n}.py" for n in ("features", "labels", "network")),
     "../traces/hashing.py",
 )
 _SIZES = (
@@ -94,6 +98,8 @@ _SIZES = (
     "num_groups",
     "num_mirror_rows",
     "num_ahead_linear",
+    "num_value_weights",
+    "num_label_rows",
 )
 
 
@@ -147,6 +153,8 @@ def handle(arrays: SimulationArrays) -> np.ndarray:
         arrays.bias.shape[0],
         arrays.mirror_rows.shape[1],
         arrays.ahead_linear_s.shape[1],
+        arrays.value_weights.size,
+        arrays.labels.size,
     )
     for name, size in zip(_SIZES, sizes, strict=True):
         record[name] = size
@@ -561,3 +569,34 @@ def ahead_linear_s_of(sim, r):
     """Remembered nominal layer times of a replica, by tokens [T]."""
     shape = (sim.num_replicas, sim.num_ahead_linear)
     return carray(pointer(sim.ahead_linear_s_at), shape, np.float64)[r]
+
+
+@compiled
+def residuals_of(sim, g):
+    """Mean tokens still to come, by priority and tokens so far [P, bins]."""
+    shape = (sim.num_gateways, NUM_PRIORITIES, NUM_LENGTH_BINS)
+    return carray(pointer(sim.residuals_at), shape, np.float64)[g]
+
+
+@compiled
+def value_weights_of(sim):
+    """Weights of the value network."""
+    return carray(pointer(sim.value_weights_at), (sim.num_value_weights,), np.float32)
+
+
+@compiled
+def value_sums_of(sim):
+    """Scratch: sums over a mirror."""
+    return carray(pointer(sim.value_sums_at), (1,), SUMS_DTYPE)[0]
+
+
+@compiled
+def value_scratch_of(sim):
+    """Scratch: features and hidden units [NUM_SCRATCH]."""
+    return carray(pointer(sim.value_scratch_at), (NUM_SCRATCH,), np.float32)
+
+
+@compiled
+def labels_of(sim):
+    """What candidates were worth by rollouts, with their features [L]."""
+    return carray(pointer(sim.labels_at), (sim.num_label_rows,), LABEL_DTYPE)

@@ -27,6 +27,8 @@ from ..replica_latency import replica_latency
 from ..restrictions import Restrictions, no_limits, unrestricted
 from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
 from ..topology import topology_of
+from ..value.labels import LabelSettings
+from ..value.network import ValueNetwork
 from .closed_loop import hold_back
 from .cluster_setup import cap_w, fill_fleet, fill_replicas, link_arrays
 from .engine_setup import engine_memory_arrays, make_cache
@@ -114,6 +116,10 @@ class FleetConfig:
     """What each tenant's requests may use; None lets all use all."""
     lookahead: LookaheadSettings | None = None
     """Places requests by short rollouts of the scorer's cheapest candidates; None: by cost."""
+    value: ValueNetwork | None = None
+    """Judges those candidates instead of rollouts."""
+    labels: LabelSettings | None = None
+    """Notes what candidates are worth, for the network to learn; `SimulatedFleet.labels`."""
 
     def __post_init__(self) -> None:
         if self.scrape_interval_s <= 0:
@@ -383,7 +389,11 @@ def allocate(
         groups=restrictions.groups,
         buckets=full_buckets(restrictions.groups),
         **lookahead_arrays(
-            config.lookahead, replicas, num_gateways, page_tokens, INITIAL_OUTPUT_TOKENS
+            (config.lookahead, config.value, config.labels),
+            replicas,
+            num_gateways,
+            page_tokens,
+            INITIAL_OUTPUT_TOKENS,
         ),
     )
     set_limits(arrays, limits)

@@ -1,0 +1,286 @@
+"""What the value network sees of a candidate: a replica's mirror, its times, and the request.
+
+The first of it is an estimate in closed form: times of iterations as the coefficients say, all
+prompts at a steady pace, remaining lengths exponential. Each running request then meets its limit
+with a known probability, with the request in hand and without. The network learns what this misses.
+All features are free of units: times over limits, tokens over capacities, weights over the weight
+of the request in hand.
+
+Does not know: the network (`network.py`), or rollouts.
+"""
+
+import numpy as np
+
+from ..compiled import compiled, inlined
+from ..lookahead.lengths import length_bin
+from ..lookahead.situation import iteration_times_s
+
+FEATURE_NAMES = (
+    *("met_now", "own_met", "run_loss", "wait_loss"),
+    *("ttft_share", "own_prefill_share", "queue_share", "backlog_share"),
+    *("tpot_share", "tpot_share_full", "tpot_share_mixed", "own_stall_share"),
+    *("run_kept", "wait_kept", "run_doubt", "run_doubt_with", "wait_doubt"),
+    *("run_seqs_frac", "wait_seqs_frac", "lost_frac", "is_urgent"),
+    *("kv_frac", "own_kv_frac", "hit_frac", "log_own_tokens", "log_run_tokens"),
+    *("run_room", "run_banked", "log_slow_factor", "limit_ratio"),
+)
+NUM_FEATURES = len(FEATURE_NAMES)
+# Of the first features, which are the closed form itself: own chance, loss of those that run and
+# of those that wait.
+OWN_MET, RUN_LOSS, WAIT_LOSS = 1, 2, 3
+# All features are cut to this.
+FEATURE_LIMIT = 6.0
+# Around a predicted TTFT of one limit, the width of the ramp from sure to lost.
+_RAMP = 0.3
+
+# What one pass over a mirror sums up.
+SUMS_DTYPE = np.dtype(
+    [
+        ("run_seqs", np.int64),
+        ("context_tokens", np.int64),
+        ("num_run", np.int64),
+        ("num_lost", np.int64),
+        ("wait_seqs", np.int64),
+        ("wait_context_tokens", np.int64),
+        ("pending_tokens", np.float64, (2,)),  # by priority
+        # Times, s.
+        ("decode_s", np.float64),  # of an iteration of those that run
+        ("mixed_s", np.float64),  # with a chunk of prefill
+        ("full_s", np.float64),  # of all, once those that wait decode as well
+        ("with_s", np.float64),  # and the request in hand
+        ("token_s", np.float64),  # a prompt token, decodes beside it
+        ("stall_s", np.float64),  # what a prompt token costs those that run
+        # Outcome in closed form.
+        ("run_kept", np.float64),
+        ("run_loss", np.float64),
+        ("run_doubt", np.float64),
+        ("run_doubt_with", np.float64),
+        ("run_room", np.float64),
+        ("run_banked", np.float64),
+        ("run_left_tokens", np.float64),
+        ("run_weight", np.float64),
+        ("wait_kept", np.float64),
+        ("wait_loss", np.float64),
+        ("wait_doubt", np.float64),
+    ]
+)
+
+
+@inlined
+def chance(banked_s, gain_s, mean_tokens):
+    """Chance to end within the limit on time per token, remaining tokens exponential.
+
+    `banked_s` is what has been saved so far, `gain_s` what each further token saves; either may be
+    below 0.
+    """
+    if banked_s >= 0.0:
+        if gain_s >= 0.0:
+            return 1.0
+        return 1.0 - np.exp(banked_s / (gain_s * mean_tokens))
+    if gain_s <= 0.0:
+        return 0.0
+    return np.exp(banked_s / (gain_s * mean_tokens))
+
+
+@inlined
+def ramp(share):
+    """Chance that a first token is in time which is foretold at a share of its limit."""
+    return min(1.0, max(0.0, 0.5 + (1.0 - share) / _RAMP))
+
+
+@compiled
+def _count(sums, mirror, rows):
+    """Sum up who runs and who waits."""
+    sums.run_seqs = sums.context_tokens = sums.num_run = 0
+    sums.wait_seqs = sums.wait_context_tokens = 0
+    sums.pending_tokens[0] = sums.pending_tokens[1] = 0.0
+    for i in range(mirror.num_rows):
+        row = rows[i]
+        if np.isnan(row.first_token_s):
+            sums.wait_seqs += row.num_sequences
+            sums.wait_context_tokens += row.num_sequences * row.input_tokens
+            sums.pending_tokens[min(row.priority, 1)] += row.uncached_tokens
+        else:
+            sums.num_run += 1
+            sums.run_seqs += row.num_sequences
+            tokens = row.input_tokens + row.generated_tokens
+            sums.context_tokens += row.num_sequences * tokens
+
+
+@compiled
+def _time(sums, mirror, new, latency, now_s, limits):
+    """Fill the times, and take off what prefill has probably done since the last first token."""
+    coefficients, linear_s, slow_factor = latency
+    pending = sums.pending_tokens[0] + sums.pending_tokens[1]
+    budget = max(np.int64(mirror.max_batch_tokens * limits[0]) - sums.run_seqs,
+                 mirror.min_chunk_tokens)  # fmt: skip
+    chunk = max(np.int64(1), min(budget, np.int64(pending) + new.uncached_tokens))
+    positions = 0.5 * chunk * float(max(chunk, new.input_tokens))
+    run = (0, 0.0, sums.run_seqs, sums.context_tokens)
+    mixed = (chunk, positions, sums.run_seqs, sums.context_tokens)
+    seqs, tokens = (
+        sums.run_seqs + sums.wait_seqs,
+        sums.context_tokens + sums.wait_context_tokens,
+    )
+    full = (0, 0.0, seqs, tokens)
+    more = (0, 0.0, seqs + new.num_sequences, tokens + new.num_sequences * new.input_tokens)
+    sums.decode_s = slow_factor * iteration_times_s(coefficients, linear_s, run, 0)[0]
+    sums.mixed_s = slow_factor * iteration_times_s(coefficients, linear_s, mixed, 0)[0]
+    sums.full_s = slow_factor * iteration_times_s(coefficients, linear_s, full, 0)[0]
+    sums.with_s = slow_factor * iteration_times_s(coefficients, linear_s, more, 0)[0]
+    sums.token_s = sums.mixed_s / chunk
+    sums.stall_s = max(0.0, sums.mixed_s - sums.decode_s) / chunk
+    if pending > 0.0:
+        done = min(max(0.0, now_s - mirror.progress_at_s) / sums.token_s, 0.95 * pending)
+        first = min(done, 0.95 * sums.pending_tokens[0])
+        sums.pending_tokens[0] -= first
+        sums.pending_tokens[1] -= min(done - first, 0.95 * sums.pending_tokens[1])
+
+
+@compiled
+def _judge_running(sums, mirror, rows, residuals, new, margin):
+    """Foretell those that decode, with the request in hand and without."""
+    pending = sums.pending_tokens[0] + sums.pending_tokens[1]
+    stall_s = pending * sums.stall_s
+    own_stall_s = new.uncached_tokens * sums.stall_s
+    sums.run_kept = sums.run_loss = sums.run_doubt = sums.run_doubt_with = 0.0
+    sums.run_room = sums.run_banked = sums.run_left_tokens = sums.run_weight = 0.0
+    sums.num_lost = 0
+    for i in range(mirror.num_rows):
+        row = rows[i]
+        if np.isnan(row.first_token_s):
+            continue
+        if row.first_token_s > row.arrival_s + row.ttft_slo_s:
+            sums.num_lost += 1
+            continue
+        limit_s = margin * row.tpot_slo_s
+        mean_tokens = residuals[min(row.priority, 1), length_bin(row.generated_tokens + 1)]
+        spent_s = max(mirror.stepped_at_s, row.first_token_s) - row.first_token_s
+        banked_s = limit_s * (row.generated_tokens - 1) - spent_s
+        kept = chance(banked_s - stall_s, limit_s - sums.full_s, mean_tokens)
+        kept_with = chance(banked_s - stall_s - own_stall_s, limit_s - sums.with_s, mean_tokens)
+        sums.run_kept += row.weight * kept
+        sums.run_loss += row.weight * (kept_with - kept)
+        sums.run_doubt += row.weight * kept * (1.0 - kept)
+        sums.run_doubt_with += row.weight * kept_with * (1.0 - kept_with)
+        sums.run_room += row.weight * (1.0 - sums.full_s / limit_s)
+        sums.run_banked += row.weight * min(2.0, max(-2.0, banked_s / (limit_s * mean_tokens)))
+        sums.run_left_tokens += row.weight * mean_tokens
+        sums.run_weight += row.weight
+
+
+@compiled
+def _judge_waiting(sums, mirror, rows, residuals, new, margin, now_s):
+    """Foretell those that wait; return the prompt tokens that stand before the one in hand."""
+    pending = sums.pending_tokens[0] + sums.pending_tokens[1]
+    sums.wait_kept = sums.wait_loss = sums.wait_doubt = 0.0
+    new_priority = min(new.priority, 1)
+    ahead_tokens = sums.pending_tokens[0]
+    if new_priority == 1:
+        ahead_tokens = pending
+    passed, passed_urgent = 0.0, 0.0
+    for i in range(mirror.num_rows):
+        row = rows[i]
+        if not np.isnan(row.first_token_s):
+            continue
+        priority = min(row.priority, 1)
+        if priority == 0:
+            passed_urgent += row.uncached_tokens
+            before = min(passed_urgent, sums.pending_tokens[0])
+        else:
+            passed += row.uncached_tokens
+            before = min(sums.pending_tokens[0] + passed, pending)
+        left_s = row.arrival_s + margin * row.ttft_slo_s - now_s
+        delay_tokens = float(new.uncached_tokens) if priority > new_priority else 0.0
+        if left_s <= 0.0:
+            continue
+        share = before * sums.token_s / left_s
+        share_with = (before + delay_tokens) * sums.token_s / left_s
+        limit_s = margin * row.tpot_slo_s
+        mean_tokens = residuals[priority, 0]
+        behind_s = max(0.0, pending - before) * sums.stall_s
+        own_s = new.uncached_tokens * sums.stall_s - delay_tokens * sums.stall_s
+        kept = ramp(share) * chance(-behind_s, limit_s - sums.full_s, mean_tokens)
+        kept_with = ramp(share_with) * chance(-behind_s - own_s, limit_s - sums.with_s, mean_tokens)
+        sums.wait_kept += row.weight * kept
+        sums.wait_loss += row.weight * (kept_with - kept)
+        sums.wait_doubt += row.weight * kept_with * (1.0 - kept_with)
+    return ahead_tokens
+
+
+@compiled
+def _write(out, sums, mirror, new, ahead_tokens, own_tokens, slow_factor, margin, now_s):
+    """Write the features from the sums."""
+    per_weight = 1.0 / max(new.weight, 1e-9)
+    limit_s = margin * new.tpot_slo_s
+    left_s = max(new.arrival_s + margin * new.ttft_slo_s - now_s, 1e-6)
+    pending = sums.pending_tokens[0] + sums.pending_tokens[1]
+    own_s = new.uncached_tokens * sums.token_s
+    share = (ahead_tokens * sums.token_s + own_s + sums.mixed_s) / left_s
+    behind_s = max(0.0, pending - ahead_tokens) * sums.stall_s
+    tpot_chance = chance(-behind_s, limit_s - sums.with_s, own_tokens)
+    per_run = 1.0 / max(sums.run_weight, 1e-9)
+    out[0] = ramp(share) * chance(0.0, limit_s - sums.decode_s, own_tokens)
+    out[1] = ramp(share) * tpot_chance
+    out[2] = sums.run_loss * per_weight
+    out[3] = sums.wait_loss * per_weight
+    out[4] = share
+    out[5] = own_s / left_s
+    out[6] = ahead_tokens * sums.token_s / left_s
+    out[7] = pending * sums.token_s / left_s
+    out[8] = sums.decode_s / limit_s
+    out[9] = sums.with_s / limit_s
+    out[10] = sums.mixed_s / limit_s
+    out[11] = behind_s / (limit_s * own_tokens)
+    out[12] = 0.25 * sums.run_kept * per_weight
+    out[13] = 0.25 * sums.wait_kept * per_weight
+    out[14] = sums.run_doubt * per_weight
+    out[15] = sums.run_doubt_with * per_weight
+    out[16] = sums.wait_doubt * per_weight
+    out[17] = sums.run_seqs / mirror.max_num_seqs
+    out[18] = sums.wait_seqs / mirror.max_num_seqs
+    out[19] = sums.num_lost / max(1.0, float(mirror.num_rows))
+    out[20] = 1.0 if new.priority == 0 else 0.0
+    held = sums.context_tokens + sums.wait_context_tokens
+    out[21] = held / mirror.kv_tokens
+    out[22] = (new.input_tokens + own_tokens) / mirror.kv_tokens
+    out[23] = 1.0 - new.uncached_tokens / new.input_tokens
+    out[24] = 0.2 * np.log(own_tokens)
+    out[25] = 0.2 * np.log(max(1.0, sums.run_left_tokens * per_run))
+    out[26] = sums.run_room * per_run
+    out[27] = sums.run_banked * per_run
+    out[28] = np.log(slow_factor)
+    out[29] = 0.2 * np.log(left_s / limit_s)
+    for i in range(NUM_FEATURES):
+        out[i] = min(FEATURE_LIMIT, max(-FEATURE_LIMIT, out[i]))
+
+
+@compiled
+def fill_features(out, mirror, rows, residuals, latency, now_s, limits, sums):
+    """Fill the features of a replica for the request behind its mirror's last row.
+
+    Shapes: `out` float32 [NUM_FEATURES]; `rows` ROW_DTYPE [S]; `residuals` float64 [priorities,
+    NUM_LENGTH_BINS], mean tokens left by tokens so far; `latency` and `limits` as in
+    `lookahead.situation.prepare`; `sums` is a SUMS_DTYPE record, scratch.
+    """
+    new, margin = rows[mirror.num_rows], limits[2]
+    _count(sums, mirror, rows)
+    _time(sums, mirror, new, latency, now_s, limits)
+    _judge_running(sums, mirror, rows, residuals, new, margin)
+    ahead_tokens = _judge_waiting(sums, mirror, rows, residuals, new, margin, now_s)
+    own_tokens = residuals[min(new.priority, 1), 0]
+    _write(out, sums, mirror, new, ahead_tokens, own_tokens, latency[2], margin, now_s)
+
+
+__all__ = [
+    "FEATURE_LIMIT",
+    "FEATURE_NAMES",
+    "NUM_FEATURES",
+    "OWN_MET",
+    "RUN_LOSS",
+    "SUMS_DTYPE",
+    "WAIT_LOSS",
+    "chance",
+    "fill_features",
+    "ramp",
+]
