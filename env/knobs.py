@@ -8,7 +8,7 @@ Does not know: how the knobs are used (`dispatch.py`) or who sets them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -59,6 +59,16 @@ def _tunable(
     )
 
 
+def _form(
+    name: str,
+    bounds: tuple[float, float, float],
+    residual_scale: float,
+    description: str,
+) -> KnobSpec:
+    """Return a knob that is fitted once, and not moved by a policy."""
+    return replace(_tunable(name, bounds, residual_scale, description), is_tunable=False)
+
+
 KNOB_SPECS: tuple[KnobSpec, ...] = (
     # Terms that the usual heuristics are made of; all off by default.
     _weight("random_weight", "uniform noise in [0, 1) per candidate"),
@@ -103,6 +113,15 @@ KNOB_SPECS: tuple[KnobSpec, ...] = (
     _tunable("price_interactive", (0.0, 0.0, 8.0), 0.3, "worth asked per own prefill / TTFT limit"),
     _tunable("price_batch", (0.0, 0.0, 8.0), 0.3, "the same for class 1"),
     _tunable("cost_weight", (1e-5, 1e-3, 10.0), 0.5, "worth given up per unit of scorer cost"),
+    # How the value network's closed form foretells an outcome (`value/features.py`).
+    _form("value_growth", (0.01, 1.0, 8.0), 0.4, "share of those that wait that decode beside it"),
+    _form("value_future", (0.0, 0.0, 4.0), 0.3, "exponent of what prefill to come does to TPOT"),
+    _form("value_stall", (0.01, 1.0, 16.0), 0.4, "what known prefill costs those that decode"),
+    _form("value_ramp", (0.02, 0.3, 3.0), 0.4, "TTFT share over which a chance falls from 1 to 0"),
+    _form("value_center", (0.3, 1.0, 2.0), 0.15, "TTFT share at which that chance is a half"),
+    _form("value_length", (0.1, 1.0, 8.0), 0.4, "tokens left / those that were seen on average"),
+    _form("value_loss", (0.05, 1.0, 16.0), 0.4, "what the others lose, beside what is gained"),
+    _form("value_doubt", (-4.0, 0.0, 4.0), 0.3, "worth given up for chances that become unsure"),
     # Gates and limits.
     KnobSpec(
         name="shed_enabled",
@@ -161,6 +180,10 @@ KNOBS_DTYPE = np.dtype([(name, np.float64) for name in KNOB_NAMES])
 TUNABLE_KNOBS: tuple[str, ...] = tuple(spec.name for spec in KNOB_SPECS if spec.is_tunable)
 WORTH_KNOBS: tuple[str, ...] = ("slo_margin", "price_interactive", "price_batch", "cost_weight")
 """Tunable knobs that count only where the worth of a placement is judged."""
+VALUE_KNOBS: tuple[str, ...] = tuple(
+    spec.name for spec in KNOB_SPECS if spec.name.startswith("value_")
+)
+"""Knobs of the value network's closed form; fitted, and not moved by a policy."""
 SCORER_KNOBS: tuple[str, ...] = tuple(name for name in TUNABLE_KNOBS if name not in WORTH_KNOBS)
 """Tunable knobs of the analytic scorer."""
 

@@ -11,7 +11,7 @@ import numpy as np
 
 MAX_SAMPLES = 8
 """Most remaining lengths that are sampled for a request."""
-MAX_CANDIDATES = 16
+MAX_CANDIDATES = 64
 """Most replicas that are looked at for a request."""
 
 

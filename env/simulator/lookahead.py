@@ -189,11 +189,14 @@ def _by_rollouts(sim, g, r, now_s):
 @compiled
 def _see_features(sim, g, r, now_s):
     """Fill the network's features of a replica for the request behind its mirror's last row."""
-    knobs, slow_factor = knobs_of(sim), np.exp(views_of(sim, g)[r].iteration_log_ratio)
+    v = views_of(sim, g)[r]
+    latency = (
+        nominal_of(sim)[r], ahead_linear_s_of(sim, r), np.exp(v.iteration_log_ratio),
+        v.prefill_stretch,
+    )  # fmt: skip
     fill_features(
         value_scratch_of(sim), mirrors_of(sim, g)[r], mirror_rows_of(sim, g, r),
-        residuals_of(sim, g), (nominal_of(sim)[r], ahead_linear_s_of(sim, r), slow_factor), now_s,
-        (knobs.batch_tokens_scale, knobs.max_num_seqs_frac, knobs.slo_margin), value_sums_of(sim),
+        residuals_of(sim, g), latency, now_s, knobs_of(sim), value_sums_of(sim),
     )  # fmt: skip
 
 
@@ -208,7 +211,10 @@ def _judge(sim, index, choice, now_s):
     _write(sim, index, r, uncached_tokens, now_s)
     if ahead.judge == _NETWORK:
         _see_features(sim, g, r, now_s)
-        own, others = evaluate(value_weights_of(sim), value_scratch_of(sim))
+        knobs = knobs_of(sim)
+        own, others = evaluate(
+            value_weights_of(sim), value_scratch_of(sim), knobs.value_loss, knobs.value_doubt
+        )
         choice.own = own * request.weight
         choice.worth = (own + others) * request.weight
     elif ahead.judge == _ROLLOUTS:

@@ -28,10 +28,10 @@ NUM_FEATURES = len(FEATURE_NAMES)
 # Of the first features, which are the closed form itself: own chance, loss of those that run and
 # of those that wait.
 OWN_MET, RUN_LOSS, WAIT_LOSS = 1, 2, 3
+# Doubt about those that run, without the request in hand and with it.
+RUN_DOUBT, RUN_DOUBT_WITH = 14, 15
 # All features are cut to this.
 FEATURE_LIMIT = 6.0
-# Around a predicted TTFT of one limit, the width of the ramp from sure to lost.
-_RAMP = 0.3
 
 # What one pass over a mirror sums up.
 SUMS_DTYPE = np.dtype(
@@ -83,9 +83,9 @@ def chance(banked_s, gain_s, mean_tokens):
 
 
 @inlined
-def ramp(share):
+def ramp(share, knobs):
     """Chance that a first token is in time which is foretold at a share of its limit."""
-    return min(1.0, max(0.0, 0.5 + (1.0 - share) / _RAMP))
+    return min(1.0, max(0.0, 0.5 + (knobs.value_center - share) / knobs.value_ramp))
 
 
 @compiled
@@ -108,11 +108,11 @@ def _count(sums, mirror, rows):
 
 
 @compiled
-def _time(sums, mirror, new, latency, now_s, limits):
+def _time(sums, mirror, new, latency, now_s, knobs):
     """Fill the times, and take off what prefill has probably done since the last first token."""
-    coefficients, linear_s, slow_factor = latency
+    coefficients, linear_s, slow_factor, stretch = latency
     pending = sums.pending_tokens[0] + sums.pending_tokens[1]
-    budget = max(np.int64(mirror.max_batch_tokens * limits[0]) - sums.run_seqs,
+    budget = max(np.int64(mirror.max_batch_tokens * knobs.batch_tokens_scale) - sums.run_seqs,
                  mirror.min_chunk_tokens)  # fmt: skip
     chunk = max(np.int64(1), min(budget, np.int64(pending) + new.uncached_tokens))
     positions = 0.5 * chunk * float(max(chunk, new.input_tokens))
@@ -126,10 +126,13 @@ def _time(sums, mirror, new, latency, now_s, limits):
     more = (0, 0.0, seqs + new.num_sequences, tokens + new.num_sequences * new.input_tokens)
     sums.decode_s = slow_factor * iteration_times_s(coefficients, linear_s, run, 0)[0]
     sums.mixed_s = slow_factor * iteration_times_s(coefficients, linear_s, mixed, 0)[0]
-    sums.full_s = slow_factor * iteration_times_s(coefficients, linear_s, full, 0)[0]
-    sums.with_s = slow_factor * iteration_times_s(coefficients, linear_s, more, 0)[0]
+    full_s = slow_factor * iteration_times_s(coefficients, linear_s, full, 0)[0]
+    with_s = slow_factor * iteration_times_s(coefficients, linear_s, more, 0)[0]
+    future = 1.0 if knobs.value_future == 0.0 else stretch**knobs.value_future
+    sums.full_s = future * (sums.decode_s + knobs.value_growth * (full_s - sums.decode_s))
+    sums.with_s = sums.full_s + future * (with_s - full_s)
     sums.token_s = sums.mixed_s / chunk
-    sums.stall_s = max(0.0, sums.mixed_s - sums.decode_s) / chunk
+    sums.stall_s = knobs.value_stall * max(0.0, sums.mixed_s - sums.decode_s) / chunk
     if pending > 0.0:
         done = min(max(0.0, now_s - mirror.progress_at_s) / sums.token_s, 0.95 * pending)
         first = min(done, 0.95 * sums.pending_tokens[0])
@@ -138,7 +141,7 @@ def _time(sums, mirror, new, latency, now_s, limits):
 
 
 @compiled
-def _judge_running(sums, mirror, rows, residuals, new, margin):
+def _judge_running(sums, mirror, rows, residuals, new, knobs):
     """Foretell those that decode, with the request in hand and without."""
     pending = sums.pending_tokens[0] + sums.pending_tokens[1]
     stall_s = pending * sums.stall_s
@@ -153,8 +156,9 @@ def _judge_running(sums, mirror, rows, residuals, new, margin):
         if row.first_token_s > row.arrival_s + row.ttft_slo_s:
             sums.num_lost += 1
             continue
-        limit_s = margin * row.tpot_slo_s
-        mean_tokens = residuals[min(row.priority, 1), length_bin(row.generated_tokens + 1)]
+        limit_s = knobs.slo_margin * row.tpot_slo_s
+        left_tokens = residuals[min(row.priority, 1), length_bin(row.generated_tokens + 1)]
+        mean_tokens = knobs.value_length * left_tokens
         spent_s = max(mirror.stepped_at_s, row.first_token_s) - row.first_token_s
         banked_s = limit_s * (row.generated_tokens - 1) - spent_s
         kept = chance(banked_s - stall_s, limit_s - sums.full_s, mean_tokens)
@@ -170,7 +174,7 @@ def _judge_running(sums, mirror, rows, residuals, new, margin):
 
 
 @compiled
-def _judge_waiting(sums, mirror, rows, residuals, new, margin, now_s):
+def _judge_waiting(sums, mirror, rows, residuals, new, knobs, now_s):
     """Foretell those that wait; return the prompt tokens that stand before the one in hand."""
     pending = sums.pending_tokens[0] + sums.pending_tokens[1]
     sums.wait_kept = sums.wait_loss = sums.wait_doubt = 0.0
@@ -190,18 +194,20 @@ def _judge_waiting(sums, mirror, rows, residuals, new, margin, now_s):
         else:
             passed += row.uncached_tokens
             before = min(sums.pending_tokens[0] + passed, pending)
-        left_s = row.arrival_s + margin * row.ttft_slo_s - now_s
+        left_s = row.arrival_s + knobs.slo_margin * row.ttft_slo_s - now_s
         delay_tokens = float(new.uncached_tokens) if priority > new_priority else 0.0
         if left_s <= 0.0:
             continue
         share = before * sums.token_s / left_s
         share_with = (before + delay_tokens) * sums.token_s / left_s
-        limit_s = margin * row.tpot_slo_s
-        mean_tokens = residuals[priority, 0]
+        limit_s = knobs.slo_margin * row.tpot_slo_s
+        mean_tokens = knobs.value_length * residuals[priority, 0]
         behind_s = max(0.0, pending - before) * sums.stall_s
         own_s = new.uncached_tokens * sums.stall_s - delay_tokens * sums.stall_s
-        kept = ramp(share) * chance(-behind_s, limit_s - sums.full_s, mean_tokens)
-        kept_with = ramp(share_with) * chance(-behind_s - own_s, limit_s - sums.with_s, mean_tokens)
+        kept = ramp(share, knobs) * chance(-behind_s, limit_s - sums.full_s, mean_tokens)
+        kept_with = ramp(share_with, knobs) * chance(
+            -behind_s - own_s, limit_s - sums.with_s, mean_tokens
+        )
         sums.wait_kept += row.weight * kept
         sums.wait_loss += row.weight * (kept_with - kept)
         sums.wait_doubt += row.weight * kept_with * (1.0 - kept_with)
@@ -209,19 +215,20 @@ def _judge_waiting(sums, mirror, rows, residuals, new, margin, now_s):
 
 
 @compiled
-def _write(out, sums, mirror, new, ahead_tokens, own_tokens, slow_factor, margin, now_s):
-    """Write the features from the sums."""
+def _write(out, sums, mirror, new, tokens, slow_factor, now_s, knobs):
+    """Write the features from the sums; `tokens` is those ahead, and those the own answer has."""
+    ahead_tokens, own_tokens = tokens
     per_weight = 1.0 / max(new.weight, 1e-9)
-    limit_s = margin * new.tpot_slo_s
-    left_s = max(new.arrival_s + margin * new.ttft_slo_s - now_s, 1e-6)
+    limit_s = knobs.slo_margin * new.tpot_slo_s
+    left_s = max(new.arrival_s + knobs.slo_margin * new.ttft_slo_s - now_s, 1e-6)
     pending = sums.pending_tokens[0] + sums.pending_tokens[1]
     own_s = new.uncached_tokens * sums.token_s
     share = (ahead_tokens * sums.token_s + own_s + sums.mixed_s) / left_s
     behind_s = max(0.0, pending - ahead_tokens) * sums.stall_s
     tpot_chance = chance(-behind_s, limit_s - sums.with_s, own_tokens)
     per_run = 1.0 / max(sums.run_weight, 1e-9)
-    out[0] = ramp(share) * chance(0.0, limit_s - sums.decode_s, own_tokens)
-    out[1] = ramp(share) * tpot_chance
+    out[0] = ramp(share, knobs) * chance(0.0, limit_s - sums.decode_s, own_tokens)
+    out[1] = ramp(share, knobs) * tpot_chance
     out[2] = sums.run_loss * per_weight
     out[3] = sums.wait_loss * per_weight
     out[4] = share
@@ -256,20 +263,21 @@ def _write(out, sums, mirror, new, ahead_tokens, own_tokens, slow_factor, margin
 
 
 @compiled
-def fill_features(out, mirror, rows, residuals, latency, now_s, limits, sums):
+def fill_features(out, mirror, rows, residuals, latency, now_s, knobs, sums):
     """Fill the features of a replica for the request behind its mirror's last row.
 
     Shapes: `out` float32 [NUM_FEATURES]; `rows` ROW_DTYPE [S]; `residuals` float64 [priorities,
-    NUM_LENGTH_BINS], mean tokens left by tokens so far; `latency` and `limits` as in
-    `lookahead.situation.prepare`; `sums` is a SUMS_DTYPE record, scratch.
+    NUM_LENGTH_BINS], mean tokens left by tokens so far; `latency` is the nominal coefficients,
+    their table of layer times, the slow factor measured, and the stretch of TPOT by prefill;
+    `knobs` is a KNOBS_DTYPE record, `sums` a SUMS_DTYPE one, scratch.
     """
-    new, margin = rows[mirror.num_rows], limits[2]
+    new = rows[mirror.num_rows]
     _count(sums, mirror, rows)
-    _time(sums, mirror, new, latency, now_s, limits)
-    _judge_running(sums, mirror, rows, residuals, new, margin)
-    ahead_tokens = _judge_waiting(sums, mirror, rows, residuals, new, margin, now_s)
-    own_tokens = residuals[min(new.priority, 1), 0]
-    _write(out, sums, mirror, new, ahead_tokens, own_tokens, latency[2], margin, now_s)
+    _time(sums, mirror, new, latency, now_s, knobs)
+    _judge_running(sums, mirror, rows, residuals, new, knobs)
+    ahead_tokens = _judge_waiting(sums, mirror, rows, residuals, new, knobs, now_s)
+    own_tokens = knobs.value_length * residuals[min(new.priority, 1), 0]
+    _write(out, sums, mirror, new, (ahead_tokens, own_tokens), latency[2], now_s, knobs)
 
 
 __all__ = [
@@ -277,6 +285,8 @@ __all__ = [
     "FEATURE_NAMES",
     "NUM_FEATURES",
     "OWN_MET",
+    "RUN_DOUBT",
+    "RUN_DOUBT_WITH",
     "RUN_LOSS",
     "SUMS_DTYPE",
     "WAIT_LOSS",

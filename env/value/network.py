@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..compiled import compiled
-from .features import FEATURE_NAMES, NUM_FEATURES, OWN_MET, RUN_LOSS, WAIT_LOSS
+from .features import (
+    FEATURE_NAMES,
+    NUM_FEATURES,
+    OWN_MET,
+    RUN_DOUBT,
+    RUN_DOUBT_WITH,
+    RUN_LOSS,
+    WAIT_LOSS,
+)
 
 HIDDEN_SIZES = (32, 16)
 """Units of the hidden layers."""
@@ -129,8 +137,10 @@ def _layer(weights, at, scratch, in_at, sizes):
 
 
 @compiled
-def evaluate(weights, scratch):
+def evaluate(weights, scratch, loss_weight, doubt_weight):
     """Return (own chance, what the others gain) over the request's weight.
+
+    The two weights are those of the closed form's loss of others, and of the doubt that comes.
 
     Shapes: `weights` float32 [NUM_WEIGHTS]; `scratch` float32 [NUM_SCRATCH], the features first.
     """
@@ -142,7 +152,8 @@ def evaluate(weights, scratch):
         own += weights[_LAST_AT + NUM_OUTPUTS * j] * unit
         others += weights[_LAST_AT + NUM_OUTPUTS * j + 1] * unit
     own = min(np.float32(1.0), max(np.float32(0.0), scratch[OWN_MET] + own))
-    return own, scratch[RUN_LOSS] + scratch[WAIT_LOSS] + others
+    others += loss_weight * (scratch[RUN_LOSS] + scratch[WAIT_LOSS])
+    return own, others - doubt_weight * (scratch[RUN_DOUBT_WITH] - scratch[RUN_DOUBT])
 
 
 @compiled
@@ -150,7 +161,7 @@ def _worths(weights, features, out):
     scratch = np.zeros(NUM_SCRATCH, np.float32)
     for i in range(features.shape[0]):
         scratch[:NUM_FEATURES] = features[i]
-        out[i, 0], out[i, 1] = evaluate(weights, scratch)
+        out[i, 0], out[i, 1] = evaluate(weights, scratch, 1.0, 0.0)
 
 
 __all__ = [

@@ -186,7 +186,7 @@ def test_a_placement_is_explained_by_what_each_candidate_was_expected_to_gain(ma
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("num_candidates", 17, "num_candidates must be from 1 to 16, got 17"),
+        ("num_candidates", 65, "num_candidates must be from 1 to 64, got 65"),
         ("num_samples", 0, "num_samples must be from 1 to 8, got 0"),
         ("cache_s", -1.0, "cache_s must be at least 0, got -1.0"),
     ],
