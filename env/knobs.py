@@ -113,6 +113,13 @@ KNOB_SPECS: tuple[KnobSpec, ...] = (
     _tunable("price_interactive", (0.0, 0.0, 8.0), 0.3, "worth asked per own prefill / TTFT limit"),
     _tunable("price_batch", (0.0, 0.0, 8.0), 0.3, "the same for class 1"),
     _tunable("cost_weight", (1e-5, 1e-3, 10.0), 0.5, "worth given up per unit of scorer cost"),
+    KnobSpec(
+        name="value_weight",
+        default=0.0,
+        low=0.0,
+        high=1.0,
+        description="place by worth, as the value network foretells it; 0 or 1",
+    ),
     # How the value network's closed form foretells an outcome (`value/features.py`).
     _form("value_growth", (0.01, 1.0, 8.0), 0.4, "share of those that wait that decode beside it"),
     _form("value_future", (0.0, 0.0, 4.0), 0.3, "exponent of what prefill to come does to TPOT"),
@@ -181,7 +188,9 @@ TUNABLE_KNOBS: tuple[str, ...] = tuple(spec.name for spec in KNOB_SPECS if spec.
 WORTH_KNOBS: tuple[str, ...] = ("slo_margin", "price_interactive", "price_batch", "cost_weight")
 """Tunable knobs that count only where the worth of a placement is judged."""
 VALUE_KNOBS: tuple[str, ...] = tuple(
-    spec.name for spec in KNOB_SPECS if spec.name.startswith("value_")
+    spec.name
+    for spec in KNOB_SPECS
+    if spec.name.startswith("value_") and spec.name != "value_weight"
 )
 """Knobs of the value network's closed form; fitted, and not moved by a policy."""
 SCORER_KNOBS: tuple[str, ...] = tuple(name for name in TUNABLE_KNOBS if name not in WORTH_KNOBS)

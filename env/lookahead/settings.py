@@ -9,10 +9,14 @@ from enum import IntEnum
 
 import numpy as np
 
+from ..compiled import inlined
+
 MAX_SAMPLES = 8
 """Most remaining lengths that are sampled for a request."""
 MAX_CANDIDATES = 64
 """Most replicas that are looked at for a request."""
+NETWORK_CANDIDATES = 16
+"""Replicas that the value network looks at, unless it is told."""
 
 
 class Judge(IntEnum):
@@ -23,6 +27,7 @@ class Judge(IntEnum):
     COST = 2  # the scorer's cheapest is taken, for labels of what it would do
 
 
+_NETWORK = int(Judge.NETWORK)
 LOOKAHEAD_DTYPE = np.dtype(
     [
         ("judge", np.int64),
@@ -43,6 +48,13 @@ LOOKAHEAD_DTYPE = np.dtype(
         ("chosen", np.int64),
     ]
 )
+
+
+@inlined
+def is_by_worth(ahead, knobs):
+    """Whether requests are placed by worth, and not by cost."""
+    is_asked = knobs.value_weight > 0.0 or ahead.judge != _NETWORK or ahead.label_every > 0
+    return ahead.num_candidates > 0 and is_asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ from ..gateway_counts import (
     footprint_tokens,
     moved,
 )
+from ..lookahead.settings import is_by_worth
 from ..shed_reason import ShedReason
 from ..shortlist import can_use_shortlist, choose_candidate
 from . import calls
@@ -148,11 +149,11 @@ def _decide(sim, index, now_s):
     """Return (whether a replica can take the request, whether it is sent there, which one)."""
     request, knobs, most_limits = requests_of(sim)[index], knobs_of(sim), fleet_of(sim).shed_limits
     query, views = request.query, views_of(sim, request.gateway)
-    if lookahead_of(sim).num_candidates > 0:
+    if is_by_worth(lookahead_of(sim), knobs):
         calls.look_ahead(sim, index, now_s)
         ahead = lookahead_of(sim)
         r = ahead.chosen
-        is_placed = ahead.is_found != 0 and ahead.is_worth != 0
+        is_placed = ahead.is_found != 0 and (ahead.is_worth != 0 or knobs.shed_enabled == 0.0)
         if is_placed and most_limits < np.inf:
             uncached_tokens = query.input_tokens - hits_of(sim)[r]
             ttft_s = predicted_ttft_s(views[r], nominal_of(sim)[r], knobs, uncached_tokens, now_s)
@@ -170,7 +171,7 @@ def _reason(sim, index, now_s, r):
     """Return why a request that a replica could take is refused."""
     request, knobs = requests_of(sim)[index], knobs_of(sim)
     query, views = request.query, views_of(sim, request.gateway)
-    if lookahead_of(sim).num_candidates > 0:
+    if is_by_worth(lookahead_of(sim), knobs):
         return np.int64(
             ShedReason.LATE if lookahead_of(sim).is_worth == 0 else ShedReason.EMERGENCY
         )

@@ -29,7 +29,13 @@ from ..lookahead.mirror import (
     write_row,
 )
 from ..lookahead.rollout import rollout
-from ..lookahead.settings import MAX_CANDIDATES, Judge, LookaheadSettings, no_lookahead
+from ..lookahead.settings import (
+    MAX_CANDIDATES,
+    NETWORK_CANDIDATES,
+    Judge,
+    LookaheadSettings,
+    no_lookahead,
+)
 from ..lookahead.situation import JOB_DTYPE, RUN_DTYPE, make_lists, prepare
 from ..value.features import NUM_FEATURES, SUMS_DTYPE, fill_features
 from ..value.labels import LABEL_DTYPE, LabelSettings
@@ -319,7 +325,7 @@ def _settings_record(
     """Return the lookahead's record; it is off where nothing asks for it."""
     if settings is None and value is None and labels is None:
         return no_lookahead()
-    settings = settings or LookaheadSettings()
+    settings = settings or LookaheadSettings(num_candidates=NETWORK_CANDIDATES)
     if labels is not None:
         counts = {"num_candidates": labels.num_candidates, "num_samples": labels.num_samples}
         settings = replace(settings, **counts)

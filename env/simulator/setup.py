@@ -28,7 +28,7 @@ from ..restrictions import Restrictions, no_limits, unrestricted
 from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
 from ..topology import topology_of
 from ..value.labels import LabelSettings
-from ..value.network import ValueNetwork
+from ..value.network import ValueNetwork, closed_form
 from .closed_loop import hold_back
 from .cluster_setup import cap_w, fill_fleet, fill_replicas, link_arrays
 from .engine_setup import engine_memory_arrays, make_cache
@@ -117,7 +117,8 @@ class FleetConfig:
     lookahead: LookaheadSettings | None = None
     """Places requests by short rollouts of the scorer's cheapest candidates; None: by cost."""
     value: ValueNetwork | None = None
-    """Judges those candidates instead of rollouts."""
+    """Judges candidates instead of rollouts, where the knob `value_weight` asks for it; by default
+    the closed form alone."""
     labels: LabelSettings | None = None
     """Notes what candidates are worth, for the network to learn; `SimulatedFleet.labels`."""
 
@@ -300,6 +301,16 @@ def _draw_events(
     return events[np.argsort(events["at_s"], kind="stable")]
 
 
+def _judges(
+    config: FleetConfig, knobs: Knobs
+) -> tuple[LookaheadSettings | None, ValueNetwork | None, LabelSettings | None]:
+    """Return by what placements are judged; the knobs at the start ask for the value network."""
+    value = config.value
+    if value is None and config.lookahead is None and knobs["value_weight"] > 0.0:
+        value = closed_form()
+    return config.lookahead, value, config.labels
+
+
 def allocate(
     cluster: ClusterSpec,
     workload: Workload,
@@ -389,7 +400,7 @@ def allocate(
         groups=restrictions.groups,
         buckets=full_buckets(restrictions.groups),
         **lookahead_arrays(
-            (config.lookahead, config.value, config.labels),
+            _judges(config, knobs),
             replicas,
             num_gateways,
             page_tokens,
