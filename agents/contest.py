@@ -36,6 +36,8 @@ class Contender:
     """Places by worth, found by rollouts."""
     value: ValueNetwork | None = None
     """Places by worth, foretold by a network."""
+    scrape_interval_s: float | None = None
+    """Its own time between reads of metrics pages; None: the site's."""
     make_policy: Callable[[], Policy] | None = None
     """Makes what moves the knobs in a run; None: they stay."""
     make_guard: Callable[[], Guard] | None = None
@@ -43,7 +45,10 @@ class Contender:
 
     def config(self, base: FleetConfig) -> FleetConfig:
         """Return a site's configuration with this scheduler."""
-        return replace(base, lookahead=self.lookahead, value=self.value)
+        own = replace(base, lookahead=self.lookahead, value=self.value)
+        if self.scrape_interval_s is None:
+            return own
+        return replace(own, scrape_interval_s=self.scrape_interval_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from ..env.knobs import ANALYTIC_SCORER_KNOBS, Knobs
+from .universal import universal_scorer, universal_worth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,19 @@ ANALYTIC_SCORER = Heuristic(
     is_imported=False,
 )
 
+UNIVERSAL_SCORER = Heuristic(
+    name="universal-scorer",
+    knobs=universal_scorer(),
+    source="this project: the analytic scorer, tuned over training sites",
+    is_imported=False,
+)
+MARGINAL_VALUE = Heuristic(
+    name="marginal-value",
+    knobs=universal_worth(),
+    source="this project: what a placement is worth in expected goodput, tuned over training sites",
+    is_imported=False,
+)
+
 _ALL = (
     _heuristic("random", "uniform choice", random_weight=1.0),
     _heuristic("round-robin", "next in turn", round_robin_weight=1.0),
@@ -56,6 +70,8 @@ _ALL = (
     _heuristic("predicted-ttft", "lowest predicted TTFT: roofline, corrected by what is observed",
                predicted_ttft_weight=1.0, elapsed=1.0, iteration=1.0, ttft_drift=1.0),
     ANALYTIC_SCORER,
+    UNIVERSAL_SCORER,
+    MARGINAL_VALUE,
 )  # fmt: skip
 
 HEURISTICS: Mapping[str, Heuristic] = MappingProxyType({h.name: h for h in _ALL})

@@ -1,108 +1,56 @@
-"""Tuning over episodes of sites: one vector that is good at many fleets, or the vector of one site.
+"""Tuning over episodes of sites: one setting that is good at many fleets, or that of one site.
 
-CMA-ES over named knobs. Every generation meets the same few episodes, drawn anew for the next. The
-mean of the search is kept only if it is better than the start on validation episodes.
+Every generation meets the same few episodes, drawn anew for the next. What is found is kept only if
+it is better than the start on validation episodes.
 
-Does not know: how sites are drawn, or which scheduler the knobs steer: it is told.
-Source: CMA-ES (Hansen), package `cmaes`; warm start and validation as in `tuning.py`.
+Does not know: how sites are drawn.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from cmaes import CMA
 
-from ..env.knobs import KNOB_SPECS, SCORER_KNOBS, Knobs
-from ..env.sites import Episode
+from ..env.knobs import Knobs
+from ..env.sites import Episode, Split, TraceLibrary, sample_site, site_episode
 from ..env.state.feature import FloatArray
 from .contest import Contender, play
-from .tuning import Progress, TuningResult
-
-SchedulerMaker = Callable[[Knobs], Contender]
-"""Makes the scheduler that is tuned from its knobs."""
+from .knob_search import Progress, SearchBudget, knobs_to_tune, search_knobs
+from .tuning import TuningResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteTuningConfig:
-    """Budget of a search.
+    """Budget of a search over episodes.
 
     Raises:
         ValueError: a number is too small.
     """
 
-    num_generations: int = 60
-    population: int = 16
-    """Candidates in a generation."""
-    episodes_per_generation: int = 16
+    budget: SearchBudget = field(default_factory=lambda: SearchBudget(step_size=0.4))
+    episodes_per_generation: int = 20
     """Episodes that all candidates of a generation meet."""
-    step_size: float = 0.4
-    """Initial standard deviation, in twice the residual scales of the knobs."""
-    names: tuple[str, ...] = SCORER_KNOBS
-    """Knobs that are searched."""
-    seed: int = 0
     num_workers: int = 1
     """Threads that play."""
 
     def __post_init__(self) -> None:
-        for name in ("num_generations", "episodes_per_generation", "num_workers"):
+        for name in ("episodes_per_generation", "num_workers"):
             if getattr(self, name) < 1:
                 msg = f"{name} must be at least 1, got {getattr(self, name)}"
                 raise ValueError(msg)
-        if self.population < 4:
-            msg = f"population must be at least 4, got {self.population}"
-            raise ValueError(msg)
 
 
-class KnobSpace:
-    """Coordinates of some knobs: logarithms where the low bound is above 0, in search steps."""
-
-    def __init__(self, base: Knobs, names: Sequence[str]) -> None:
-        by_name = {spec.name: spec for spec in KNOB_SPECS}
-        self._base = base
-        self._specs = [by_name[name] for name in names]
-        values = np.array([base[name] for name in names])
-        self._is_log = np.array([spec.is_log for spec in self._specs])
-        self._start = np.where(self._is_log, np.log(np.where(self._is_log, values, 1.0)), values)
-        # A unit step of the search is twice what the learned policy may move a knob by.
-        self._scale = np.array([2.0 * spec.residual_scale for spec in self._specs])
-
-    @property
-    def bounds(self) -> FloatArray:
-        """Bounds of the coordinates, [knobs, 2]."""
-        ends = [
-            (np.log(spec.low), np.log(spec.high)) if spec.is_log else (spec.low, spec.high)
-            for spec in self._specs
-        ]
-        return np.asarray((np.array(ends) - self._start[:, None]) / self._scale[:, None])
-
-    def knobs(self, point: FloatArray) -> Knobs:
-        """Return the knobs at a point of the search; the origin is the base."""
-        moved = self._start + self._scale * point
-        values = np.where(self._is_log, np.exp(np.where(self._is_log, moved, 0.0)), moved)
-        clipped = {
-            spec.name: float(np.clip(value, spec.low, spec.high))
-            for spec, value in zip(self._specs, values, strict=True)
-        }
-        return self._base.replace(clipped)
-
-
-def mean_goodput(
-    make: SchedulerMaker,
-    candidates: Sequence[Knobs],
-    episodes: Sequence[Episode],
-    pool: ThreadPoolExecutor,
+def goodput_of(
+    candidates: Sequence[Knobs], episodes: Sequence[Episode], pool: ThreadPoolExecutor
 ) -> FloatArray:
     """Return the goodput of each candidate on each episode, [candidates, episodes]."""
-    rows = [
-        [pool.submit(play, episode, make(knobs)) for episode in episodes] for knobs in candidates
-    ]
+    contenders = [Contender(name=str(i), knobs=knobs) for i, knobs in enumerate(candidates)]
+    rows = [[pool.submit(play, episode, one) for episode in episodes] for one in contenders]
     return np.array([[future.result().goodput_frac for future in row] for row in rows])
 
 
-def tune_on_sites(
-    make: SchedulerMaker,
+def tune_on_episodes(
     base: Knobs,
     episodes: Sequence[Episode],
     validation: Sequence[Episode],
@@ -117,38 +65,47 @@ def tune_on_sites(
     """
     config = config or SiteTuningConfig()
     if not episodes or not validation:
-        msg = f"need episodes to train and validate on, got {len(episodes)} and {len(validation)}"
+        msg = f"need episodes to tune and validate on, got {len(episodes)} and {len(validation)}"
         raise ValueError(msg)
-    rng = np.random.default_rng(config.seed)
-    space = KnobSpace(base, config.names)
-    search = CMA(
-        mean=np.zeros(len(config.names)),
-        sigma=config.step_size,
-        bounds=space.bounds,
-        seed=config.seed,
-        population_size=config.population,
-    )
+    rng = np.random.default_rng(config.budget.seed)
     num_chosen = min(config.episodes_per_generation, len(episodes))
     with ThreadPoolExecutor(max_workers=config.num_workers) as pool:
-        for _ in range(config.num_generations):
-            chosen = [episodes[i] for i in rng.choice(len(episodes), num_chosen, replace=False)]
-            points = [search.ask() for _ in range(config.population)]
-            candidates = [space.knobs(point) for point in points]
-            goodput = mean_goodput(make, candidates, chosen, pool).mean(axis=1)
-            search.tell(list(zip(points, -goodput, strict=True)))
-            on_generation(float(goodput.max()))
-        tuned = space.knobs(search.mean)
-        old, new = mean_goodput(make, [base, tuned], validation, pool).mean(axis=1)
+
+        def judge(candidates: Sequence[Knobs]) -> FloatArray:
+            chosen = rng.choice(len(episodes), num_chosen, replace=False)
+            met = goodput_of(candidates, [episodes[i] for i in chosen], pool)
+            return np.asarray(met.mean(axis=1))
+
+        names = knobs_to_tune(base)
+        tuned = search_knobs(base, names, judge, config.budget, on_generation=on_generation)
+        old, new = goodput_of([base, tuned], validation, pool).mean(axis=1)
     is_improved = bool(new > old)
     return TuningResult(
         knobs=tuned if is_improved else base,
         is_improved=is_improved,
         base_goodput=float(old),
         tuned_goodput=float(new),
-        num_evaluations=config.num_generations * config.population,
+        num_evaluations=config.budget.num_generations * config.budget.population,
     )
 
 
-def scorer(knobs: Knobs) -> Contender:
-    """Return the analytic scorer as a scheduler to tune."""
-    return Contender(name="scorer", knobs=knobs)
+# Of three sites in a row, the one that changes.
+_EVERY_CHANGING = 3
+_STEADY_SPAN_S, _CHANGING_SPAN_S = 30.0, 90.0
+# Episodes with more requests take too long for what they say.
+_MOST_REQUESTS = 8000
+
+
+def training_episodes(
+    split: Split, num_sites: int, traces: TraceLibrary | None, *, number: int = 0
+) -> list[Episode]:
+    """Return one short episode of each of the first sites of a split; a third of them change."""
+    episodes = []
+    for i in range(num_sites):
+        is_changing = i % _EVERY_CHANGING == _EVERY_CHANGING - 1
+        site = sample_site(split, i, traces, is_changing=is_changing)
+        span_s = _CHANGING_SPAN_S if is_changing else _STEADY_SPAN_S
+        episode = site_episode(site, number, traces, span_s=span_s)
+        if episode.workload.requests.size <= _MOST_REQUESTS:
+            episodes.append(episode)
+    return episodes

@@ -1,4 +1,4 @@
-"""Tuning: the analytic scorer's knobs fitted to a scenario by CMA-ES in the simulator.
+"""Tuning: a scheduler's knobs fitted to a scenario by CMA-ES in the simulator.
 
 Starts from a known vector, trains on workloads of the training part, and keeps the old vector
 unless the new one is better on the validation part. The test part is never touched.
@@ -9,18 +9,18 @@ runs ended below their start in the project's prototype study.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from cmaes import CMA
 
-from ..env.knobs import KNOB_SPECS, Knobs, from_tunable, to_tunable
+from ..env.knobs import Knobs
 from ..env.scenario import Part, Scenario
 from ..env.simulated_fleet import run_workload
 from ..env.simulator.workload import Workload
 from ..env.state.feature import FloatArray
+from .knob_search import Progress, SearchBudget, knobs_to_tune, search_knobs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +65,6 @@ class TuningResult:
     num_evaluations: int
 
 
-Progress = Callable[[float], None]
-"""Called after each generation with the mean goodput share of its best candidate."""
-
-
 class _Judge:
     """Runs candidates on workloads, several at a time."""
 
@@ -93,16 +89,6 @@ class _Judge:
         return np.array([[future.result() for future in row] for row in futures])
 
 
-def _search_space() -> tuple[FloatArray, FloatArray]:
-    """Return scale [D] and bounds [D, 2] of the tuning coordinates."""
-    specs = [spec for spec in KNOB_SPECS if spec.is_tunable]
-    bounds = np.array(
-        [(np.log(s.low), np.log(s.high)) if s.is_log else (s.low, s.high) for s in specs]
-    )
-    # A unit step of the search is twice what the learned policy may move a knob by.
-    return np.array([2.0 * spec.residual_scale for spec in specs]), bounds
-
-
 def tune(
     scenario: Scenario,
     base: Knobs,
@@ -114,25 +100,22 @@ def tune(
     config = config or TuningConfig()
     rng = np.random.default_rng(config.seed)
     training = [(i, scenario.workload(Part.TRAIN, i)) for i in range(config.num_workloads)]
-    scale, bounds = _search_space()
-    start = to_tunable(base)
-    search = CMA(
-        mean=np.zeros(start.size),
-        sigma=config.step_size,
-        bounds=(bounds - start[:, None]) / scale[:, None],
+    budget = SearchBudget(
+        num_generations=config.num_generations,
+        population=config.population,
+        step_size=config.step_size,
         seed=config.seed,
-        population_size=config.population,
     )
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         judge = _Judge(scenario, pool)
-        for _ in range(config.num_generations):
+
+        def goodput(candidates: Sequence[Knobs]) -> FloatArray:
             chosen = rng.choice(len(training), config.workloads_per_generation, replace=False)
-            points = [search.ask() for _ in range(config.population)]
-            candidates = [from_tunable(base, start + scale * point) for point in points]
-            goodput = judge.goodput(candidates, [training[i] for i in chosen]).mean(axis=1)
-            search.tell(list(zip(points, -goodput, strict=True)))
-            on_generation(float(goodput.max()))
-        tuned = from_tunable(base, start + scale * search.mean)
+            rows = judge.goodput(candidates, [training[i] for i in chosen])
+            return np.asarray(rows.mean(axis=1))
+
+        names = knobs_to_tune(base)
+        tuned = search_knobs(base, names, goodput, budget, on_generation=on_generation)
         validation = [
             (i, scenario.workload(Part.VALIDATION, i))
             for i in range(config.num_validation_workloads)

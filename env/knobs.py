@@ -278,25 +278,6 @@ _TUNABLE_INDEX = np.array([KNOB_INDEX[spec.name] for spec in _TUNABLE_SPECS])
 _TUNABLE_IS_LOG = np.array([spec.is_log for spec in _TUNABLE_SPECS])
 
 
-def to_tunable(knobs: Knobs) -> FloatArray:
-    """Return the tunable knobs in tuning coordinates: logarithms where the bound is positive.
-
-    Shapes: [len(TUNABLE_KNOBS)].
-    """
-    values = knobs.values[_TUNABLE_INDEX]
-    return np.where(_TUNABLE_IS_LOG, np.log(np.where(_TUNABLE_IS_LOG, values, 1.0)), values)
-
-
-def from_tunable(base: Knobs, coordinates: FloatArray) -> Knobs:
-    """Return `base` with its tunable knobs set from tuning coordinates, clipped to bounds."""
-    exponents = np.where(_TUNABLE_IS_LOG, coordinates, 0.0)
-    changed = np.where(_TUNABLE_IS_LOG, np.exp(exponents), coordinates)
-    values = base.values.copy()
-    low, high = LOW_VALUES[_TUNABLE_INDEX], HIGH_VALUES[_TUNABLE_INDEX]
-    values[_TUNABLE_INDEX] = np.clip(changed, low, high)
-    return Knobs(values, base.replica_bias)
-
-
 RESIDUAL_SCALES: FloatArray = np.array([spec.residual_scale for spec in _TUNABLE_SPECS])
 BIAS_SCALE = 0.2
 """Bias, in units of the score, that action 1 of the learned policy sets on a replica."""

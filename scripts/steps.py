@@ -17,7 +17,7 @@ from ..agents.evaluation import Evaluation
 from ..agents.training import TrainingConfig, TrainingResult, train
 from ..agents.training_log import WandbMode
 from ..agents.tuning import TuningConfig, TuningResult, tune
-from ..env.knobs import TUNABLE_KNOBS, Knobs
+from ..env.knobs import ANALYTIC_SCORER_KNOBS, TUNABLE_KNOBS, Knobs
 from ..env.scenario import Scenario
 
 TUNED_NAME = "tuned-scorer"
@@ -74,9 +74,18 @@ def trace_option(trace: str | None) -> str:
 
 
 def write_knobs(path: Path, knobs: Knobs) -> None:
-    """Write the tunable knobs of a vector as JSON, in place of an older file at once."""
+    """Write the knobs of a vector that count as JSON, in place of an older file at once.
+
+    Those are the tunable ones, and whatever else differs from the analytic scorer's.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = json.dumps({name: knobs[name] for name in TUNABLE_KNOBS}, indent=2)
+    plain = ANALYTIC_SCORER_KNOBS.as_dict()
+    counting = {
+        name: value
+        for name, value in knobs.as_dict().items()
+        if name in TUNABLE_KNOBS or value != plain[name]
+    }
+    content = json.dumps(counting, indent=2)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(content + "\n", encoding="utf-8")
     temporary.replace(path)

@@ -1,19 +1,50 @@
-"""Command `trimtab tune`: fit the analytic scorer's knobs to a trace and a cluster.
+"""Command `trimtab tune`: fit a scheduler's knobs to a trace and a cluster, or to many sites.
 
 Does not know: the learned policy.
 """
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from ..agents.heuristics import ANALYTIC_SCORER
 from ..agents.knob_file import read_knobs
-from ..agents.tuning import TuningConfig
+from ..agents.knob_search import SearchBudget
+from ..agents.site_tuning import SiteTuningConfig, training_episodes, tune_on_episodes
+from ..agents.tuning import TuningConfig, TuningResult
+from ..agents.universal import universal_scorer, universal_worth
+from ..env.knobs import Knobs
+from ..env.sites import Split, TraceLibrary
 from .evaluate import make_scenario
-from .steps import trace_option, tune_with_progress, write_knobs
+from .steps import progress_bar, trace_option, tune_with_progress, write_knobs
+
+
+class PlaceBy(StrEnum):
+    """By what requests are placed."""
+
+    COST = "cost"
+    WORTH = "worth"
+
+
+def _tune_on_sites(
+    base: Knobs, num_sites: int, traces: Path | None, num_generations: int, seed: int
+) -> TuningResult:
+    """Tune over training sites, validated on a third as many others, showing how far it is."""
+    library = None if traces is None else TraceLibrary(traces)
+    with progress_bar() as progress:
+        task = progress.add_task("drawing sites", total=num_generations)
+        episodes = training_episodes(Split.TRAIN, num_sites, library)
+        validation = training_episodes(Split.VALIDATION, max(3, num_sites // 3), library)
+        budget = SearchBudget(num_generations=num_generations, step_size=0.4, seed=seed)
+
+        def show(goodput: float) -> None:
+            text = f"tuning over {num_sites} sites, goodput {100 * goodput:.2f} %"
+            progress.update(task, advance=1, description=text)
+
+        config = SiteTuningConfig(budget=budget)
+        return tune_on_episodes(base, episodes, validation, config, on_generation=show)
 
 
 def tune(
@@ -23,7 +54,16 @@ def tune(
     ] = None,
     cluster: Annotated[str, typer.Option(help="A bundled cluster, or a YAML file.")] = "demo-16",
     start: Annotated[
-        Path | None, typer.Option(help="Knob file to start from; by default the analytic scorer.")
+        Path | None, typer.Option(help="Knob file to start from; by default the universal one.")
+    ] = None,
+    place_by: Annotated[
+        PlaceBy, typer.Option(help="What is tuned: the scorer's cost, or the worth of a placement.")
+    ] = PlaceBy.COST,
+    sites: Annotated[
+        int, typer.Option(min=0, help="Tune over so many training sites, and not one cluster.")
+    ] = 0,
+    traces: Annotated[
+        Path | None, typer.Option(help="Recorded traces that sites resample; else synthetic.")
     ] = None,
     load: Annotated[float, typer.Option(help="Mean rate, as a share of saturation.")] = 0.8,
     span: Annotated[float, typer.Option(help="Length of a workload, s.")] = 60.0,
@@ -31,11 +71,17 @@ def tune(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same knobs.")] = 0,
     out: Annotated[Path, typer.Option(help="Knob file to write.")] = Path("runs/tuned.json"),
 ) -> None:
-    """Tune the analytic scorer to a trace and a cluster."""
-    base = ANALYTIC_SCORER.knobs if start is None else read_knobs(start)
-    scenario = make_scenario(trace, cluster=cluster, load_frac=load, seed=seed, span_s=span)
-    config = TuningConfig(num_generations=generations, seed=seed)
-    result = tune_with_progress(scenario, base, config)
+    """Tune a scheduler to a trace and a cluster, or one that is good at many sites."""
+    if start is not None:
+        base = read_knobs(start)
+    else:
+        base = universal_worth() if place_by is PlaceBy.WORTH else universal_scorer()
+    if sites > 0:
+        result = _tune_on_sites(base, sites, traces, generations, seed)
+    else:
+        scenario = make_scenario(trace, cluster=cluster, load_frac=load, seed=seed, span_s=span)
+        config = TuningConfig(num_generations=generations, seed=seed)
+        result = tune_with_progress(scenario, base, config)
     write_knobs(out, result.knobs)
     console = Console(highlight=False)
     verdict = "kept the new vector" if result.is_improved else "kept the old vector"

@@ -36,6 +36,7 @@ LOOKAHEAD_DTYPE = np.dtype(
         ("num_samples", np.int64),
         ("cache_s", np.float64),
         ("seed", np.uint64),
+        ("sees_all", np.int64),
         # Counts since the start.
         ("num_decisions", np.int64),
         ("num_rollouts", np.int64),
@@ -73,6 +74,8 @@ class LookaheadSettings:
     """How long the outcome without a request stays good while its replica's requests stay."""
     seed: int = 0
     """Of the lengths drawn."""
+    sees_all: bool = False
+    """Uses what no gateway knows, as a bound: true lengths, coefficients and slow-downs."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -90,7 +93,7 @@ class LookaheadSettings:
     def record(self) -> np.ndarray:
         """Return the settings for the compiled functions, LOOKAHEAD_DTYPE [1]."""
         record = np.zeros(1, dtype=LOOKAHEAD_DTYPE)
-        for name in ("num_candidates", "num_samples", "cache_s", "seed"):
+        for name in ("num_candidates", "num_samples", "cache_s", "seed", "sees_all"):
             record[name] = getattr(self, name)
         return record
 

@@ -43,6 +43,7 @@ from ..value.network import NUM_SCRATCH, ValueNetwork, evaluate
 from .calls import called_as
 from .layout import DECODING, FINISHED, NUM_PRIORITIES, SimulationArrays
 from .memory import (
+    actual_of,
     ahead_choices_of,
     ahead_jobs_of,
     ahead_linear_s_of,
@@ -86,6 +87,9 @@ def _write(sim, index, r, uncached_tokens, now_s):
         request.weight, np.int64(1 + request.extra_sequences), request.arrival_s, uncached_tokens,
         now_s,
     )  # fmt: skip
+    if lookahead_of(sim).sees_all != 0:
+        row = mirror_rows_of(sim, g, r)[mirrors_of(sim, g)[r].num_rows]
+        row.lengths[:] = request.output_tokens
 
 
 @compiled
@@ -183,11 +187,15 @@ def _see_streams(sim, g, r, now_s):
 @compiled
 def _by_rollouts(sim, g, r, now_s):
     """Return what the request behind the last row of a mirror is worth, and the part of its own."""
-    knobs, slow_factor = knobs_of(sim), np.exp(views_of(sim, g)[r].iteration_log_ratio)
+    ahead, knobs = lookahead_of(sim), knobs_of(sim)
+    coefficients = nominal_of(sim)[r]
+    slow_factor = np.exp(views_of(sim, g)[r].iteration_log_ratio)
+    if ahead.sees_all != 0:
+        coefficients, slow_factor = actual_of(sim)[r], replicas_of(sim)[r].slow_factor
     return worth(
-        lookahead_of(sim), mirrors_of(sim, g)[r], mirror_rows_of(sim, g, r),
-        length_counts_of(sim, g), (ahead_run_of(sim), ahead_jobs_of(sim), ahead_lists_of(sim)),
-        (nominal_of(sim)[r], ahead_linear_s_of(sim, r), slow_factor), now_s,
+        ahead, mirrors_of(sim, g)[r], mirror_rows_of(sim, g, r), length_counts_of(sim, g),
+        (ahead_run_of(sim), ahead_jobs_of(sim), ahead_lists_of(sim)),
+        (coefficients, ahead_linear_s_of(sim, r), slow_factor), now_s,
         (knobs.batch_tokens_scale, knobs.max_num_seqs_frac, knobs.slo_margin),
     )  # fmt: skip
 

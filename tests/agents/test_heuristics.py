@@ -12,6 +12,7 @@ def test_every_usual_scheduler_is_there():
     assert {
         "random", "round-robin", "least-requests", "least-tokens", "power-of-two", "session-hash",
         "sglang-cache-aware", "llm-d-weighted", "dynamo-logit", "predicted-ttft", "analytic-scorer",
+        "universal-scorer", "marginal-value",
     } == set(HEURISTICS)  # fmt: skip
 
 

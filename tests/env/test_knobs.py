@@ -15,9 +15,7 @@ from trimtab.env.knobs import (
     KNOBS_DTYPE,
     TUNABLE_KNOBS,
     Knobs,
-    from_tunable,
     residual,
-    to_tunable,
 )
 
 SPECS = {spec.name: spec for spec in KNOB_SPECS}
@@ -72,24 +70,6 @@ def test_record_holds_each_value_under_its_name():
         assert record[name][0] == knobs[name]
     record["backlog"] = 0.0
     assert knobs["backlog"] != 0.0
-
-
-@settings(max_examples=50, derandomize=True)
-@given(seed=st.integers(0, 2**20))
-def test_tuning_coordinates_round_trip(seed):
-    base = make_base(np.random.default_rng(seed))
-    back = from_tunable(base, to_tunable(base))
-    np.testing.assert_allclose(back.values, base.values, rtol=1e-12)
-    other = make_base(np.random.default_rng(seed + 1))
-    moved = from_tunable(base.replace({"random_weight": 3.0}), to_tunable(other))
-    np.testing.assert_allclose(moved.values[1:], other.values[1:], rtol=1e-12)
-    assert moved["random_weight"] == 3.0
-
-
-def test_tuning_coordinates_beyond_bounds_are_clipped():
-    for x, end in ((50.0, "high"), (-50.0, "low")):
-        knobs = from_tunable(Knobs(), np.full(len(TUNABLE_KNOBS), x))
-        assert all(knobs[name] == getattr(SPECS[name], end) for name in TUNABLE_KNOBS)
 
 
 @settings(max_examples=50, derandomize=True)
