@@ -335,8 +335,9 @@ def _settings_record(
         return no_lookahead()
     settings = settings or LookaheadSettings(num_candidates=NETWORK_CANDIDATES)
     if labels is not None:
-        counts = {"num_candidates": labels.num_candidates, "num_samples": labels.num_samples}
-        settings = replace(settings, **counts)
+        settings = replace(
+            settings, num_candidates=labels.num_candidates, num_samples=labels.num_samples
+        )
     record = settings.record()
     record["judge"] = Judge.ROLLOUTS if value is None else Judge.NETWORK
     if labels is not None:
