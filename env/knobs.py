@@ -123,10 +123,12 @@ KNOB_SPECS: tuple[KnobSpec, ...] = (
     # How the value network's closed form foretells an outcome (`value/features.py`).
     _form("value_growth", (0.01, 1.0, 8.0), 0.4, "share of those that wait that decode beside it"),
     _form("value_future", (0.0, 0.0, 4.0), 0.3, "exponent of what prefill to come does to TPOT"),
+    _form("value_queue", (0.0, 0.0, 4.0), 0.3, "exponent of what prefill to come does to class 1"),
     _form("value_stall", (0.01, 1.0, 16.0), 0.4, "what known prefill costs those that decode"),
     _form("value_ramp", (0.02, 0.3, 3.0), 0.4, "TTFT share over which a chance falls from 1 to 0"),
     _form("value_center", (0.3, 1.0, 2.0), 0.15, "TTFT share at which that chance is a half"),
     _form("value_length", (0.1, 1.0, 8.0), 0.4, "tokens left / those that were seen on average"),
+    _form("value_kv", (0.05, 1.0, 16.0), 0.4, "wait for KV or a slot, beside what is foretold"),
     _form("value_loss", (0.05, 1.0, 16.0), 0.4, "what the others lose, beside what is gained"),
     _form("value_doubt", (-4.0, 0.0, 4.0), 0.3, "worth given up for chances that become unsure"),
     # Gates and limits.

@@ -206,7 +206,7 @@ def _see_features(sim, g, r, now_s):
     v = views_of(sim, g)[r]
     latency = (
         nominal_of(sim)[r], ahead_linear_s_of(sim, r), np.exp(v.iteration_log_ratio),
-        v.prefill_stretch,
+        v.prefill_stretch, v.kv_usage_frac,
     )  # fmt: skip
     fill_features(
         value_scratch_of(sim), mirrors_of(sim, g)[r], mirror_rows_of(sim, g, r),

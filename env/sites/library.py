@@ -37,6 +37,8 @@ _AGENT_GAP_S = 15.0
 # Gap between turns of overlaid conversations, s.
 _OVERLAY_GAP_S = 60.0
 _SEED = 7
+# Requests that a stretch has at least, if shorter prompts can do that.
+_LEAST_REQUESTS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,10 @@ class TraceLibrary:
         return _read_part(self.directory, name, part)
 
     def stretch(self, traffic: Traffic, part: Split, max_prompt_tokens: int) -> RequestTrace:
-        """Return a part with the prompts of a site's traffic, the longest left out."""
+        """Return a part with the prompts of a site's traffic, the longest left out.
+
+        Lengths are shorter than the traffic says where else next to none would be left.
+        """
         return _stretch(self, traffic.recording, traffic.length_eighths, part, max_prompt_tokens)
 
     def print_of(self, name: str) -> str:
@@ -159,8 +164,11 @@ def _stretch(
     library: TraceLibrary, name: str, eighths: int, part: Split, max_prompt_tokens: int
 ) -> RequestTrace:
     recorded = library.part(name, part)
-    tokens = recorded.input_tokens.astype(np.int64) * eighths
-    kept = select(recorded, np.flatnonzero(tokens <= 8 * max_prompt_tokens))
+    tokens = recorded.input_tokens.astype(np.int64)
+    # Where next to no prompt would fit, all are made shorter.
+    while eighths > 1 and (tokens * eighths <= 8 * max_prompt_tokens).sum() < _LEAST_REQUESTS:
+        eighths -= 1
+    kept = select(recorded, np.flatnonzero(tokens * eighths <= 8 * max_prompt_tokens))
     if recorded.block_tokens == BLOCK_TOKENS:
         return kept
     return rescale(kept, eighths=eighths, block_tokens=BLOCK_TOKENS)

@@ -23,6 +23,7 @@ FEATURE_NAMES = (
     *("run_seqs_frac", "wait_seqs_frac", "lost_frac", "is_urgent"),
     *("kv_frac", "own_kv_frac", "hit_frac", "log_own_tokens", "log_run_tokens"),
     *("run_room", "run_banked", "log_slow_factor", "limit_ratio"),
+    *("room_share", "held_frac"),
 )
 NUM_FEATURES = len(FEATURE_NAMES)
 # Of the first features, which are the closed form itself: own chance, loss of those that run and
@@ -30,6 +31,8 @@ NUM_FEATURES = len(FEATURE_NAMES)
 OWN_MET, RUN_LOSS, WAIT_LOSS = 1, 2, 3
 # Doubt about those that run, without the request in hand and with it.
 RUN_DOUBT, RUN_DOUBT_WITH = 14, 15
+# Share of what ends that KV is freed by at least, whatever grows beside it.
+_LEAST_RELEASE = 0.2
 # All features are cut to this.
 FEATURE_LIMIT = 6.0
 
@@ -43,12 +46,15 @@ SUMS_DTYPE = np.dtype(
         ("wait_seqs", np.int64),
         ("wait_context_tokens", np.int64),
         ("pending_tokens", np.float64, (2,)),  # by priority
+        ("held_tokens", np.float64),  # KV of those that run, shared prefixes apart
+        ("left_tokens", np.float64),  # that they still make, on average
         # Times, s.
         ("decode_s", np.float64),  # of an iteration of those that run
         ("mixed_s", np.float64),  # with a chunk of prefill
         ("full_s", np.float64),  # of all, once those that wait decode as well
         ("with_s", np.float64),  # and the request in hand
         ("token_s", np.float64),  # a prompt token, decodes beside it
+        ("queue_factor", np.float64),  # on the wait of class 1, for what comes before it later
         ("stall_s", np.float64),  # what a prompt token costs those that run
         # Outcome in closed form.
         ("run_kept", np.float64),
@@ -93,6 +99,7 @@ def _count(sums, mirror, rows):
     """Sum up who runs and who waits."""
     sums.run_seqs = sums.context_tokens = sums.num_run = 0
     sums.wait_seqs = sums.wait_context_tokens = 0
+    sums.held_tokens = 0.0
     sums.pending_tokens[0] = sums.pending_tokens[1] = 0.0
     for i in range(mirror.num_rows):
         row = rows[i]
@@ -105,12 +112,15 @@ def _count(sums, mirror, rows):
             sums.run_seqs += row.num_sequences
             tokens = row.input_tokens + row.generated_tokens
             sums.context_tokens += row.num_sequences * tokens
+            sums.held_tokens += row.uncached_tokens + row.num_sequences * row.generated_tokens
 
 
 @compiled
 def _time(sums, mirror, new, latency, now_s, knobs):
     """Fill the times, and take off what prefill has probably done since the last first token."""
-    coefficients, linear_s, slow_factor, stretch = latency
+    coefficients, linear_s, slow_factor, stretch, usage_frac = latency
+    # Prefixes that are shared are held as well; the engine's page knows them.
+    sums.held_tokens = max(sums.held_tokens, usage_frac * mirror.kv_tokens)
     pending = sums.pending_tokens[0] + sums.pending_tokens[1]
     budget = max(np.int64(mirror.max_batch_tokens * knobs.batch_tokens_scale) - sums.run_seqs,
                  mirror.min_chunk_tokens)  # fmt: skip
@@ -129,6 +139,7 @@ def _time(sums, mirror, new, latency, now_s, knobs):
     full_s = slow_factor * iteration_times_s(coefficients, linear_s, full, 0)[0]
     with_s = slow_factor * iteration_times_s(coefficients, linear_s, more, 0)[0]
     future = 1.0 if knobs.value_future == 0.0 else stretch**knobs.value_future
+    sums.queue_factor = stretch**knobs.value_queue if knobs.value_queue > 0.0 else 1.0
     sums.full_s = future * (sums.decode_s + knobs.value_growth * (full_s - sums.decode_s))
     sums.with_s = sums.full_s + future * (with_s - full_s)
     sums.token_s = sums.mixed_s / chunk
@@ -149,16 +160,18 @@ def _judge_running(sums, mirror, rows, residuals, new, knobs):
     sums.run_kept = sums.run_loss = sums.run_doubt = sums.run_doubt_with = 0.0
     sums.run_room = sums.run_banked = sums.run_left_tokens = sums.run_weight = 0.0
     sums.num_lost = 0
+    left_tokens = 0.0
     for i in range(mirror.num_rows):
         row = rows[i]
         if np.isnan(row.first_token_s):
             continue
+        seen_tokens = residuals[min(row.priority, 1), length_bin(row.generated_tokens + 1)]
+        mean_tokens = knobs.value_length * seen_tokens
+        left_tokens += mean_tokens
         if row.first_token_s > row.arrival_s + row.ttft_slo_s:
             sums.num_lost += 1
             continue
         limit_s = knobs.slo_margin * row.tpot_slo_s
-        left_tokens = residuals[min(row.priority, 1), length_bin(row.generated_tokens + 1)]
-        mean_tokens = knobs.value_length * left_tokens
         spent_s = max(mirror.stepped_at_s, row.first_token_s) - row.first_token_s
         banked_s = limit_s * (row.generated_tokens - 1) - spent_s
         kept = chance(banked_s - stall_s, limit_s - sums.full_s, mean_tokens)
@@ -171,6 +184,23 @@ def _judge_running(sums, mirror, rows, residuals, new, knobs):
         sums.run_banked += row.weight * min(2.0, max(-2.0, banked_s / (limit_s * mean_tokens)))
         sums.run_left_tokens += row.weight * mean_tokens
         sums.run_weight += row.weight
+    sums.left_tokens = left_tokens / max(1.0, float(sums.num_run))
+
+
+@compiled
+def room_wait_s(sums, mirror, tokens, seqs, knobs):
+    """Return how long until KV and slots for so many more tokens and sequences become free.
+
+    Those that run end at a steady pace and give back what they hold; until then they grow.
+    """
+    over_kv = (sums.held_tokens + tokens - mirror.kv_tokens) / max(sums.held_tokens, 1.0)
+    over_slots = (sums.run_seqs + seqs - mirror.max_num_seqs) / max(float(sums.run_seqs), 1.0)
+    over = max(over_kv, over_slots)
+    if over <= 0.0:
+        return 0.0
+    grown = sums.left_tokens * sums.run_seqs / max(sums.held_tokens, 1.0)
+    over /= max(_LEAST_RELEASE, 1.0 - grown)
+    return knobs.value_kv * over * sums.left_tokens * sums.full_s
 
 
 @compiled
@@ -182,7 +212,7 @@ def _judge_waiting(sums, mirror, rows, residuals, new, knobs, now_s):
     ahead_tokens = sums.pending_tokens[0]
     if new_priority == 1:
         ahead_tokens = pending
-    passed, passed_urgent = 0.0, 0.0
+    passed, passed_urgent, seqs = 0.0, 0.0, 0
     for i in range(mirror.num_rows):
         row = rows[i]
         if not np.isnan(row.first_token_s):
@@ -198,8 +228,15 @@ def _judge_waiting(sums, mirror, rows, residuals, new, knobs, now_s):
         delay_tokens = float(new.uncached_tokens) if priority > new_priority else 0.0
         if left_s <= 0.0:
             continue
-        share = before * sums.token_s / left_s
-        share_with = (before + delay_tokens) * sums.token_s / left_s
+        seqs += row.num_sequences
+        factor = sums.queue_factor if priority == 1 else 1.0
+        wait_s = max(before * sums.token_s, room_wait_s(sums, mirror, before, seqs, knobs))
+        share = factor * wait_s / left_s
+        share_with = share
+        if delay_tokens > 0.0:
+            later = before + delay_tokens
+            room_s = room_wait_s(sums, mirror, later, seqs + new.num_sequences, knobs)
+            share_with = factor * max(later * sums.token_s, room_s) / left_s
         limit_s = knobs.slo_margin * row.tpot_slo_s
         mean_tokens = knobs.value_length * residuals[priority, 0]
         behind_s = max(0.0, pending - before) * sums.stall_s
@@ -223,7 +260,11 @@ def _write(out, sums, mirror, new, tokens, slow_factor, now_s, knobs):
     left_s = max(new.arrival_s + knobs.slo_margin * new.ttft_slo_s - now_s, 1e-6)
     pending = sums.pending_tokens[0] + sums.pending_tokens[1]
     own_s = new.uncached_tokens * sums.token_s
-    share = (ahead_tokens * sums.token_s + own_s + sums.mixed_s) / left_s
+    seqs = sums.wait_seqs + new.num_sequences
+    room_s = room_wait_s(sums, mirror, ahead_tokens + new.uncached_tokens, seqs, knobs)
+    factor = 1.0 if new.priority == 0 else sums.queue_factor
+    wait_s = max(ahead_tokens * sums.token_s, room_s) + own_s
+    share = (factor * wait_s + sums.mixed_s) / left_s
     behind_s = max(0.0, pending - ahead_tokens) * sums.stall_s
     tpot_chance = chance(-behind_s, limit_s - sums.with_s, own_tokens)
     per_run = 1.0 / max(sums.run_weight, 1e-9)
@@ -258,6 +299,8 @@ def _write(out, sums, mirror, new, tokens, slow_factor, now_s, knobs):
     out[27] = sums.run_banked * per_run
     out[28] = np.log(slow_factor)
     out[29] = 0.2 * np.log(left_s / limit_s)
+    out[30] = room_s / left_s
+    out[31] = sums.held_tokens / mirror.kv_tokens
     for i in range(NUM_FEATURES):
         out[i] = min(FEATURE_LIMIT, max(-FEATURE_LIMIT, out[i]))
 
@@ -268,7 +311,8 @@ def fill_features(out, mirror, rows, residuals, latency, now_s, knobs, sums):
 
     Shapes: `out` float32 [NUM_FEATURES]; `rows` ROW_DTYPE [S]; `residuals` float64 [priorities,
     NUM_LENGTH_BINS], mean tokens left by tokens so far; `latency` is the nominal coefficients,
-    their table of layer times, the slow factor measured, and the stretch of TPOT by prefill;
+    their table of layer times, the slow factor measured, the stretch of TPOT by prefill, and the
+    share of KV in use by the last page;
     `knobs` is a KNOBS_DTYPE record, `sums` a SUMS_DTYPE one, scratch.
     """
     new = rows[mirror.num_rows]
