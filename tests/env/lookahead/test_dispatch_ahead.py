@@ -202,7 +202,7 @@ def test_a_placement_is_explained_by_what_each_candidate_was_expected_to_gain(ma
         assert min(c.cost for c in placement.candidates) >= 0.0
     else:
         assert placement.chosen == placement.candidates[0].name
-        assert placement.candidates[0].terms["expected_loss"] < 0.0
+        assert placement.candidates[0].terms["own_goodput"] < 0.0
     assert reason(placement)
 
 
