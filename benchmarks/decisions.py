@@ -87,6 +87,11 @@ def site_of(job: Job, traces: TraceLibrary | None) -> Site:
     return site if job.load_frac is None else replace(site, load_frac=job.load_frac)
 
 
+def field_of(job: Job, is_quick: bool) -> Field:
+    """Return who takes part in a job; tuning takes too long for more than the steady sites."""
+    return Field(has_tuned=job.part == SITES and not is_quick, has_bounds=not is_quick)
+
+
 def run_job(job: Job, directory: Path | None, field: Field, cache: Path) -> list[Row]:
     """Play a site's episodes under all contenders."""
     traces = None if directory is None else TraceLibrary(directory)
@@ -154,7 +159,6 @@ def collect(arguments: argparse.Namespace, traces: TraceLibrary | None) -> list[
     jobs = list(jobs_of(arguments, traces))
     known = {row["job"] for row in rows}
     missing = [job for job in jobs if job.key not in known]
-    field = Field(has_tuned=not arguments.quick, has_bounds=not arguments.quick)
     cache = arguments.out / "tuned"
     with (
         ProcessPoolExecutor(arguments.processes) as pool,
@@ -162,7 +166,10 @@ def collect(arguments: argparse.Namespace, traces: TraceLibrary | None) -> list[
         file.open("a") as out,
     ):
         task = progress.add_task("sites", total=len(jobs), completed=len(jobs) - len(missing))
-        futures = [pool.submit(run_job, job, arguments.traces, field, cache) for job in missing]
+        futures = [
+            pool.submit(run_job, job, arguments.traces, field_of(job, arguments.quick), cache)
+            for job in missing
+        ]
         for future in futures:
             found = future.result()
             out.writelines(json.dumps(row) + "\n" for row in found)

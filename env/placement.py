@@ -17,6 +17,7 @@ from .dispatch import (
     next_uniform,
     predicted_ttft_s,
 )
+from .lookahead.settings import is_by_worth
 from .simulator.layout import SimulationArrays
 
 # Rules of the cache-aware gate, by `dispatch.cache_aware_costs`, and the term that each goes by.
@@ -102,11 +103,21 @@ def _drawn(
 def _looked_at(
     arrays: SimulationArrays, place: int, num_replicas: int
 ) -> tuple[list[int], list[dict[str, float]]]:
-    """Return the replicas that were looked at, and each replica's expected loss of goodput."""
+    """Return the replicas that were looked at, and what speaks against each.
+
+    Goodput that is expected to be gained counts against it with a minus.
+    """
     terms: list[dict[str, float]] = [{} for _ in range(num_replicas)]
     seen = [choice for choice in arrays.seen_choices[place] if choice["replica"] >= 0]
+    cost_weight = float(arrays.knobs["cost_weight"][0])
     for choice in seen:
-        parts = {"expected_loss": -float(choice["worth"]), "price": float(choice["price"])}
+        own, worth = float(choice["own"]), float(choice["worth"])
+        parts = {
+            "own_goodput": -own,
+            "others_goodput": own - worth,
+            "price": float(choice["price"]),
+            "scorer": cost_weight * float(choice["cost"]),
+        }
         terms[int(choice["replica"])] = {name: value for name, value in parts.items() if value}
     return [int(choice["replica"]) for choice in seen], terms
 
@@ -118,7 +129,8 @@ def _costs(
     view, hits = arrays.seen_views[place], arrays.seen_hits[place]
     knobs, row = arrays.knobs, arrays.placements[place]
     bias = arrays.bias[int(query["group"][0])]
-    if arrays.lookahead["num_candidates"][0] > 0:
+    records = (array.view(np.recarray)[0] for array in (arrays.lookahead, knobs))
+    if is_by_worth.py_func(*records):  # type: ignore[no-untyped-call]
         return LOOKAHEAD_RULE, *_looked_at(arrays, place, view.size)
     order = _drawn(view, query, knobs, bias, random_state)
     if knobs["hit_threshold_frac"][0] > 0.0:

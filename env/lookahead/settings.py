@@ -15,7 +15,7 @@ MAX_SAMPLES = 8
 """Most remaining lengths that are sampled for a request."""
 MAX_CANDIDATES = 64
 """Most replicas that are looked at for a request."""
-NETWORK_CANDIDATES = 16
+NETWORK_CANDIDATES = 8
 """Replicas that the value network looks at, unless it is told."""
 
 

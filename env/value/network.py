@@ -107,9 +107,14 @@ class ValueNetwork:
 
         Shapes: [N, NUM_FEATURES] -> [N, 2].
         """
-        out = np.zeros((features.shape[0], 2), np.float32)
-        _worths(self.weights, np.ascontiguousarray(features, np.float32), out)
-        return out
+        tensors, hidden = self.tensors, features
+        for layer in ("first", "second"):
+            sums = hidden @ tensors[f"{layer}.weight"].T + tensors[f"{layer}.bias"]
+            hidden = np.maximum(sums, np.float32(0.0))
+        corrections = hidden @ tensors["last.weight"].T + tensors["last.bias"]
+        own = np.clip(features[:, OWN_MET] + corrections[:, 0], 0.0, 1.0)
+        others = features[:, RUN_LOSS] + features[:, WAIT_LOSS] + corrections[:, 1]
+        return np.stack([own, others], axis=1)
 
 
 def closed_form() -> ValueNetwork:
@@ -154,14 +159,6 @@ def evaluate(weights, scratch, loss_weight, doubt_weight):
     own = min(np.float32(1.0), max(np.float32(0.0), scratch[OWN_MET] + own))
     others += loss_weight * (scratch[RUN_LOSS] + scratch[WAIT_LOSS])
     return own, others - doubt_weight * (scratch[RUN_DOUBT_WITH] - scratch[RUN_DOUBT])
-
-
-@compiled
-def _worths(weights, features, out):
-    scratch = np.zeros(NUM_SCRATCH, np.float32)
-    for i in range(features.shape[0]):
-        scratch[:NUM_FEATURES] = features[i]
-        out[i, 0], out[i, 1] = evaluate(weights, scratch, 1.0, 0.0)
 
 
 __all__ = [

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from trimtab.env.knobs import ANALYTIC_SCORER_KNOBS
-from trimtab.env.lookahead.settings import LookaheadSettings
+from trimtab.env.knobs import ANALYTIC_SCORER_KNOBS, Knobs
+from trimtab.env.lookahead.settings import Judge, LookaheadSettings
 from trimtab.env.placement import LOOKAHEAD_RULE
 from trimtab.env.request_life import read_life
 from trimtab.env.simulated_fleet import SimulatedFleet
@@ -14,6 +14,8 @@ from trimtab.env.simulator.faults import FaultConfig
 from trimtab.env.simulator.layout import DECODING, PREFILLING, SHED, WAITING
 from trimtab.env.simulator.lookahead import candidates, run_out
 from trimtab.env.simulator.setup import FleetConfig
+from trimtab.env.value.labels import LabelSettings
+from trimtab.env.value.network import closed_form
 from trimtab.scripts.life_text import reason
 
 AHEAD = LookaheadSettings()
@@ -50,17 +52,36 @@ def goodput(fleet: SimulatedFleet) -> float:
     return fleet.kpis().goodput_frac
 
 
-def test_it_gains_on_the_scorer_where_load_is_high(make_fleet):
-    ahead = goodput(run(make_fleet(rate_rps=60.0)))
+BY_NETWORK = ANALYTIC_SCORER_KNOBS.replace({"value_weight": 1.0})
+
+
+def placed_by(judge: str, config: FleetConfig) -> tuple[FleetConfig, Knobs]:
+    """What lets a fleet place by rollouts, or by the value network's closed form."""
+    if judge == "network":
+        return replace(config, lookahead=None), BY_NETWORK
+    return config, ANALYTIC_SCORER_KNOBS
+
+
+@pytest.mark.parametrize("judge", ["rollouts", "network"])
+def test_it_gains_on_the_scorer_where_load_is_high(make_fleet, judge):
+    config, knobs = placed_by(judge, CALM)
+    fleet = make_fleet(config, rate_rps=60.0)
+    fleet.reset(seed=3, knobs=knobs)
+    fleet.drain()
+    ahead = goodput(fleet)
     plain = goodput(run(make_fleet(replace(CALM, lookahead=None), rate_rps=60.0)))
     assert ahead > plain + 0.02
 
 
-def test_the_same_seed_gives_the_same_run_and_a_copy_goes_on_alike(make_fleet):
-    one, other = run(make_fleet(TROUBLE)), make_fleet(TROUBLE)
-    other.reset(seed=3, knobs=ANALYTIC_SCORER_KNOBS)
+@pytest.mark.parametrize("judge", ["rollouts", "network"])
+def test_the_same_seed_gives_the_same_run_and_a_copy_goes_on_alike(make_fleet, judge):
+    config, knobs = placed_by(judge, TROUBLE)
+    one, other = make_fleet(config), make_fleet(config)
+    one.reset(seed=3, knobs=knobs)
+    one.drain()
+    other.reset(seed=3, knobs=knobs)
     other.run_until(5.0)
-    branch, fresh = other.branch(), make_fleet(TROUBLE)
+    branch = other.branch()
     fresh = SimulatedFleet(other.cluster, other.workload, other.config)
     fresh.restore(other.snapshot())
     for fleet in (other, branch, fresh):
@@ -103,9 +124,11 @@ def hide_the_truth(fleet: SimulatedFleet, rng: np.random.Generator) -> None:
     arrays.linear_s[:] = np.nan
 
 
-def test_what_no_gateway_can_know_changes_no_decision(make_fleet):
-    fleet, other = make_fleet(rate_rps=60.0), None
-    fleet.reset(seed=3, knobs=ANALYTIC_SCORER_KNOBS)
+@pytest.mark.parametrize("judge", ["rollouts", "network"])
+def test_what_no_gateway_can_know_changes_no_decision(make_fleet, judge):
+    config, knobs = placed_by(judge, CALM)
+    fleet, other = make_fleet(config, rate_rps=60.0), None
+    fleet.reset(seed=3, knobs=knobs)
     other = SimulatedFleet(fleet.cluster, fleet.workload, fleet.config)
     rng, actual = np.random.default_rng(0), fleet.arrays.actual.copy()
     replicas, worths = set(), []
@@ -179,7 +202,7 @@ def test_a_placement_is_explained_by_what_each_candidate_was_expected_to_gain(ma
         assert min(c.cost for c in placement.candidates) >= 0.0
     else:
         assert placement.chosen == placement.candidates[0].name
-        assert placement.candidates[0].terms["expected_loss"] < 0.0
+        assert placement.candidates[0].terms["own_goodput"] < 0.0
     assert reason(placement)
 
 
@@ -210,3 +233,34 @@ def test_a_price_is_asked_for_the_own_prefill(make_fleet):
     refused = priced.requests[priced.requests["status"] == SHED]["query"]["input_tokens"]
     served = priced.requests[priced.requests["status"] != SHED]["query"]["input_tokens"]
     assert refused.mean() > served.mean()
+
+
+def test_full_information_is_worth_something_and_is_only_for_those_who_ask(make_fleet):
+    seen = replace(AHEAD, num_samples=1, num_candidates=4, sees_all=True)
+    trouble = replace(TROUBLE, faults=replace(TROUBLE.faults, crashes_per_hour=0.0))
+    knobs = ANALYTIC_SCORER_KNOBS.replace({"slo_margin": 1.0})
+    fleets = [
+        make_fleet(replace(trouble, lookahead=ahead), rate_rps=60.0) for ahead in (AHEAD, seen)
+    ]
+    for fleet in fleets:
+        fleet.reset(seed=3, knobs=knobs)
+        fleet.drain()
+    assert goodput(fleets[1]) > goodput(fleets[0])
+
+
+def test_labels_are_what_candidates_are_worth(make_fleet):
+    settings = LabelSettings(every=5, num_candidates=3, num_samples=4)
+    fleet = make_fleet(replace(CALM, labels=settings), rate_rps=60.0)
+    fleet.reset(seed=3, knobs=ANALYTIC_SCORER_KNOBS)
+    fleet.drain()
+    labels = fleet.labels
+    assert labels.size == pytest.approx(600 / 5 * 3, abs=3)
+    assert np.isfinite(labels["features"]).all()
+    assert ((labels["own"] >= 0.0) & (labels["own"] <= 1.0)).all()
+    # The closed form, without any training, foretells most of it.
+    foretold = closed_form().worths(labels["features"]).sum(axis=1)
+    found = labels["own"] + labels["others"]
+    assert np.corrcoef(foretold, found)[0, 1] > 0.8
+    lacking = make_fleet(replace(CALM, labels=replace(settings, behaviour=Judge.NETWORK)))
+    with pytest.raises(ValueError, match="need a value network; set value"):
+        lacking.reset(seed=0, knobs=ANALYTIC_SCORER_KNOBS)
