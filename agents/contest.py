@@ -76,22 +76,32 @@ def start(episode: Episode, contender: Contender) -> tuple[SimulatedFleet, Polic
     return fleet, policy
 
 
-def play(episode: Episode, contender: Contender) -> Run:
-    """Play an episode to its end; its number is also the seed of its trouble."""
+def play_out(episode: Episode, contender: Contender) -> SimulatedFleet:
+    """Play an episode and return its fleet at the end; its number is also the trouble's seed."""
     fleet, policy = start(episode, contender)
     while policy is not None and not policy.is_constant and fleet.now_s < episode.span_s:
         fleet.apply(policy.act(fleet.state()))
         fleet.advance(WINDOW_S)
     fleet.drain()
+    return fleet
+
+
+def run_of(episode: Episode, name: str, fleet: SimulatedFleet) -> Run:
+    """Return what an episode came to, by the fleet at its end."""
     kpis = fleet.kpis()
     return Run(
-        contender=contender.name,
+        contender=name,
         site=episode.site.name,
         number=episode.number,
         goodput_frac=kpis.goodput_frac,
         goodput_by_regime=episode.goodput_by_regime(fleet.requests),
         kpis=kpis,
     )
+
+
+def play(episode: Episode, contender: Contender) -> Run:
+    """Play an episode to its end; its number is also the seed of its trouble."""
+    return run_of(episode, contender.name, play_out(episode, contender))
 
 
 def play_all(

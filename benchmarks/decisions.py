@@ -3,233 +3,122 @@
 Three parts. `sites`: steady test sites. `changing`: test sites whose regime changes, also by
 regime. `loads`: test sites on each recorded trace at loads .6, .8 and 1.0 of their capacity and
 more, for the load up to which goodput stays at 95 %. All contenders meet the same arrivals,
-trouble and lost scrapes; nothing was tuned on what is judged. Rows are kept in a file, so that a
-run that was cut goes on where it was.
+trouble and lost scrapes; nothing was tuned on what is judged. Who does not take part is named.
+Rows are kept in a file: a run that was cut goes on where it was, and only contenders that have
+changed are played again.
 
 Run: python benchmarks/decisions.py [--json] [--sites 20] [--traces DIR] [--out runs/decisions]
 """
 
 import argparse
 import json
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-from decision_contest.contenders import (
-    DEEP_LOOKAHEAD,
-    FULL,
-    LOOKAHEAD,
-    SHED_SUFFIX,
-    SITE_TUNED,
-    SITE_WORTH,
-    UNIVERSAL,
-    WORTH,
-    Field,
-    contenders,
-)
+from decision_contest.contenders import Field, absent
+from decision_contest.jobs import CHANGING, LOADS, SITES, Job, JobResult, Known, run_job
 from decision_contest.page import write_page
-from decision_contest.table import Row, by_site, difference, kept_load, names_of, summary
+from decision_contest.results import loads_result, part_result, regimes_result
+from decision_contest.table import Row
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from trimtab.agents.contest import Run, play
-from trimtab.agents.evaluation import Interval
-from trimtab.env.sites import Site, Split, TraceLibrary, sample_site, site_episode
+from trimtab.env.sites import Split, TraceLibrary, sample_site
 
-SITES, CHANGING, LOADS = "sites", "changing", "loads"
 LOAD_FRACS = (0.4, 0.6, 0.8, 1.0, 1.2)
 # Of each recording, how many sites are taken through all loads.
 SITES_PER_RECORDING = 2
-STEADY_SPAN_S, CHANGING_SPAN_S = 60.0, 300.0
-MICRO = 1e6
-# What is compared with what, where both took part.
-PAIRS = (
-    (UNIVERSAL, "llm-d-weighted"),
-    (UNIVERSAL, "llm-d-50ms"),
-    (UNIVERSAL, "llm-d-50ms" + SHED_SUFFIX),
-    (UNIVERSAL, "least-requests"),
-    (UNIVERSAL, "analytic-scorer"),
-    (SITE_TUNED, UNIVERSAL),
-    (LOOKAHEAD, UNIVERSAL),
-    (LOOKAHEAD, SITE_TUNED),
-    (DEEP_LOOKAHEAD, SITE_TUNED),
-    (WORTH, UNIVERSAL),
-    (WORTH, SITE_TUNED),
-    (WORTH, LOOKAHEAD),
-    (WORTH, DEEP_LOOKAHEAD),
-    (SITE_WORTH, SITE_TUNED),
-    (SITE_WORTH, WORTH),
-    (FULL, WORTH),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One site of one part, under all contenders."""
-
-    part: str
-    number: int
-    load_frac: float | None = None
-    num_episodes: int = 3
-
-    @property
-    def key(self) -> str:
-        """What tells it from others in the file of rows."""
-        return f"{self.part}/{self.number}/{self.load_frac}/{self.num_episodes}"
-
-
-def site_of(job: Job, traces: TraceLibrary | None) -> Site:
-    """Return the site of a job."""
-    site = sample_site(Split.TEST, job.number, traces, is_changing=job.part == CHANGING)
-    return site if job.load_frac is None else replace(site, load_frac=job.load_frac)
-
-
-def field_of(job: Job, is_quick: bool) -> Field:
-    """Return who takes part in a job; tuning takes too long for more than the steady sites."""
-    return Field(has_tuned=job.part == SITES and not is_quick, has_bounds=not is_quick)
-
-
-def run_job(job: Job, directory: Path | None, field: Field, cache: Path) -> list[Row]:
-    """Play a site's episodes under all contenders."""
-    traces = None if directory is None else TraceLibrary(directory)
-    site = site_of(job, traces)
-    span_s = CHANGING_SPAN_S if job.part == CHANGING else STEADY_SPAN_S
-    episodes = [site_episode(site, i, traces, span_s=span_s) for i in range(job.num_episodes)]
-    taking_part = contenders(site, traces, field, cache)
-    rows = []
-    for contender in taking_part:
-        for episode in episodes:
-            start_s = time.process_time()
-            run = play(episode, contender)
-            spent_s = time.process_time() - start_s
-            rows.append(row_of(job, site, run, spent_s))
-    return rows
-
-
-def row_of(job: Job, site: Site, run: Run, spent_s: float) -> Row:
-    """Return what is kept of a run."""
-    kpis = run.kpis
-    return {
-        "job": job.key,
-        "part": job.part,
-        "site": run.site,
-        "shape": site.traffic.shape.value,
-        "recording": site.traffic.recording,
-        "load": site.load_frac,
-        "replicas": site.num_replicas,
-        "episode": run.number,
-        "contender": run.contender,
-        "requests": kpis.num_requests,
-        "goodput": run.goodput_frac,
-        "by_regime": {kind.value: share for kind, share in run.goodput_by_regime.items()},
-        "violations": kpis.slo_violation_frac,
-        "shed": kpis.shed_frac,
-        "ttft_p50_s": kpis.ttft_p50_s,
-        "ttft_p99_s": kpis.ttft_p99_s,
-        "tpot_p99_s": kpis.tpot_p99_s,
-        "tokens_per_kwh": kpis.output_tokens_per_kwh,
-        "request_us": spent_s / kpis.num_requests * MICRO,
-    }
+# Sites that are looked through for them.
+MOST_SITES = 400
 
 
 def jobs_of(arguments: argparse.Namespace, traces: TraceLibrary | None) -> Iterator[Job]:
     """Return all sites to play."""
     num = arguments.episodes
-    yield from (Job(SITES, i, None, num) for i in range(arguments.sites))
+    yield from (Job(SITES, i, None, num, num) for i in range(arguments.sites))
     yield from (Job(CHANGING, i, None, max(1, num - 1)) for i in range(arguments.changing))
     names = () if traces is None else traces.names
     left = {name: SITES_PER_RECORDING for name in names}
-    for number in range(arguments.sites, 400 if arguments.loads else 0):
+    for number in range(arguments.sites, MOST_SITES if arguments.loads else 0):
         recording = sample_site(Split.TEST, number, traces, is_changing=False).traffic.recording
         if left.get(recording, 0) > 0:
             left[recording] -= 1
-            yield from (Job(LOADS, number, load, max(1, num - 1)) for load in LOAD_FRACS)
+            yield from (Job(LOADS, number, load, max(1, num - 1), 1) for load in LOAD_FRACS)
         if not any(left.values()):
             return
 
 
-def collect(arguments: argparse.Namespace, traces: TraceLibrary | None) -> list[Row]:
+def read_rows(file: Path) -> list[Row]:
+    """Return the rows of a file; a last line that was cut is left out."""
+    if not file.is_file():
+        return []
+    lines = file.read_text(encoding="utf-8").split("\n")
+    # What follows the last line break was cut off.
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def known_of(rows: list[Row], job: Job) -> Known:
+    """Return which rows a job has."""
+    return frozenset(
+        (row["episode"], row["contender"], row["maker"]) for row in rows if row["job"] == job.key
+    )
+
+
+def current(rows: list[Row], jobs: list[Job], results: list[JobResult]) -> list[Row]:
+    """Return the rows of these jobs, without those of contenders as they once were."""
+    found = []
+    for job, result in zip(jobs, results, strict=True):
+        own = {
+            (row["episode"], row["contender"]): row
+            for row in rows
+            if row["job"] == job.key
+            and row["episode"] < job.num_episodes
+            and result.makers.get(row["contender"]) == row["maker"]
+        }
+        found += own.values()
+    return found
+
+
+def collect(arguments: argparse.Namespace, traces: TraceLibrary | None, field: Field) -> list[Row]:
     """Play what the file of rows lacks, and return all rows."""
     file = arguments.out / "rows.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    rows, results = read_rows(file), []
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     jobs = list(jobs_of(arguments, traces))
-    known = {row["job"] for row in rows}
-    missing = [job for job in jobs if job.key not in known]
     cache = arguments.out / "tuned"
     with (
         ProcessPoolExecutor(arguments.processes) as pool,
         Progress(console=Console(stderr=True), transient=True) as progress,
-        file.open("a") as out,
+        file.open("a", encoding="utf-8") as out,
     ):
-        task = progress.add_task("sites", total=len(jobs), completed=len(jobs) - len(missing))
+        task = progress.add_task("sites", total=len(jobs))
+        known = [known_of(rows, job) for job in jobs]
         futures = [
-            pool.submit(run_job, job, arguments.traces, field_of(job, arguments.quick), cache)
-            for job in missing
+            pool.submit(run_job, job, arguments.traces, field, cache, own)
+            for job, own in zip(jobs, known, strict=True)
         ]
         for future in futures:
-            found = future.result()
-            out.writelines(json.dumps(row) + "\n" for row in found)
+            result = future.result()
+            out.writelines(json.dumps(row) + "\n" for row in result.rows)
             out.flush()
-            rows += found
+            rows += result.rows
+            results.append(result)
             progress.advance(task)
-    keys = {job.key for job in jobs}
-    return [row for row in rows if row["job"] in keys]
+    return current(rows, jobs, results)
 
 
-def points(interval: Interval) -> dict[str, float]:
-    """Return an interval of shares in points."""
-    return {
-        "points": round(100 * interval.mean, 3),
-        "low": round(100 * interval.low, 3),
-        "high": round(100 * interval.high, 3),
-    }
-
-
-def part_result(rows: list[Row]) -> dict[str, object]:
-    """Return means and paired differences of one part."""
-    names = names_of(rows)
-    return {
-        "sites": len({row["site"] for row in rows}),
-        "contenders": {name: summary(rows, name) for name in names},
-        "differences": {
-            f"{one} - {base}": points(difference(rows, one, base))
-            for one, base in PAIRS
-            if one in names and base in names
-        },
-    }
-
-
-def regimes_result(rows: list[Row]) -> dict[str, dict[str, float]]:
-    """Return the mean goodput of each contender in each kind of regime."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        for kind, share in row["by_regime"].items():
-            found.setdefault(row["contender"], {}).setdefault(kind, []).append(share)
-    return {
-        name: {kind: sum(v) / len(v) for kind, v in kinds.items()} for name, kinds in found.items()
-    }
-
-
-def loads_result(rows: list[Row]) -> dict[str, object]:
-    """Return goodput by recording and load, and the load up to which 95 % is kept."""
-    found: dict[str, dict[str, object]] = {}
-    for recording in sorted({row["recording"] for row in rows}):
-        own = [row for row in rows if row["recording"] == recording]
-        loads = sorted({row["load"] for row in own})
-        curves = {}
-        for name in names_of(own):
-            curve = []
-            for load in loads:
-                at_load = [row for row in own if row["load"] == load]
-                values = by_site(at_load, name, "goodput").values()
-                curve.append(sum(sum(v) / len(v) for v in values) / len(values))
-            curves[name] = {"goodput": curve, "kept_load": kept_load(loads, curve)}
-        found[recording] = {"loads": loads, "curves": curves}
-    return found
+def summarise(rows: list[Row], field: Field) -> dict[str, object]:
+    """Return the benchmark's result."""
+    parts = {part: [row for row in rows if row["part"] == part] for part in (SITES, CHANGING)}
+    result: dict[str, object] = {part: part_result(own) for part, own in parts.items() if own}
+    if parts[CHANGING]:
+        result["regimes"] = regimes_result(parts[CHANGING])
+    result[LOADS] = loads_result([row for row in rows if row["part"] == LOADS])
+    result["absent"] = absent(field)
+    return result
 
 
 def show(result: dict[str, object], part: str) -> None:
@@ -256,7 +145,17 @@ def show(result: dict[str, object], part: str) -> None:
         console.print(f"{name}: {gain['points']:+.2f} [{gain['low']:.2f}, {gain['high']:.2f}]")
 
 
-def main() -> None:
+def bundle_argument(text: str) -> tuple[str, Path]:
+    """Return name and directory of a bundle that is given as NAME=DIRECTORY."""
+    name, _, path = text.partition("=")
+    if not name or not path:
+        msg = f"expected NAME=DIRECTORY, got '{text}'"
+        raise argparse.ArgumentTypeError(msg)
+    return f"ppo-{name}", Path(path)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     parser.add_argument("--sites", type=int, default=20, help="steady test sites")
@@ -265,23 +164,39 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=3, help="of a steady site")
     parser.add_argument("--traces", type=Path, help="directory of recordings; else synthetic")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="without tuning and deep rollouts")
+    parser.add_argument("--quick", action="store_true", help="without tuning, bounds and hindsight")
+    parser.add_argument("--tuned", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--moves", type=int, default=1500, help="of the search in hindsight")
+    parser.add_argument(
+        "--bundle",
+        type=bundle_argument,
+        action="append",
+        default=[],
+        help="NAME=DIRECTORY of a policy that moves the knobs; may be given again",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/decisions"))
-    arguments = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    arguments = parse()
     traces = None if arguments.traces is None else TraceLibrary(arguments.traces)
-    rows = collect(arguments, traces)
-    parts = {part: [row for row in rows if row["part"] == part] for part in (SITES, CHANGING)}
-    result: dict[str, object] = {part: part_result(own) for part, own in parts.items() if own}
-    if parts[CHANGING]:
-        result["regimes"] = regimes_result(parts[CHANGING])
-    result[LOADS] = loads_result([row for row in rows if row["part"] == LOADS])
+    field = Field(
+        has_tuned=arguments.tuned and not arguments.quick,
+        has_bounds=not arguments.quick,
+        num_moves=0 if arguments.quick else arguments.moves,
+        bundles=tuple(arguments.bundle),
+    )
+    result = summarise(collect(arguments, traces, field), field)
     write_page(arguments.out / "report.html", result)
     if arguments.json:
         print(json.dumps(result))
         return
     for part in (SITES, CHANGING):
-        if parts[part]:
+        if part in result:
             show(result, part)
+    for name, reason in absent(field).items():
+        print(f"not taking part: {name} ({reason})")
     print(f"wrote {arguments.out / 'report.html'}")
 
 

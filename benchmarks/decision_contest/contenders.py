@@ -1,18 +1,24 @@
 """Who takes part in the benchmark of decisions.
 
 Rules of other projects take part as they ship, without shedding, and again with this project's
-predictive shedding; llm-d's also with its own scrape interval and random choice among equals.
+predictive shedding, untuned and tuned over sites. llm-d's also take part with random choice among
+equals, and with that and its own scrape interval: its weights live on the metrics pages, and where
+a site reads them every second all that arrives in between goes to one replica.
+
+To add one: a name, a line in `contenders`, and where it may lack, one in `absent`.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from trimtab.agents.bundle import load_bundle
 from trimtab.agents.contest import Contender
 from trimtab.agents.heuristics import HEURISTICS
 from trimtab.agents.knob_search import SearchBudget
+from trimtab.agents.policy import LearnedPolicy
 from trimtab.agents.site_tuning import SiteTuningConfig, tune_on_episodes
 from trimtab.agents.universal import universal_scorer, universal_worth
 from trimtab.env.knobs import KNOBS_DTYPE, Knobs
@@ -27,12 +33,19 @@ SITE_WORTH = "site-tuned-value"
 LOOKAHEAD = "lookahead-4x3"
 DEEP_LOOKAHEAD = "lookahead-8x6"
 FULL = "full-information"
-SHED_SUFFIX = "+shed"
+HINDSIGHT = "hindsight"
+SHED_SUFFIX, TUNED_SHED_SUFFIX = "+shed", "+tuned-shed"
+LLMD, LLMD_TIES, LLMD_OWN = "llm-d-weighted", "llm-d-ties", "llm-d-50ms"
 
-# llm-d's endpoint picker reads metrics pages every 50 ms, whatever the site does.
+# llm-d's endpoint picker reads metrics pages every 50 ms, whatever the site does, s.
 _LLMD_SCRAPE_S = 0.05
-# Below any difference of scores that a rule means: its picker draws among equals.
+# Below any difference of scores that a rule means: its max-score picker shuffles equals first.
 _TIE_WEIGHT = 1e-6
+# What the prediction behind shedding, and its thresholds, are made of.
+_SHED_KNOBS = (
+    *("backlog", "elapsed", "iteration", "ttft_drift", "iteration_drift"),
+    *("shed_interactive", "shed_batch"),
+)
 # What a site's own tuning may see, none of which is judged on.
 _TUNING_EPISODES, _VALIDATION_EPISODES = range(1000, 1006), range(1006, 1010)
 _TUNING_SPAN_S = 30.0
@@ -48,16 +61,21 @@ class Field:
     """Those that are tuned for the site, seconds of CPU each."""
     has_bounds: bool = True
     """Deep rollouts, and full information."""
+    num_moves: int = 1500
+    """Of the search in hindsight, for each episode without failures; 0: none."""
+    bundles: tuple[tuple[str, Path], ...] = ()
+    """Names and directories of policies that move the knobs."""
 
 
 def contenders(
     site: Site, traces: TraceLibrary | None, field: Field, cache: Path
 ) -> list[Contender]:
-    """Return the schedulers for a site."""
+    """Return the schedulers for a site; the search in hindsight is none, it needs their runs."""
     found = [Contender(name=one.name, knobs=one.knobs) for one in HEURISTICS.values()]
-    found += _with_shedding()
     found += _llmd()
+    found += [shedding for one in found for shedding in _with_shedding(one)]
     found += _rollouts(field)
+    found += [_learned(name, path) for name, path in field.bundles]
     if field.has_tuned:
         tuned = {SITE_TUNED: universal_scorer(), SITE_WORTH: universal_worth()}
         found += [
@@ -67,21 +85,38 @@ def contenders(
     return found
 
 
-def _with_shedding() -> Iterator[Contender]:
-    for one in HEURISTICS.values():
-        if one.is_imported and one.name != "random":
-            shed = one.knobs.replace({"shed_enabled": 1.0})
-            yield Contender(name=one.name + SHED_SUFFIX, knobs=shed)
+def absent(field: Field) -> dict[str, str]:
+    """Return who does not take part, and why."""
+    found = {}
+    if not field.bundles:
+        found["PPO over each base"] = "no bundle; give --bundle NAME=DIRECTORY"
+    if not field.has_tuned:
+        found |= dict.fromkeys((SITE_TUNED, SITE_WORTH), "--quick or --no-tuned leaves tuning out")
+    if not field.has_bounds:
+        found |= dict.fromkeys((DEEP_LOOKAHEAD, FULL), "--quick leaves bounds out")
+    if field.num_moves == 0:
+        found[HINDSIGHT] = "--quick or --moves 0 leaves the search out"
+    return found
+
+
+def _is_imported(name: str) -> bool:
+    return name not in HEURISTICS or HEURISTICS[name].is_imported
+
+
+def _with_shedding(one: Contender) -> Iterator[Contender]:
+    # What is placed without a look at the fleet is refused without one.
+    if not _is_imported(one.name) or one.name == "random":
+        return
+    tuned = {name: universal_scorer()[name] for name in _SHED_KNOBS}
+    for suffix, own in ((SHED_SUFFIX, {}), (TUNED_SHED_SUFFIX, tuned)):
+        knobs = one.knobs.replace({"shed_enabled": 1.0, **own})
+        yield replace(one, name=one.name + suffix, knobs=knobs)
 
 
 def _llmd() -> Iterator[Contender]:
-    knobs = HEURISTICS["llm-d-weighted"].knobs.replace({"random_weight": _TIE_WEIGHT})
-    yield Contender(name="llm-d-50ms", knobs=knobs, scrape_interval_s=_LLMD_SCRAPE_S)
-    yield Contender(
-        name="llm-d-50ms" + SHED_SUFFIX,
-        knobs=knobs.replace({"shed_enabled": 1.0}),
-        scrape_interval_s=_LLMD_SCRAPE_S,
-    )
+    knobs = HEURISTICS[LLMD].knobs.replace({"random_weight": _TIE_WEIGHT})
+    yield Contender(name=LLMD_TIES, knobs=knobs)
+    yield Contender(name=LLMD_OWN, knobs=knobs, scrape_interval_s=_LLMD_SCRAPE_S)
 
 
 def _rollouts(field: Field) -> Iterator[Contender]:
@@ -93,6 +128,15 @@ def _rollouts(field: Field) -> Iterator[Contender]:
         all_seen = LookaheadSettings(num_candidates=32, num_samples=1, sees_all=True, cache_s=0.0)
         whole = knobs.replace({"slo_margin": 1.0})
         yield Contender(name=FULL, knobs=whole, lookahead=all_seen)
+
+
+def _learned(name: str, path: Path) -> Contender:
+    bundle = load_bundle(path)
+    return Contender(
+        name=name,
+        knobs=bundle.base_knobs,
+        make_policy=lambda: LearnedPolicy(bundle, name=name),
+    )
 
 
 def site_tuned(site: Site, traces: TraceLibrary | None, base: Knobs, cache: Path) -> Knobs:
@@ -112,18 +156,3 @@ def site_tuned(site: Site, traces: TraceLibrary | None, base: Knobs, cache: Path
     changed = {name: v for name, v in found.as_dict().items() if v != base[name]}
     replace_file(file, json.dumps(changed).encode())
     return found
-
-
-__all__ = [
-    "DEEP_LOOKAHEAD",
-    "FULL",
-    "LOOKAHEAD",
-    "SHED_SUFFIX",
-    "SITE_TUNED",
-    "SITE_WORTH",
-    "UNIVERSAL",
-    "WORTH",
-    "Field",
-    "contenders",
-    "site_tuned",
-]

@@ -1,6 +1,7 @@
 """Sums of the benchmark's rows: means, paired differences, loads at which goodput is kept.
 
-A row is one episode under one contender. Intervals are bootstrapped over sites, and within a site
+A row is one episode under one contender; of a site at several loads, those of one load are summed
+up at a time. Intervals are bootstrapped over sites, and within a site
 over its episodes.
 """
 
@@ -47,12 +48,20 @@ def nested_bootstrap(groups: Sequence[Sequence[float]], *, seed: int = 0) -> Int
     return Interval(float(np.mean([a.mean() for a in arrays])), float(low), float(high))
 
 
-def difference(rows: Sequence[Row], one: str, base: str, key: str = "goodput") -> Interval:
-    """Return the paired difference of two contenders in an indicator."""
-    first, second = by_site(rows, one, key), by_site(rows, base, key)
-    return nested_bootstrap(
-        [np.subtract(first[site], second[site]).tolist() for site in first if site in second]
-    )
+def difference(rows: Sequence[Row], one: str, base: str, key: str = "goodput") -> Interval | None:
+    """Return the paired difference of two contenders in an indicator; None if they never met.
+
+    An episode that only one of them played does not count.
+    """
+    values: dict[str, dict[tuple[str, int], float]] = {one: {}, base: {}}
+    for row in rows:
+        if row["contender"] in values:
+            values[row["contender"]][row["site"], row["episode"]] = row[key]
+    groups: dict[str, list[float]] = defaultdict(list)
+    for place, value in sorted(values[one].items()):
+        if place in values[base]:
+            groups[place[0]].append(value - values[base][place])
+    return nested_bootstrap(list(groups.values())) if groups else None
 
 
 def names_of(rows: Iterable[Row]) -> list[str]:
