@@ -187,7 +187,10 @@ def _sections(result: dict[str, Any]) -> Iterator[tuple[str, str, str | go.Figur
             "rules of other projects; black: bounds that see what no scheduler can."
         )
         yield f"Goodput, {part}", note, _goodput(own)
-        note = "Means over sites. The time is the simulation's with the decision in it."
+        note = (
+            "Means over sites; hindsight is searched in a site's first episode only, so compare it "
+            "in pairs. The time is the simulation's with the decision in it."
+        )
         yield f"All figures, {part}", note, _contenders_table(own)
         note = "The same episodes under both, resampled by site and by episode within."
         yield f"Paired differences, {part}", note, _differences(own)
