@@ -30,6 +30,8 @@ from trimtab.env.sites import Split, TraceLibrary, sample_site
 LOAD_FRACS = (0.4, 0.6, 0.8, 1.0, 1.2)
 # Of each recording, how many sites are taken through all loads.
 SITES_PER_RECORDING = 2
+# Episodes of a steady site that are searched in hindsight, which takes longer than all the rest.
+NUM_SEARCHED = 1
 # Sites that are looked through for them.
 MOST_SITES = 400
 
@@ -37,7 +39,7 @@ MOST_SITES = 400
 def jobs_of(arguments: argparse.Namespace, traces: TraceLibrary | None) -> Iterator[Job]:
     """Return all sites to play."""
     num = arguments.episodes
-    yield from (Job(SITES, i, None, num, num) for i in range(arguments.sites))
+    yield from (Job(SITES, i, None, num, NUM_SEARCHED) for i in range(arguments.sites))
     yield from (Job(CHANGING, i, None, max(1, num - 1)) for i in range(arguments.changing))
     names = () if traces is None else traces.names
     left = {name: SITES_PER_RECORDING for name in names}
@@ -45,7 +47,9 @@ def jobs_of(arguments: argparse.Namespace, traces: TraceLibrary | None) -> Itera
         recording = sample_site(Split.TEST, number, traces, is_changing=False).traffic.recording
         if left.get(recording, 0) > 0:
             left[recording] -= 1
-            yield from (Job(LOADS, number, load, max(1, num - 1), 1) for load in LOAD_FRACS)
+            yield from (
+                Job(LOADS, number, load, max(1, num - 1), NUM_SEARCHED) for load in LOAD_FRACS
+            )
         if not any(left.values()):
             return
 
@@ -164,7 +168,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=3, help="of a steady site")
     parser.add_argument("--traces", type=Path, help="directory of recordings; else synthetic")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="without tuning, bounds and hindsight")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="few sites, without loads, tuning, bounds and hindsight; about a minute",
+    )
     parser.add_argument("--tuned", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--moves", type=int, default=1500, help="of the search in hindsight")
     parser.add_argument(
@@ -176,7 +184,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="*", default=[], help="names; the others stay away")
     parser.add_argument("--out", type=Path, default=Path("runs/decisions"))
-    return parser.parse_args(arguments)
+    found = parser.parse_args(arguments)
+    if found.quick:
+        found.sites, found.changing = min(found.sites, 8), min(found.changing, 2)
+        found.episodes, found.loads = 1, False
+    return found
 
 
 def main() -> None:
