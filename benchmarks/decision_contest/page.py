@@ -184,7 +184,8 @@ def _sections(result: dict[str, Any]) -> Iterator[tuple[str, str, str | go.Figur
         own = result[part]
         note = (
             f"{own['sites']} unseen sites, {own['episodes']} episodes. Blue: this project's; grey: "
-            "rules of other projects; black: bounds that see what no scheduler can."
+            "rules of other projects; black: bounds that see what no scheduler can (hindsight: of "
+            "first episodes)."
         )
         yield f"Goodput, {part}", note, _goodput(own)
         note = (
