@@ -34,7 +34,7 @@ from ..env.knobs import BIAS_SCALE, Knobs, residual
 from ..env.observation import Observation, ObservationLayout, observation_space
 from ..env.state.registry import registry_hash
 from ..graph_encoder.extractor import GraphExtractor
-from ..traces.atomic import write_directory
+from ..traces.atomic import replace_file, write_directory
 from .bundle_config import (
     CONFIG_NAME,
     FORMAT_VERSION,
@@ -53,6 +53,8 @@ from .policy_network import EquivariantHead, EquivariantPolicy
 WEIGHTS_NAME = "policy.safetensors"
 EVALUATION_NAME = "eval.json"
 CARD_NAME = "README.md"
+GATE_KEY = "gate"
+"""Where a gate's verdict stands in a bundle's results."""
 _LIBRARIES = ("numpy", "torch", "torch-geometric", "stable-baselines3", "gymnasium", "safetensors")
 
 
@@ -75,6 +77,12 @@ class Bundle:
     """Description as given to `save_bundle`."""
     actor: nn.Module
     """The network, frozen."""
+
+    @property
+    def may_act(self) -> bool:
+        """Whether the gate lets the policy act; True where no gate has judged it."""
+        verdict = self.evaluation.get(GATE_KEY)
+        return not isinstance(verdict, dict) or bool(verdict.get("may_act", False))
 
     def action(self, observation: Observation) -> NDArray[np.float32]:
         """Return the deterministic action, [action size], each in [-1, 1].
@@ -164,6 +172,20 @@ def load_bundle(path: str | Path) -> Bundle:
     )
 
 
+def record_verdict(path: str | Path, verdict: Mapping[str, Any]) -> None:
+    """Write a gate's verdict into a bundle's results and its model card.
+
+    Raises:
+        BundleError: a file is missing or corrupt.
+        ValueError: the verdict is not JSON.
+    """
+    root = Path(path)
+    config = read_config(root)
+    evaluation = {**read_json(root, EVALUATION_NAME), GATE_KEY: dict(verdict)}
+    replace_file(root / EVALUATION_NAME, _to_json(evaluation, "evaluation"))
+    replace_file(root / CARD_NAME, _model_card(root.name, config, evaluation).encode())
+
+
 @cache
 def _observation_shapes(layout: ObservationLayout) -> dict[str, tuple[int, ...]]:
     return {key: box.shape or () for key, box in observation_space(layout).spaces.items()}
@@ -244,7 +266,7 @@ residuals of its tunable knobs, and a small bias for each replica. Action 0 is t
 ## Trained on
 
 {config.trained_on}
-
+{_gate_text(evaluation)}
 ## Results
 
 {results}
@@ -257,6 +279,19 @@ residuals of its tunable knobs, and a small bias for each replica. Action 0 is t
 
 Made with {versions}.
 """
+
+
+def _gate_text(evaluation: Mapping[str, Any]) -> str:
+    """Return what the gate said, as a section of the card; nothing if none has judged."""
+    verdict = evaluation.get(GATE_KEY)
+    if not isinstance(verdict, Mapping):
+        return ""
+    if verdict.get("may_act"):
+        return "\n## Gate\n\nPassed: the policy may act.\n"
+    reasons = "; ".join(str(reason) for reason in verdict.get("reasons", ()))
+    return (
+        f"\n## Gate\n\nRefused, so the policy is OFF and its base steers in its place: {reasons}.\n"
+    )
 
 
 def _flatten(content: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -182,6 +182,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=[],
         help="NAME=DIRECTORY of a policy that moves the knobs; may be given again",
     )
+    parser.add_argument("--only", nargs="*", default=[], help="names; the others stay away")
     parser.add_argument("--out", type=Path, default=Path("runs/decisions"))
     found = parser.parse_args(arguments)
     if found.quick:
@@ -198,6 +199,7 @@ def main() -> None:
         has_bounds=not arguments.quick,
         num_moves=0 if arguments.quick else arguments.moves,
         bundles=tuple(arguments.bundle),
+        only=frozenset(arguments.only),
     )
     result = summarise(collect(arguments, traces, field), field)
     write_page(arguments.out / "report.html", result)

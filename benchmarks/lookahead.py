@@ -1,8 +1,9 @@
-"""What a look ahead costs, what remembering saves, and what it gains over the analytic scorer.
+"""What judging placements by worth costs and gains: by rollouts, and by the value network.
 
 The cost is of one decision, candidates' scores included, in a fleet of 16 replicas frozen in
 mid-run with about 30 running requests a replica: by samples and candidates, with the outcome
-without the request computed anew and remembered. The gain is the paired difference in goodput on
+without the request computed anew and remembered; and of the value network, with weights that are
+not zero, at 16 and 64 replicas. The gain is the paired difference in goodput on
 unseen workloads of the bundled Azure traces, with 95 % bootstrap intervals over the workloads, and
 comes with the CPU time that a request of these runs took. Times are the process's CPU time.
 
@@ -17,17 +18,21 @@ from dataclasses import replace
 import numpy as np
 
 from trimtab.agents.evaluation import Interval, bootstrap
+from trimtab.agents.universal import universal_scorer, universal_worth
 from trimtab.env.compiled import compiled
 from trimtab.env.knobs import ANALYTIC_SCORER_KNOBS, Knobs
 from trimtab.env.lookahead.settings import LookaheadSettings
+from trimtab.env.repeated_cluster import repeated_cluster
 from trimtab.env.scenario import Part, Scenario, azure_scenario
 from trimtab.env.simulated_fleet import SimulatedFleet
 from trimtab.env.simulator.calls import look_ahead
 from trimtab.env.simulator.workload import Workload
+from trimtab.env.value.network import SHAPES, ValueNetwork
 
 SPAN_S = 60.0
 SAMPLES = (1, 2, 3, 5)
 CANDIDATES = (2, 4, 8)
+NETWORK_CANDIDATES = (4, 8, 16, 64)
 # As many running requests a replica as the figures are for.
 RUNNING = 30
 MICRO = 1e6
@@ -42,11 +47,28 @@ def look_again(handle, index, now_s, times):
         look_ahead(handle[0], index, now_s)
 
 
-def frozen_fleet(scenario: Scenario, settings: LookaheadSettings) -> SimulatedFleet:
-    """A fleet under the lookahead at the moment when RUNNING requests run on a replica."""
-    workload = scenario.workload(Part.TEST, 0, load_frac=1.3)
-    fleet = SimulatedFleet(scenario.cluster, workload, replace(scenario.config, lookahead=settings))
-    fleet.reset(seed=0, knobs=ANALYTIC_SCORER_KNOBS)
+def random_network() -> ValueNetwork:
+    """A network whose units are about half on."""
+    rng = np.random.default_rng(0)
+    tensors = {name: rng.normal(0.0, 0.05, shape) for name, shape in SHAPES.items()}
+    return ValueNetwork.of_tensors({n: t.astype(np.float32) for n, t in tensors.items()})
+
+
+def frozen_fleet(
+    scenario: Scenario,
+    settings: LookaheadSettings,
+    *,
+    network: ValueNetwork | None = None,
+    num_copies: int = 1,
+) -> SimulatedFleet:
+    """A fleet at the moment when RUNNING requests run on a replica."""
+    workload = scenario.workload(Part.TEST, 0, load_frac=1.3 * num_copies)
+    config = replace(scenario.config, lookahead=settings, value=network)
+    cluster = scenario.cluster
+    if num_copies > 1:
+        cluster = repeated_cluster(cluster, num_copies)
+    fleet = SimulatedFleet(cluster, workload, config)
+    fleet.reset(seed=0, knobs=ANALYTIC_SCORER_KNOBS if network is None else universal_worth())
     while fleet.arrays.replicas["num_decoding"].mean() < RUNNING and fleet.now_s < SPAN_S - 2.0:
         fleet.run_until(fleet.now_s + 0.2)
     return fleet
@@ -88,6 +110,27 @@ def measure_cost(scenario: Scenario) -> dict[str, object]:
         "waiting_a_replica": float((replicas["num_waiting"] + replicas["num_prefilling"]).mean()),
         "decisions": rows,
     }
+
+
+def measure_network(scenario: Scenario) -> list[dict[str, object]]:
+    """Return the cost of a decision by the value network, by replicas and candidates."""
+    rows: list[dict[str, object]] = []
+    for num_copies in (1, 4):
+        fleet = frozen_fleet(scenario, AHEAD, network=random_network(), num_copies=num_copies)
+        num_replicas = len(fleet.cluster.replicas)
+        for num_candidates in NETWORK_CANDIDATES:
+            if num_candidates <= num_replicas:
+                settings = replace(AHEAD, num_candidates=num_candidates)
+                decision = decision_us(fleet, settings)
+                rows.append(
+                    {
+                        "replicas": num_replicas,
+                        "candidates": num_candidates,
+                        "decision_us": decision,
+                        "running_a_replica": float(fleet.arrays.replicas["num_decoding"].mean()),
+                    }
+                )
+    return rows
 
 
 def run(
@@ -135,7 +178,9 @@ def measure_gain(
     policies: dict[str, tuple[Knobs, LookaheadSettings | None]] = {
         "scorer": (NO_SHEDDING, None),
         "scorer-shedding": (ANALYTIC_SCORER_KNOBS, None),
+        "universal-scorer": (universal_scorer(), None),
         "lookahead": ahead,
+        "marginal-value": (universal_worth(), None),
     }
     results: dict[str, list[dict[str, float]]] = {name: [] for name in policies}
     for i in range(num_workloads):
@@ -147,11 +192,15 @@ def measure_gain(
         for name, rows in results.items()
     }
     goodput = {name: np.array([row["goodput_frac"] for row in r]) for name, r in results.items()}
+    pairs = (
+        *((one, "scorer-shedding") for one in ("lookahead", "marginal-value")),
+        *((one, "universal-scorer") for one in ("lookahead", "marginal-value")),
+        ("marginal-value", "lookahead"),
+    )
     gains = {
-        base: interval(bootstrap(goodput["lookahead"] - goodput[base]))
-        for base in ("scorer", "scorer-shedding")
+        f"{one} - {base}": interval(bootstrap(goodput[one] - goodput[base])) for one, base in pairs
     }
-    return {"load_frac": load_frac, "means": means, "gain_over": gains}
+    return {"load_frac": load_frac, "means": means, "gains": gains}
 
 
 def show(result: dict[str, object]) -> None:
@@ -164,16 +213,21 @@ def show(result: dict[str, object]) -> None:
             f"{row['candidates']} candidates, {row['samples']} samples: "
             f"{row['anew_us']:.0f} us, remembered {row['remembered_us']:.0f} us"
         )
+    network = result["network_cost"]
+    assert isinstance(network, list)
+    for row in network:
+        print(
+            f"value network, {row['replicas']} replicas, {row['candidates']} candidates: "
+            f"{row['decision_us']:.1f} us ({row['running_a_replica']:.0f} running a replica)"
+        )
     loads = result["loads"]
     assert isinstance(loads, list)
     for load in loads:
         print(f"load {load['load_frac']}")
         for name, means in load["means"].items():
             print(f"  {name:16}", "  ".join(f"{k} {v:.4g}" for k, v in means.items()))
-        for base, gain in load["gain_over"].items():
-            print(
-                f"  over {base:16} {gain['points']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]"
-            )
+        for base, gain in load["gains"].items():
+            print(f"  {base:34} {gain['points']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]")
 
 
 def main() -> None:
@@ -195,7 +249,7 @@ def main() -> None:
         num_samples=arguments.samples,
         cache_s=arguments.cache,
     )
-    knobs = ANALYTIC_SCORER_KNOBS.replace(
+    knobs = universal_scorer().replace(
         {
             "slo_margin": arguments.margin,
             "price_interactive": arguments.price,
@@ -204,6 +258,7 @@ def main() -> None:
     )
     result: dict[str, object] = {
         "cost": measure_cost(scenario),
+        "network_cost": measure_network(scenario),
         "loads": [
             measure_gain(scenario, load, arguments.workloads, (knobs, settings))
             for load in arguments.loads

@@ -48,11 +48,14 @@ COMMANDS: dict[str, Command] = {
     "sites": Command("sites:app", "Draw sites: fleets with traffic, limits and trouble."),
     "policy": Command("policy:app", "Explain rules, and try them on a recorded trace."),
     "evaluate": Command("evaluate:evaluate", "Compare schedulers on the same unseen workloads."),
-    "tune": Command("tune:tune", "Tune the analytic scorer to a trace and a cluster."),
+    "tune": Command("tune:tune", "Tune a scheduler to a trace and a cluster, or to many sites."),
     "pretrain": Command(
         "pretrain:pretrain", "Train the graph encoder on states of random simulated fleets."
     ),
     "train": Command("train:train", "Train a policy that moves the tuned scorer's knobs."),
+    "train-value": Command(
+        "train_value:train_value_network", "Fit the value network to rollouts at training sites."
+    ),
 }
 
 

@@ -3,6 +3,7 @@
 Does not know: how policies are tuned or trained.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..env.cluster_file import load_cluster
 from ..env.fault_file import bundled_fault_names, load_faults
 from ..env.scenario import TROUBLED, Part, Scenario, azure_scenario, scenario_from_trace
 from ..traces.errors import TraceError
+from .gating import run_gate, verdict_text
 from .live_evaluation import LiveTarget, run_live
 from .recorded import open_trace, shortness
 from .report import ReportPaths, write_report
@@ -85,12 +87,33 @@ def evaluate(
     live_tokens: Annotated[
         tuple[int, int], typer.Option(help="Longest prompt and answer of the load, tokens.")
     ] = (512, 64),
+    gate: Annotated[
+        bool,
+        typer.Option("--gate", help="Judge --bundle against its base, and write it the verdict."),
+    ] = False,
+    sites: Annotated[
+        int, typer.Option(min=0, help="With --gate: test sites to judge on, not the scenario.")
+    ] = 0,
+    traces: Annotated[
+        Path | None, typer.Option(help="Recorded traces that sites resample; else synthetic.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the numbers instead of the table.")
     ] = False,
 ) -> None:
-    """Compare schedulers on the same unseen workloads."""
+    """Compare schedulers on the same unseen workloads, or put a bundle before the gate."""
     settings = {name: value for name, value in locals().items() if name != "as_json"}
+    if gate:
+        verdict = run_gate(
+            bundle,
+            sites=(sites, traces),
+            make=lambda: make_scenario(
+                trace, cluster=cluster, load_frac=load, seed=seed, span_s=span, faults=faults
+            ),
+            num_workloads=workloads,
+        )
+        typer.echo(json.dumps(verdict.as_dict()) if as_json else verdict_text(verdict))
+        raise typer.Exit(0 if verdict.may_act else 1)
     out.mkdir(parents=True, exist_ok=True)
     makers = policy_makers(policies, bundle=bundle, knobs=knobs)
     scenario = make_scenario(

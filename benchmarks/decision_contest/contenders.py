@@ -65,6 +65,12 @@ class Field:
     """Of the search in hindsight, for each episode without failures; 0: none."""
     bundles: tuple[tuple[str, Path], ...] = ()
     """Names and directories of policies that move the knobs."""
+    only: frozenset[str] = frozenset()
+    """Contenders that take part; empty for all."""
+
+    def has(self, name: str) -> bool:
+        """Whether a contender is wanted."""
+        return not self.only or name in self.only
 
 
 def contenders(
@@ -81,8 +87,9 @@ def contenders(
         found += [
             Contender(name=name, knobs=site_tuned(site, traces, base, cache))
             for name, base in tuned.items()
+            if field.has(name)
         ]
-    return found
+    return [one for one in found if field.has(one.name)]
 
 
 def absent(field: Field) -> dict[str, str]:

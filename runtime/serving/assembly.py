@@ -14,6 +14,7 @@ from ...agents.shield.fallback import FallbackConfig
 from ...agents.shield.projection import KnobLimits
 from ...agents.shield.shield import ShieldConfig
 from ...env.cluster import ClusterSpec
+from ...traces.errors import ConfigError
 from ..dispatcher.live_dispatcher import LiveDispatcher
 from ..gateway.key_file import read_keys
 from ..gateway.tenants import OpenAccess, Tenant, Tenants
@@ -55,13 +56,20 @@ def shield_of(rules: Rules | None) -> ShieldConfig:
 def steering_of(config: ServeConfig, rules: Rules | None) -> SteeringConfig:
     """Return how the gateway is steered.
 
-    Raises: `ConfigError` for knobs that cannot be read; `ValueError` for an unknown scheduler.
+    Raises: `ConfigError` for knobs that cannot be read or served; `ValueError` for an unknown
+        scheduler.
     """
     fallback = FallbackConfig() if rules is None else rules.policy.fallback
     name = config.scheduler or fallback.heuristic
     knobs = heuristic(name).knobs
     if config.knobs_path is not None:
         name, knobs = str(config.knobs_path), read_knobs(config.knobs_path)
+    if knobs["value_weight"] > 0.0:
+        msg = (
+            f"scheduler '{name}' places by worth (value_weight {knobs['value_weight']:g}), which "
+            "only simulated fleets do so far; choose another, such as universal-scorer"
+        )
+        raise ConfigError(msg)
     limits = () if rules is None else rules.policy.limits
     promotion = None
     if config.shadow_first_s is not None:

@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from trimtab.agents import bundle as bundle_module
-from trimtab.agents.bundle import load_bundle, save_bundle
+from trimtab.agents.bundle import load_bundle, record_verdict, save_bundle
 from trimtab.agents.policy_network import EquivariantPolicy
 from trimtab.env.knobs import BIAS_SCALE, KNOB_INDEX, TUNABLE_KNOBS, Knobs
 from trimtab.env.observation import Observation, ObservationLayout, observation_space
 from trimtab.env.state.registry import registry_hash
+from trimtab.runtime.policy_process.policy_source import policy_of
 from trimtab.traces.errors import BundleError
 
 LAYOUT = ObservationLayout(max_replicas=6, max_gpus=8, max_servers=2, max_tenants=2)
@@ -349,3 +350,26 @@ def test_no_pickle_is_imported():
     source = Path(bundle_module.__file__).read_text()
     assert "import pickle" not in source
     assert "torch.load" not in source
+
+
+def test_a_refused_policy_is_off_and_its_card_says_why(saved: Path):
+    assert load_bundle(saved).may_act  # nobody has judged it
+    reasons = ["the gain's lower bound is -0.20 points, not above 0"]
+    record_verdict(saved, {"may_act": False, "reasons": reasons})
+    bundle = load_bundle(saved)
+    assert not bundle.may_act
+    assert bundle.evaluation["goodput"] == EVALUATION["goodput"]
+    card = (saved / "README.md").read_text()
+    assert "the policy is OFF" in card
+    assert reasons[0] in card
+    policy, _ = policy_of(saved, "round-robin")
+    assert policy.is_constant
+    assert policy.begin().values.tobytes() == BASE_KNOBS.values.tobytes()
+
+
+def test_a_policy_that_passed_acts(saved: Path):
+    record_verdict(saved, {"may_act": True, "reasons": []})
+    assert load_bundle(saved).may_act
+    assert "Passed: the policy may act" in (saved / "README.md").read_text()
+    policy, _ = policy_of(saved, "round-robin")
+    assert not policy.is_constant

@@ -55,6 +55,18 @@ def test_tune_train_and_evaluate_a_trace(store, two_kinds, tmp_path):
     )  # fmt: skip
     for name in ("round-robin", TUNED_NAME, TRAINED_NAME):
         assert name in printed
+    gate = ("evaluate", *common[:-4], "--span", 3, "--load", 0.4, "--gate", "--workloads", 30)
+    judged = CliRunner().invoke(app, [str(a) for a in (*gate, "--bundle", out / "bundle")])
+    # It has learned nothing, so it gains nothing.
+    assert judged.exit_code == 1, judged.output
+    assert "refused: the gain's lower bound is" in judged.output
+    assert not load_bundle(out / "bundle").may_act
+
+
+def test_a_gate_without_a_bundle_is_told_in_one_line():
+    result = CliRunner().invoke(app, ["evaluate", "--gate"])
+    assert result.exit_code == 2
+    assert "--gate needs --bundle" in result.output
 
 
 def test_a_bundle_of_other_code_is_refused_in_one_line(store, tmp_path):
