@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from trimtab.traces.atomic import replace_file
 
-_OWN = ("universal", "marginal", "site-tuned", "lookahead", "analytic", "ppo")
+_OWN = ("universal", "marginal", "site-tuned", "lookahead", "analytic", "ppo-", "network-")
 _BOUNDS = ("full-information", "hindsight")
 _BLUE, _GREY, _INK = "#0072B2", "#9A9A9A", "#333333"
 _CURVES = (
