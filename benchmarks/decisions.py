@@ -121,7 +121,9 @@ def summarise(rows: list[Row], field: Field) -> dict[str, object]:
     if parts[CHANGING]:
         result["regimes"] = regimes_result(parts[CHANGING])
     result[LOADS] = loads_result([row for row in rows if row["part"] == LOADS])
-    result["absent"] = absent(field)
+    unknown = sorted(field.only - {row["contender"] for row in rows})
+    nobody = dict.fromkeys(unknown, "--only names it, and nobody of that name took part")
+    result["absent"] = {**absent(field), **nobody}
     return result
 
 
@@ -150,12 +152,21 @@ def show(result: dict[str, object], part: str) -> None:
 
 
 def bundle_argument(text: str) -> tuple[str, Path]:
-    """Return name and directory of a bundle that is given as NAME=DIRECTORY."""
+    """Return the contender's name and the directory of a bundle, given as NAME=DIRECTORY."""
+    return _named_path(text, "ppo", "DIRECTORY")
+
+
+def network_argument(text: str) -> tuple[str, Path]:
+    """Return the contender's name and the file of a value network, given as NAME=FILE."""
+    return _named_path(text, "network", "FILE")
+
+
+def _named_path(text: str, prefix: str, kind: str) -> tuple[str, Path]:
     name, _, path = text.partition("=")
     if not name or not path:
-        msg = f"expected NAME=DIRECTORY, got '{text}'"
+        msg = f"expected NAME={kind}, got '{text}'"
         raise argparse.ArgumentTypeError(msg)
-    return f"ppo-{name}", Path(path)
+    return f"{prefix}-{name}", Path(path)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -182,6 +193,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=[],
         help="NAME=DIRECTORY of a policy that moves the knobs; may be given again",
     )
+    parser.add_argument(
+        "--network",
+        type=network_argument,
+        action="append",
+        default=[],
+        help="NAME=FILE of a value network; may be given again",
+    )
     parser.add_argument("--only", nargs="*", default=[], help="names; the others stay away")
     parser.add_argument("--out", type=Path, default=Path("runs/decisions"))
     found = parser.parse_args(arguments)
@@ -199,6 +217,7 @@ def main() -> None:
         has_bounds=not arguments.quick,
         num_moves=0 if arguments.quick else arguments.moves,
         bundles=tuple(arguments.bundle),
+        networks=tuple(arguments.network),
         only=frozenset(arguments.only),
     )
     result = summarise(collect(arguments, traces, field), field)
@@ -209,7 +228,8 @@ def main() -> None:
     for part in (SITES, CHANGING):
         if part in result:
             show(result, part)
-    for name, reason in absent(field).items():
+    assert isinstance(result["absent"], dict), f"absent is {result['absent']!r}"
+    for name, reason in result["absent"].items():
         print(f"not taking part: {name} ({reason})")
     print(f"wrote {arguments.out / 'report.html'}")
 

@@ -21,6 +21,7 @@ from trimtab.agents.knob_search import SearchBudget
 from trimtab.agents.policy import LearnedPolicy
 from trimtab.agents.site_tuning import SiteTuningConfig, tune_on_episodes
 from trimtab.agents.universal import universal_scorer, universal_worth
+from trimtab.agents.value_file import load_value
 from trimtab.env.knobs import KNOBS_DTYPE, Knobs
 from trimtab.env.lookahead.settings import LookaheadSettings
 from trimtab.env.sites import Site, TraceLibrary, site_episode
@@ -65,6 +66,8 @@ class Field:
     """Of the search in hindsight, for each episode without failures; 0: none."""
     bundles: tuple[tuple[str, Path], ...] = ()
     """Names and directories of policies that move the knobs."""
+    networks: tuple[tuple[str, Path], ...] = ()
+    """Names and files of value networks, to place by instead of the closed form."""
     only: frozenset[str] = frozenset()
     """Contenders that take part; empty for all."""
 
@@ -82,6 +85,10 @@ def contenders(
     found += [shedding for one in found for shedding in _with_shedding(one)]
     found += _rollouts(field)
     found += [_learned(name, path) for name, path in field.bundles]
+    found += [
+        Contender(name=name, knobs=universal_worth(), value=load_value(path))
+        for name, path in field.networks
+    ]
     if field.has_tuned:
         tuned = {SITE_TUNED: universal_scorer(), SITE_WORTH: universal_worth()}
         found += [
@@ -97,12 +104,16 @@ def absent(field: Field) -> dict[str, str]:
     found = {}
     if not field.bundles:
         found["PPO over each base"] = "no bundle; give --bundle NAME=DIRECTORY"
+    if not field.networks:
+        found["learned value network"] = "no weights; give --network NAME=FILE"
     if not field.has_tuned:
         found |= dict.fromkeys((SITE_TUNED, SITE_WORTH), "--quick or --no-tuned leaves tuning out")
     if not field.has_bounds:
         found |= dict.fromkeys((DEEP_LOOKAHEAD, FULL), "--quick leaves bounds out")
     if field.num_moves == 0:
         found[HINDSIGHT] = "--quick or --moves 0 leaves the search out"
+    if field.only:
+        found["all others"] = f"--only names {', '.join(sorted(field.only))}"
     return found
 
 

@@ -56,6 +56,8 @@ def maker_of(contender: Contender, field: Field) -> str:
     """Return a hash of what decides a contender's rows, the simulator's sources among it."""
     own = (contender.knobs.as_dict(), repr(contender.lookahead), contender.scrape_interval_s)
     content = [json.dumps([own, HANDLE_DTYPE.names]).encode()]
+    if contender.value is not None:
+        content.append(contender.value.weights.tobytes())
     if contender.make_policy is not None:
         content += [
             file.read_bytes() for file in sorted(dict(field.bundles)[contender.name].iterdir())
@@ -82,7 +84,7 @@ def run_job(
     span_s = CHANGING_SPAN_S if job.part == CHANGING else STEADY_SPAN_S
     taking_part = contenders(site, traces, field, cache)
     makers = {one.name: maker_of(one, field) for one in taking_part}
-    if field.num_moves > 0 and job.num_searched > 0:
+    if field.num_moves > 0 and job.num_searched > 0 and field.has(HINDSIGHT):
         searched = repr((sorted(makers.items()), field.num_moves)).encode()
         makers[HINDSIGHT] = hashlib.sha256(searched).hexdigest()[:12]
     rows: list[Row] = []

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from trimtab.traces.atomic import replace_file
 
-_OWN = ("universal", "marginal", "site-tuned", "lookahead", "analytic", "ppo")
+_OWN = ("universal", "marginal", "site-tuned", "lookahead", "analytic", "ppo-", "network-")
 _BOUNDS = ("full-information", "hindsight")
 _BLUE, _GREY, _INK = "#0072B2", "#9A9A9A", "#333333"
 _CURVES = (
@@ -184,7 +184,8 @@ def _sections(result: dict[str, Any]) -> Iterator[tuple[str, str, str | go.Figur
         own = result[part]
         note = (
             f"{own['sites']} unseen sites, {own['episodes']} episodes. Blue: this project's; grey: "
-            "rules of other projects; black: bounds that see what no scheduler can."
+            "rules of other projects; black: bounds that see what no scheduler can (hindsight: of "
+            "first episodes)."
         )
         yield f"Goodput, {part}", note, _goodput(own)
         note = (

@@ -82,7 +82,7 @@ def _differences(
 def _own_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     """Return the pairs to compare; whoever is not known here meets the schedulers that ship."""
     known = {name for pair in PAIRS for name in pair}
-    learned = [name for name in names if name.startswith("ppo")]
+    learned = [name for name in names if name.startswith(("ppo-", "network-"))]
     bases = (UNIVERSAL, WORTH)
     return [*PAIRS, *((name, base) for name in learned if name not in known for base in bases)]
 

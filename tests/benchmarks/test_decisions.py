@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from loading import load
 
+from trimtab.agents.value_file import value_bytes
+from trimtab.env.value.network import closed_form
+
 decisions = load("decisions")
 contenders, jobs = load("decision_contest.contenders"), load("decision_contest.jobs")
 results, table = load("decision_contest.results"), load("decision_contest.table")
@@ -121,13 +124,30 @@ def test_a_line_that_was_cut_is_left_out(tmp_path):
 def test_who_does_not_take_part_is_named_with_the_reason():
     quick = contenders.absent(contenders.Field(has_tuned=False, has_bounds=False, num_moves=0))
     assert set(quick) == {
-        *("PPO over each base", "site-tuned-scorer", "site-tuned-value"),
+        *("PPO over each base", "learned value network", "site-tuned-scorer", "site-tuned-value"),
         *("lookahead-8x6", "full-information", "hindsight"),
     }
     assert "--bundle" in quick["PPO over each base"]
-    assert contenders.absent(contenders.Field(bundles=(("ppo-a", Path("a")),))) == {}
+    one = (("ppo-a", Path("a")),)
+    assert contenders.absent(contenders.Field(bundles=one, networks=one)) == {}
+    result = decisions.summarise([], contenders.Field(only=frozenset({"nobody"})))
+    assert result["absent"]["all others"] == "--only names nobody"
+    assert "took part" in result["absent"]["nobody"]
     with pytest.raises(decisions.argparse.ArgumentTypeError, match="got 'nothing'"):
         decisions.bundle_argument("nothing")
+
+
+def test_a_value_network_of_zeros_places_as_the_closed_form_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "STEADY_SPAN_S", 10.0)
+    (tmp_path / "value.safetensors").write_bytes(value_bytes(closed_form()))
+    name, path = decisions.network_argument(f"none={tmp_path / 'value.safetensors'}")
+    both = frozenset({name, contenders.WORTH})
+    field = contenders.Field(has_tuned=False, num_moves=0, networks=((name, path),), only=both)
+    rows = jobs.run_job(jobs.Job(jobs.SITES, 0, None, 1), None, field, Path()).rows
+    assert {row["contender"] for row in rows} == {"network-none", "marginal-value"}
+    assert rows[0]["goodput"] == rows[1]["goodput"]
+    assert rows[0]["ttft_p99_s"] == rows[1]["ttft_p99_s"]
+    assert rows[0]["maker"] != rows[1]["maker"]
 
 
 def test_peers_shed_by_the_prior_and_by_the_tuned_prediction():
