@@ -90,7 +90,7 @@ def tune_on_episodes(
 
 
 # Of three sites in a row, the one that changes.
-_EVERY_CHANGING = 3
+EVERY_CHANGING = 3
 _STEADY_SPAN_S, _CHANGING_SPAN_S = 30.0, 90.0
 # Episodes with more requests take too long for what they say.
 _MOST_REQUESTS = 8000
@@ -102,7 +102,7 @@ def training_episodes(
     """Return one short episode of each of the first sites of a split; a third of them change."""
     episodes = []
     for i in range(num_sites):
-        is_changing = i % _EVERY_CHANGING == _EVERY_CHANGING - 1
+        is_changing = i % EVERY_CHANGING == EVERY_CHANGING - 1
         site = sample_site(split, i, traces, is_changing=is_changing)
         span_s = _CHANGING_SPAN_S if is_changing else _STEADY_SPAN_S
         episode = site_episode(site, number, traces, span_s=span_s)

@@ -1,7 +1,8 @@
 """Tuning: a scheduler's knobs fitted to a scenario by CMA-ES in the simulator.
 
-Starts from a known vector, trains on workloads of the training part, and keeps the old vector
-unless the new one is better on the validation part. The test part is never touched.
+Starts from a known vector, or from the best of a library of them; trains on workloads of the
+training part, and keeps the old vector unless a new one is better on the validation part. The test
+part is never touched.
 
 Does not know: the learned policy.
 Source: CMA-ES (Hansen), package `cmaes`; warm start and validation because cold or unvalidated
@@ -20,6 +21,7 @@ from ..env.scenario import Part, Scenario
 from ..env.simulated_fleet import run_workload
 from ..env.simulator.workload import Workload
 from ..env.state.feature import FloatArray
+from .halving import try_vectors
 from .knob_search import Progress, SearchBudget, knobs_to_tune, search_knobs
 
 
@@ -50,6 +52,16 @@ class TuningConfig:
             msg = f"population must be at least 4, got {self.population}"
             raise ValueError(msg)
 
+    @property
+    def budget(self) -> SearchBudget:
+        """How long the search goes on."""
+        return SearchBudget(
+            num_generations=self.num_generations,
+            population=self.population,
+            step_size=self.step_size,
+            seed=self.seed,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuningResult:
@@ -61,8 +73,10 @@ class TuningResult:
     base_goodput: float
     """Mean goodput share of the old vector on the validation workloads."""
     tuned_goodput: float
-    """The same of the best new vector."""
+    """The same of the vector that the search ended with."""
     num_evaluations: int
+    library_goodput: float | None = None
+    """The same of the library's best; None where no library was tried, or the old vector was."""
 
 
 class _Judge:
@@ -94,18 +108,17 @@ def tune(
     base: Knobs,
     config: TuningConfig | None = None,
     *,
+    library: Sequence[Knobs] = (),
+    on_round: Progress = lambda goodput: None,
     on_generation: Progress = lambda goodput: None,
 ) -> TuningResult:
-    """Return knobs fitted to a scenario, starting from `base`."""
+    """Return knobs fitted to a scenario, starting from `base` or a better vector of `library`.
+
+    `on_round` is called after each round in which the library is tried.
+    """
     config = config or TuningConfig()
     rng = np.random.default_rng(config.seed)
     training = [(i, scenario.workload(Part.TRAIN, i)) for i in range(config.num_workloads)]
-    budget = SearchBudget(
-        num_generations=config.num_generations,
-        population=config.population,
-        step_size=config.step_size,
-        seed=config.seed,
-    )
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         judge = _Judge(scenario, pool)
 
@@ -114,18 +127,27 @@ def tune(
             rows = judge.goodput(candidates, [training[i] for i in chosen])
             return np.asarray(rows.mean(axis=1))
 
+        def goodput_on(candidates: Sequence[Knobs], numbers: Sequence[int]) -> FloatArray:
+            return judge.goodput(candidates, [training[i % len(training)] for i in numbers])
+
+        known = [base, *library]
+        best = try_vectors(known, goodput_on, on_round=on_round)[0] if library else 0
         names = knobs_to_tune(base)
-        tuned = search_knobs(base, names, goodput, budget, on_generation=on_generation)
+        tuned = search_knobs(
+            known[best], names, goodput, config.budget, on_generation=on_generation
+        )
+        found = [base, tuned] if best == 0 else [base, known[best], tuned]
         validation = [
             (i, scenario.workload(Part.VALIDATION, i))
             for i in range(config.num_validation_workloads)
         ]
-        base_goodput, tuned_goodput = judge.goodput([base, tuned], validation).mean(axis=1)
-    is_improved = bool(tuned_goodput > base_goodput)
+        validated = judge.goodput(found, validation).mean(axis=1)
+    winner = int(validated.argmax())
     return TuningResult(
-        knobs=tuned if is_improved else base,
-        is_improved=is_improved,
-        base_goodput=float(base_goodput),
-        tuned_goodput=float(tuned_goodput),
+        knobs=found[winner],
+        is_improved=winner > 0,
+        base_goodput=float(validated[0]),
+        tuned_goodput=float(validated[-1]),
         num_evaluations=config.num_generations * config.population,
+        library_goodput=None if best == 0 else float(validated[1]),
     )

@@ -49,6 +49,9 @@ COMMANDS: dict[str, Command] = {
     "policy": Command("policy:app", "Explain rules, and try them on a recorded trace."),
     "evaluate": Command("evaluate:evaluate", "Compare schedulers on the same unseen workloads."),
     "tune": Command("tune:tune", "Tune a scheduler to a trace and a cluster, or to many sites."),
+    "tune-library": Command(
+        "tune_library:tune_library", "Make the library: a scorer tuned at each training site."
+    ),
     "pretrain": Command(
         "pretrain:pretrain", "Train the graph encoder on states of random simulated fleets."
     ),

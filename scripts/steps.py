@@ -5,7 +5,9 @@ Does not know: options of the command line.
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..agents.bundle import save_bundle
 from ..agents.evaluation import Evaluation
+from ..agents.halving import ROUNDS
 from ..agents.training import TrainingConfig, TrainingResult, train
 from ..agents.training_log import WandbMode
 from ..agents.tuning import TuningConfig, TuningResult, tune
@@ -36,16 +39,26 @@ def progress_bar() -> Progress:
     )
 
 
-def tune_with_progress(scenario: Scenario, base: Knobs, config: TuningConfig) -> TuningResult:
-    """Tune, showing the generations and the goodput of the best candidate."""
+def tune_with_progress(
+    scenario: Scenario, base: Knobs, config: TuningConfig, library: Sequence[Knobs] = ()
+) -> TuningResult:
+    """Tune, showing rounds of the library, generations, and the goodput of the best candidate."""
+    num_rounds = len(ROUNDS) if library else 0
     with progress_bar() as progress:
-        task = progress.add_task("tuning the scorer", total=config.num_generations)
+        task = progress.add_task("tuning the scorer", total=num_rounds + config.num_generations)
 
-        def show(goodput: float) -> None:
-            text = f"tuning the scorer, goodput {100 * goodput:.2f} %"
+        def show(text: str, goodput: float) -> None:
+            text = f"{text}, goodput {100 * goodput:.2f} %"
             progress.update(task, advance=1, description=text)
 
-        return tune(scenario, base, config, on_generation=show)
+        return tune(
+            scenario,
+            base,
+            config,
+            library=library,
+            on_round=partial(show, f"trying {len(library)} stored vectors"),
+            on_generation=partial(show, "tuning the scorer"),
+        )
 
 
 def train_with_progress(

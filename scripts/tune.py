@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from ..agents.knob_file import read_knobs
+from ..agents.knob_library import knob_library
 from ..agents.knob_search import SearchBudget
 from ..agents.site_tuning import SiteTuningConfig, training_episodes, tune_on_episodes
 from ..agents.tuning import TuningConfig, TuningResult
@@ -47,6 +48,18 @@ def _tune_on_sites(
         return tune_on_episodes(base, episodes, validation, config, on_generation=show)
 
 
+def verdict_text(result: TuningResult) -> str:
+    """Return what was kept, with the validation goodput of all that was found."""
+    tuned = f"tuned {100 * result.tuned_goodput:.2f} %"
+    if result.library_goodput is not None:
+        tuned = f"best of the library {100 * result.library_goodput:.2f} %, {tuned}"
+    kept = "kept the old vector"
+    if result.is_improved:
+        is_library = (result.library_goodput or 0.0) >= result.tuned_goodput
+        kept = "kept the library's vector" if is_library else "kept the new vector"
+    return f"validation goodput: old {100 * result.base_goodput:.2f} %, {tuned}: {kept}"
+
+
 def tune(
     *,
     trace: Annotated[
@@ -65,6 +78,10 @@ def tune(
     traces: Annotated[
         Path | None, typer.Option(help="Recorded traces that sites resample; else synthetic.")
     ] = None,
+    has_library: Annotated[
+        bool,
+        typer.Option("--library/--no-library", help="Start from the best of the stored vectors."),
+    ] = True,
     load: Annotated[float, typer.Option(help="Mean rate, as a share of saturation.")] = 0.8,
     span: Annotated[float, typer.Option(help="Length of a workload, s.")] = 60.0,
     generations: Annotated[int, typer.Option(min=1, help="Generations of CMA-ES.")] = 40,
@@ -81,14 +98,12 @@ def tune(
     else:
         scenario = make_scenario(trace, cluster=cluster, load_frac=load, seed=seed, span_s=span)
         config = TuningConfig(num_generations=generations, seed=seed)
-        result = tune_with_progress(scenario, base, config)
+        is_tried = has_library and base["value_weight"] == 0.0
+        library = [one.on(base) for one in knob_library()] if is_tried else []
+        result = tune_with_progress(scenario, base, config, library)
     write_knobs(out, result.knobs)
     console = Console(highlight=False)
-    verdict = "kept the new vector" if result.is_improved else "kept the old vector"
-    console.print(
-        f"validation goodput {100 * result.base_goodput:.2f} % -> "
-        f"{100 * result.tuned_goodput:.2f} %: {verdict}"
-    )
+    console.print(verdict_text(result))
     console.print(f"wrote {out}", soft_wrap=True, markup=False)
     for command in ("evaluate", "train"):
         next_command = f"trimtab {command}{trace_option(trace)} --knobs {out}"

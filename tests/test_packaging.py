@@ -47,6 +47,7 @@ def test_tests_have_no_packages_and_unique_names() -> None:
     "place",
     [
         "py.typed",
+        "agents/data/library.json",
         "env/data/clusters/demo-16.yaml",
         "runtime/telemetry/probes/data/README.md",
         "runtime/telemetry/probes/data/synthetic-2gpu.npz",

@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 
 from trimtab.agents.bundle import load_bundle
 from trimtab.agents.evaluation import Evaluation, PolicyResult
-from trimtab.env.knobs import TUNABLE_KNOBS
+from trimtab.agents.tuning import TuningResult
+from trimtab.env.knobs import ANALYTIC_SCORER_KNOBS, TUNABLE_KNOBS
 from trimtab.env.kpis import Kpis
 from trimtab.env.scenario import Part
 from trimtab.graph_encoder.checkpoint import load_encoder
@@ -16,6 +17,7 @@ from trimtab.graph_encoder.pretraining import TASKS
 from trimtab.scripts.cli import app
 from trimtab.scripts.demo import verdict
 from trimtab.scripts.steps import TRAINED_NAME, TUNED_NAME
+from trimtab.scripts.tune import verdict_text
 from trimtab.traces.store import write_store
 from trimtab.traces.synthetic import SyntheticConfig, generate
 
@@ -39,6 +41,7 @@ def test_tune_train_and_evaluate_a_trace(store, two_kinds, tmp_path):
     knobs, out = tmp_path / "tuned.json", tmp_path / "train"
     printed = run("tune", *common, "--generations", 1, "--out", knobs)
     assert f"next: trimtab train --trace {store} --knobs {knobs}" in printed
+    assert re.search(r"validation goodput: old [\d.]+ %, .*tuned [\d.]+ %: kept the ", printed)
     assert set(json.loads(knobs.read_text())) == set(TUNABLE_KNOBS)
     printed = run(
         "train", *common, "--knobs", knobs, "--windows", 16, "--envs", 2,
@@ -74,6 +77,39 @@ def test_a_bundle_of_other_code_is_refused_in_one_line(store, tmp_path):
     assert result.exit_code == 2
     assert "nothing" in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("library", "tuned", "message"),
+    [
+        (0.85, 0.9, "old 80.00 %, best of the library 85.00 %, tuned 90.00 %: kept the new vector"),
+        (0.9, 0.85, "old 80.00 %, best of the library 90.00 %, tuned 85.00 %: kept the library's"),
+        (0.7, 0.75, "old 80.00 %, best of the library 70.00 %, tuned 75.00 %: kept the old vector"),
+        (None, 0.9, "old 80.00 %, tuned 90.00 %: kept the new vector"),
+    ],
+)
+def test_tuning_says_what_it_kept(library, tuned, message):
+    result = TuningResult(
+        knobs=ANALYTIC_SCORER_KNOBS,
+        is_improved=max(tuned, library or 0.0) > 0.8,
+        base_goodput=0.8,
+        tuned_goodput=tuned,
+        num_evaluations=1,
+        library_goodput=library,
+    )
+    assert message in verdict_text(result)
+
+
+def test_tune_library_writes_what_is_better_than_the_universal_vector(tmp_path):
+    out = tmp_path / "new" / "library.json"
+    printed = run("tune-library", "--sites", 1, "--generations", 1, "--out", out)
+    assert f"wrote {out}" in printed
+    content = json.loads(out.read_text())
+    assert f"{len(content['vectors'])} of 1 sites" in printed
+    assert content["found_by"] == "trimtab tune-library --sites 1 --generations 1"
+    refused = CliRunner().invoke(app, ["tune-library", "--sites", "0"])
+    assert refused.exit_code == 2
+    assert "--sites" in refused.output
 
 
 def make_evaluation(gains: list[float]) -> Evaluation:
