@@ -28,7 +28,7 @@ from ..restrictions import Restrictions, no_limits, unrestricted
 from ..shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
 from ..topology import topology_of
 from ..value.labels import LabelSettings
-from ..value.network import ValueNetwork, closed_form
+from ..value.network import ValueNetwork
 from .closed_loop import hold_back
 from .cluster_setup import cap_w, fill_fleet, fill_replicas, link_arrays
 from .engine_setup import engine_memory_arrays, make_cache
@@ -50,7 +50,7 @@ from .layout import (
     SimulationArrays,
 )
 from .life import life_arrays
-from .lookahead import lookahead_arrays
+from .lookahead_setup import judges_of, lookahead_arrays
 from .memory import handle
 from .served_models import model_of_names, served_models
 from .shadow import shadow_arrays
@@ -301,16 +301,6 @@ def _draw_events(
     return events[np.argsort(events["at_s"], kind="stable")]
 
 
-def _judges(
-    config: FleetConfig, knobs: Knobs
-) -> tuple[LookaheadSettings | None, ValueNetwork | None, LabelSettings | None]:
-    """Return by what placements are judged; the knobs at the start ask for the value network."""
-    value = config.value
-    if value is None and config.lookahead is None and knobs["value_weight"] > 0.0:
-        value = closed_form()
-    return config.lookahead, value, config.labels
-
-
 def allocate(
     cluster: ClusterSpec,
     workload: Workload,
@@ -400,7 +390,7 @@ def allocate(
         groups=restrictions.groups,
         buckets=full_buckets(restrictions.groups),
         **lookahead_arrays(
-            _judges(config, knobs),
+            judges_of(config.lookahead, config.value, config.labels, knobs),
             replicas,
             num_gateways,
             page_tokens,

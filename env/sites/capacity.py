@@ -44,7 +44,7 @@ _FRESH_SCRAPE_S = 0.02
 # Requests whose lengths say what a replica can prefill.
 _NUM_LENGTHS = 500
 # Counts changes of the search, so that what is remembered of an earlier one is not used.
-_VERSION = 3
+_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,8 +37,8 @@ _AGENT_GAP_S = 15.0
 # Gap between turns of overlaid conversations, s.
 _OVERLAY_GAP_S = 60.0
 _SEED = 7
-# Requests that a stretch has at least, if shorter prompts can do that.
-_LEAST_REQUESTS = 200
+# Share of a recording's requests that a stretch has at least, if shorter prompts can do that.
+_LEAST_FRAC = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ def _stretch(
     recorded = library.part(name, part)
     tokens = recorded.input_tokens.astype(np.int64)
     # Where next to no prompt would fit, all are made shorter.
-    while eighths > 1 and (tokens * eighths <= 8 * max_prompt_tokens).sum() < _LEAST_REQUESTS:
+    while eighths > 1 and (tokens * eighths <= 8 * max_prompt_tokens).mean() < _LEAST_FRAC:
         eighths -= 1
     kept = select(recorded, np.flatnonzero(tokens * eighths <= 8 * max_prompt_tokens))
     if recorded.block_tokens == BLOCK_TOKENS:

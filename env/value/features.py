@@ -203,15 +203,48 @@ def room_wait_s(sums, mirror, tokens, seqs, knobs):
     return knobs.value_kv * over * sums.left_tokens * sums.full_s
 
 
+@inlined
+def _shares(sums, mirror, new, knobs, place, left_s):
+    """Return the predicted TTFT of one that waits over its limit, without and with the one in hand.
+
+    `place` is its class, the tokens up to its own, the sequences up to it, and the tokens that the
+    request in hand puts before it.
+    """
+    priority, before, seqs, delay_tokens = place
+    factor = sums.queue_factor if priority == 1 else 1.0
+    wait_s = max(before * sums.token_s, room_wait_s(sums, mirror, before, seqs, knobs))
+    share = factor * wait_s / left_s
+    if delay_tokens == 0.0:
+        return share, share
+    later = before + delay_tokens
+    room_s = room_wait_s(sums, mirror, later, seqs + new.num_sequences, knobs)
+    return share, factor * max(later * sums.token_s, room_s) / left_s
+
+
+@inlined
+def _kept_waiting(sums, row, new, knobs, place, shares):
+    """Return the chance of one that waits, without and with the request in hand.
+
+    `place` is the tokens up to its own, those that it will make, and those that the request in
+    hand puts before it.
+    """
+    before, mean_tokens, delay_tokens = place
+    limit_s = knobs.slo_margin * row.tpot_slo_s
+    pending = sums.pending_tokens[0] + sums.pending_tokens[1]
+    behind_s = max(0.0, pending - before) * sums.stall_s
+    own_s = (new.uncached_tokens - delay_tokens) * sums.stall_s
+    kept = ramp(shares[0], knobs) * chance(-behind_s, limit_s - sums.full_s, mean_tokens)
+    later = chance(-behind_s - own_s, limit_s - sums.with_s, mean_tokens)
+    return kept, ramp(shares[1], knobs) * later
+
+
 @compiled
 def _judge_waiting(sums, mirror, rows, residuals, new, knobs, now_s):
     """Foretell those that wait; return the prompt tokens that stand before the one in hand."""
-    pending = sums.pending_tokens[0] + sums.pending_tokens[1]
+    urgent_tokens = sums.pending_tokens[0]
+    pending = urgent_tokens + sums.pending_tokens[1]
     sums.wait_kept = sums.wait_loss = sums.wait_doubt = 0.0
     new_priority = min(new.priority, 1)
-    ahead_tokens = sums.pending_tokens[0]
-    if new_priority == 1:
-        ahead_tokens = pending
     passed, passed_urgent, seqs = 0.0, 0.0, 0
     for i in range(mirror.num_rows):
         row = rows[i]
@@ -220,42 +253,29 @@ def _judge_waiting(sums, mirror, rows, residuals, new, knobs, now_s):
         priority = min(row.priority, 1)
         if priority == 0:
             passed_urgent += row.uncached_tokens
-            before = min(passed_urgent, sums.pending_tokens[0])
+            before = min(passed_urgent, urgent_tokens)
         else:
             passed += row.uncached_tokens
-            before = min(sums.pending_tokens[0] + passed, pending)
+            before = min(urgent_tokens + passed, pending)
         left_s = row.arrival_s + knobs.slo_margin * row.ttft_slo_s - now_s
-        delay_tokens = float(new.uncached_tokens) if priority > new_priority else 0.0
         if left_s <= 0.0:
             continue
         seqs += row.num_sequences
-        factor = sums.queue_factor if priority == 1 else 1.0
-        wait_s = max(before * sums.token_s, room_wait_s(sums, mirror, before, seqs, knobs))
-        share = factor * wait_s / left_s
-        share_with = share
-        if delay_tokens > 0.0:
-            later = before + delay_tokens
-            room_s = room_wait_s(sums, mirror, later, seqs + new.num_sequences, knobs)
-            share_with = factor * max(later * sums.token_s, room_s) / left_s
-        limit_s = knobs.slo_margin * row.tpot_slo_s
+        delay_tokens = float(new.uncached_tokens) if priority > new_priority else 0.0
+        shares = _shares(sums, mirror, new, knobs, (priority, before, seqs, delay_tokens), left_s)
         mean_tokens = knobs.value_length * residuals[priority, 0]
-        behind_s = max(0.0, pending - before) * sums.stall_s
-        own_s = new.uncached_tokens * sums.stall_s - delay_tokens * sums.stall_s
-        kept = ramp(share, knobs) * chance(-behind_s, limit_s - sums.full_s, mean_tokens)
-        kept_with = ramp(share_with, knobs) * chance(
-            -behind_s - own_s, limit_s - sums.with_s, mean_tokens
-        )
+        place = (before, mean_tokens, delay_tokens)
+        kept, kept_with = _kept_waiting(sums, row, new, knobs, place, shares)
         sums.wait_kept += row.weight * kept
         sums.wait_loss += row.weight * (kept_with - kept)
         sums.wait_doubt += row.weight * kept_with * (1.0 - kept_with)
-    return ahead_tokens
+    return urgent_tokens if new_priority == 0 else pending
 
 
 @compiled
-def _write(out, sums, mirror, new, tokens, slow_factor, now_s, knobs):
-    """Write the features from the sums; `tokens` is those ahead, and those the own answer has."""
+def _write_own(out, sums, mirror, new, tokens, now_s, knobs):
+    """Write the features of the request in hand; `tokens` is those ahead, and those it makes."""
     ahead_tokens, own_tokens = tokens
-    per_weight = 1.0 / max(new.weight, 1e-9)
     limit_s = knobs.slo_margin * new.tpot_slo_s
     left_s = max(new.arrival_s + knobs.slo_margin * new.ttft_slo_s - now_s, 1e-6)
     pending = sums.pending_tokens[0] + sums.pending_tokens[1]
@@ -266,12 +286,9 @@ def _write(out, sums, mirror, new, tokens, slow_factor, now_s, knobs):
     wait_s = max(ahead_tokens * sums.token_s, room_s) + own_s
     share = (factor * wait_s + sums.mixed_s) / left_s
     behind_s = max(0.0, pending - ahead_tokens) * sums.stall_s
-    tpot_chance = chance(-behind_s, limit_s - sums.with_s, own_tokens)
-    per_run = 1.0 / max(sums.run_weight, 1e-9)
-    out[0] = ramp(share, knobs) * chance(0.0, limit_s - sums.decode_s, own_tokens)
-    out[1] = ramp(share, knobs) * tpot_chance
-    out[2] = sums.run_loss * per_weight
-    out[3] = sums.wait_loss * per_weight
+    in_time = ramp(share, knobs)
+    out[0] = in_time * chance(0.0, limit_s - sums.decode_s, own_tokens)
+    out[1] = in_time * chance(-behind_s, limit_s - sums.with_s, own_tokens)
     out[4] = share
     out[5] = own_s / left_s
     out[6] = ahead_tokens * sums.token_s / left_s
@@ -280,6 +297,21 @@ def _write(out, sums, mirror, new, tokens, slow_factor, now_s, knobs):
     out[9] = sums.with_s / limit_s
     out[10] = sums.mixed_s / limit_s
     out[11] = behind_s / (limit_s * own_tokens)
+    out[20] = 1.0 if new.priority == 0 else 0.0
+    out[22] = (new.input_tokens + own_tokens) / mirror.kv_tokens
+    out[23] = 1.0 - new.uncached_tokens / new.input_tokens
+    out[24] = 0.2 * np.log(own_tokens)
+    out[29] = 0.2 * np.log(left_s / limit_s)
+    out[30] = room_s / left_s
+
+
+@compiled
+def _write_others(out, sums, mirror, new, slow_factor):
+    """Write the features of those that a replica has, and of the replica."""
+    per_weight = 1.0 / max(new.weight, 1e-9)
+    per_run = 1.0 / max(sums.run_weight, 1e-9)
+    out[2] = sums.run_loss * per_weight
+    out[3] = sums.wait_loss * per_weight
     out[12] = 0.25 * sums.run_kept * per_weight
     out[13] = 0.25 * sums.wait_kept * per_weight
     out[14] = sums.run_doubt * per_weight
@@ -288,21 +320,12 @@ def _write(out, sums, mirror, new, tokens, slow_factor, now_s, knobs):
     out[17] = sums.run_seqs / mirror.max_num_seqs
     out[18] = sums.wait_seqs / mirror.max_num_seqs
     out[19] = sums.num_lost / max(1.0, float(mirror.num_rows))
-    out[20] = 1.0 if new.priority == 0 else 0.0
-    held = sums.context_tokens + sums.wait_context_tokens
-    out[21] = held / mirror.kv_tokens
-    out[22] = (new.input_tokens + own_tokens) / mirror.kv_tokens
-    out[23] = 1.0 - new.uncached_tokens / new.input_tokens
-    out[24] = 0.2 * np.log(own_tokens)
+    out[21] = (sums.context_tokens + sums.wait_context_tokens) / mirror.kv_tokens
     out[25] = 0.2 * np.log(max(1.0, sums.run_left_tokens * per_run))
     out[26] = sums.run_room * per_run
     out[27] = sums.run_banked * per_run
     out[28] = np.log(slow_factor)
-    out[29] = 0.2 * np.log(left_s / limit_s)
-    out[30] = room_s / left_s
     out[31] = sums.held_tokens / mirror.kv_tokens
-    for i in range(NUM_FEATURES):
-        out[i] = min(FEATURE_LIMIT, max(-FEATURE_LIMIT, out[i]))
 
 
 @compiled
@@ -321,7 +344,10 @@ def fill_features(out, mirror, rows, residuals, latency, now_s, knobs, sums):
     _judge_running(sums, mirror, rows, residuals, new, knobs)
     ahead_tokens = _judge_waiting(sums, mirror, rows, residuals, new, knobs, now_s)
     own_tokens = knobs.value_length * residuals[min(new.priority, 1), 0]
-    _write(out, sums, mirror, new, (ahead_tokens, own_tokens), latency[2], now_s, knobs)
+    _write_own(out, sums, mirror, new, (ahead_tokens, own_tokens), now_s, knobs)
+    _write_others(out, sums, mirror, new, latency[2])
+    for i in range(NUM_FEATURES):
+        out[i] = min(FEATURE_LIMIT, max(-FEATURE_LIMIT, out[i]))
 
 
 __all__ = [

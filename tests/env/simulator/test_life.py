@@ -9,7 +9,7 @@ from trimtab.agents.heuristics import HEURISTICS, heuristic
 from trimtab.env.cluster import Preemption, Role
 from trimtab.env.knobs import Knobs
 from trimtab.env.latency import iteration_time_s
-from trimtab.env.placement import COST_RULE, GATE_RULES
+from trimtab.env.placement import COST_RULE, GATE_RULES, LOOKAHEAD_RULE
 from trimtab.env.request_life import RequestLife, read_life
 from trimtab.env.simulated_fleet import SimulatedFleet, run_workload
 from trimtab.env.simulator.faults import FaultConfig
@@ -166,9 +166,11 @@ def test_the_cheapest_candidate_was_chosen(make_cluster, make_random_workload, p
         (placement,) = life.placements
         assert placement.candidates[0].name == placement.chosen
         assert placement.winner.cost <= placement.runner_up.cost
-        rules = {COST_RULE, *(rule for rule, _ in GATE_RULES)}
-        assert placement.rule in rules
-        assert (placement.rule == COST_RULE) == (policy != "sglang-cache-aware")
+        expected = {
+            "sglang-cache-aware": {rule for rule, _ in GATE_RULES},
+            "marginal-value": {LOOKAHEAD_RULE},
+        }
+        assert placement.rule in expected.get(policy, {COST_RULE})
         gap = placement.runner_up.cost - placement.winner.cost
         assert sum(placement.advantages.values()) == pytest.approx(gap, abs=1e-9)
 

@@ -69,6 +69,15 @@ def test_prompts_that_are_too_long_are_left_out(tmp_path: Path) -> None:
     assert len(kept) == 25
 
 
+def test_lengths_are_cut_further_where_no_prompt_would_be_left(tmp_path: Path) -> None:
+    traffic = Traffic(shape=Shape.LONG_PROMPTS, recording="mooncake-conversation", length_eighths=4)
+    library = write_mooncake(tmp_path)
+    shortest = int(library.part("mooncake-conversation", Split.TRAIN).input_tokens.min())
+    kept = library.stretch(traffic, Split.TRAIN, shortest // 4)
+    assert len(kept) > 0
+    assert kept.input_tokens.max() <= shortest // 4
+
+
 def test_only_recordings_that_are_there_are_had(tmp_path: Path) -> None:
     library = write_mooncake(tmp_path)
     assert library.names == ("mooncake-conversation",)

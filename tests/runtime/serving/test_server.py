@@ -11,7 +11,7 @@ import pytest
 from server_stand import Setter, Stand, standing, write_bundle
 
 from trimtab.agents.policy import Policy
-from trimtab.env.knobs import ANALYTIC_SCORER_KNOBS, Knobs
+from trimtab.env.knobs import ANALYTIC_SCORER_KNOBS, KNOB_NAMES, Knobs
 from trimtab.env.state.cluster_state import ClusterState
 from trimtab.env.state.feature import Node
 from trimtab.runtime.live_fleet.state_codec import decode_state
@@ -81,7 +81,7 @@ class Misbehaving(Setter):
         if self.kind == "frozen":
             time.sleep(3.0)
         bad = Setter(self.knobs)
-        values = {"nan": np.full(35, np.nan), "short": np.ones(3)}.get(self.kind)
+        values = {"nan": np.full(len(KNOB_NAMES), np.nan), "short": np.ones(3)}.get(self.kind)
         return self.knobs if values is None else _Anything(values, bad)
 
 

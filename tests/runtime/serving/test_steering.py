@@ -17,7 +17,7 @@ from steering_stand import (
 
 from trimtab.agents.shield.doubt import Doubt
 from trimtab.agents.shield.fallback import Proposal
-from trimtab.env.knobs import Knobs
+from trimtab.env.knobs import KNOB_NAMES, Knobs
 from trimtab.env.regret import Regret
 from trimtab.runtime.serving.promotion import PromotionConfig
 from trimtab.runtime.serving.promotion_rule import parse_promotion_rule
@@ -176,7 +176,7 @@ def test_a_new_policy_without_a_valid_proposal_leaves_the_old_one_where_it_is() 
     dispatcher = FakeDispatcher()
     steering = seated(make_steering(dispatcher))
     steering.announce(policy("p2"))
-    bad = Proposal(values=np.array([np.nan] * 35), state_at_s=4.0, arrived_at_s=4.0)
+    bad = Proposal(values=np.full(len(KNOB_NAMES), np.nan), state_at_s=4.0, arrived_at_s=4.0)
     assert not steering.offer("p2", bad, 4.02)
     assert steering.candidate_fault in (Doubt.NOT_FINITE, Doubt.WRONG_SHAPE)
     assert steering.offer("p1", proposal(4.1), 4.1)
