@@ -103,6 +103,10 @@ class _Judge:
         return np.array([[future.result() for future in row] for row in futures])
 
 
+def _workloads(scenario: Scenario, part: Part, count: int) -> list[tuple[int, Workload]]:
+    return [(i, scenario.workload(part, i)) for i in range(count)]
+
+
 def tune(
     scenario: Scenario,
     base: Knobs,
@@ -118,7 +122,7 @@ def tune(
     """
     config = config or TuningConfig()
     rng = np.random.default_rng(config.seed)
-    training = [(i, scenario.workload(Part.TRAIN, i)) for i in range(config.num_workloads)]
+    training = _workloads(scenario, Part.TRAIN, config.num_workloads)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         judge = _Judge(scenario, pool)
 
@@ -137,10 +141,7 @@ def tune(
             known[best], names, goodput, config.budget, on_generation=on_generation
         )
         found = [base, tuned] if best == 0 else [base, known[best], tuned]
-        validation = [
-            (i, scenario.workload(Part.VALIDATION, i))
-            for i in range(config.num_validation_workloads)
-        ]
+        validation = _workloads(scenario, Part.VALIDATION, config.num_validation_workloads)
         validated = judge.goodput(found, validation).mean(axis=1)
     winner = int(validated.argmax())
     return TuningResult(
