@@ -80,7 +80,9 @@ def tune(
     ] = None,
     has_library: Annotated[
         bool,
-        typer.Option("--library/--no-library", help="Start from the best of the stored vectors."),
+        typer.Option(
+            "--library/--no-library", help="One cluster, by cost: try the stored vectors first."
+        ),
     ] = True,
     load: Annotated[float, typer.Option(help="Mean rate, as a share of saturation.")] = 0.8,
     span: Annotated[float, typer.Option(help="Length of a workload, s.")] = 60.0,
