@@ -47,7 +47,10 @@ _OBSERVED_NAMES: dict[Node, tuple[str, ...]] = {
         "hbm_bytes_per_s",
     ),
     Node.SERVER: ("network_bytes_per_s", "nvlink_bytes_per_s", "power_frac"),
-    Node.TENANT: ("arrival_rate_rps", "mean_input_tokens", "shed_frac", "late_frac"),
+    Node.TENANT: (
+        *("arrival_rate_rps", "mean_input_tokens", "shed_frac", "late_frac"),
+        *("missed_frac", "ttft_limit_s", "tpot_limit_s"),
+    ),
     Node.FLEET: ("load_frac", "arrival_log_change", "available_frac"),
 }
 

@@ -70,7 +70,7 @@ class ShortTermEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     | `gpu`, `gpu_mask` | [max_gpus x 5], [max_gpus] | compute and memory of each GPU |
     | `gpu_replica`, `gpu_server` | [max_gpus] | indices of the GPU's replica and server |
     | `server`, `server_mask` | [max_servers x 3], [max_servers] | links and power |
-    | `tenant`, `tenant_mask` | [max_tenants x 4], [max_tenants] | arrivals and lateness by class |
+    | `tenant`, `tenant_mask` | [max_tenants x 7], [max_tenants] | arrivals, limits, lateness |
     | `fleet` | [3] | load, its change, availability |
     | `action` | [action size] | the last action |
 

@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from .knobs import Knobs
-from .observation import Observation, ObservationLayout, observe, observe_many
+from .observation import Observation, ObservationLayout, observe_many
 from .reward import ScenarioTasks, Task
 from .short_term_env import EpisodeConfig, ShortTermEnv, TaskSource, default_tasks
 from .simulated_fleet import SimulatedFleet, Workers, advance_all, drain_all, states_of
@@ -175,15 +175,22 @@ def observe_fleets(
     last_actions: NDArray[np.float32],
     layout: ObservationLayout,
 ) -> Observation:
-    """Return the observations of fleets, a row each; in one go if all are of one cluster.
+    """Return the observations of fleets, a row each; those of one cluster are read in one go.
 
     Shapes: `last_actions` [n, action size].
     """
-    if any(fleet.cluster is not fleets[0].cluster for fleet in fleets):
-        seen = [observe(f.state(), a, layout) for f, a in zip(fleets, last_actions, strict=True)]
-        return {key: np.stack([one[key] for one in seen]) for key in seen[0]}
-    batch = states_of(fleets)
-    return observe_many(batch.values, (batch.gpu_replica, batch.gpu_server), last_actions, layout)
+    groups: dict[int, list[int]] = {}
+    for i, fleet in enumerate(fleets):
+        groups.setdefault(id(fleet.cluster), []).append(i)
+    parts = []
+    for rows in groups.values():
+        batch = states_of([fleets[i] for i in rows])
+        parents = (batch.gpu_replica, batch.gpu_server)
+        parts.append(observe_many(batch.values, parents, last_actions[rows], layout))
+    if len(parts) == 1:
+        return parts[0]
+    order = np.argsort([i for rows in groups.values() for i in rows])
+    return {key: np.concatenate([part[key] for part in parts])[order] for key in parts[0]}
 
 
 def _simulated(fleet: object) -> SimulatedFleet:
