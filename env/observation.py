@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from .cluster import ClusterSpec
 from .knobs import TUNABLE_KNOBS
 from .state.cluster_state import ClusterState
 from .state.edges import Edge
@@ -98,6 +99,16 @@ class ObservationLayout:
     def action_size(self) -> int:
         """Residuals of the tunable knobs, then one bias for each replica."""
         return len(TUNABLE_KNOBS) + self.max_replicas
+
+
+def fits_layout(cluster: ClusterSpec, layout: ObservationLayout) -> bool:
+    """Whether padded sizes hold a fleet."""
+    num_gpus = sum(len(replica.gpu_indices) for replica in cluster.replicas)
+    return (
+        len(cluster.replicas) <= layout.max_replicas
+        and num_gpus <= layout.max_gpus
+        and len(cluster.servers) <= layout.max_servers
+    )
 
 
 def observation_space(layout: ObservationLayout) -> spaces.Dict:
