@@ -33,6 +33,7 @@ from .arrival_rewards import ArrivalRewards, Normalised
 from .fleet_vec_env import FleetVecEnv
 from .knob_search import knobs_to_tune
 from .policy_network import EquivariantPolicy
+from .shielded_training import training_guard
 from .training import KnobLog, Progress, TrainingResult
 from .training_log import WandbMode, training_log
 
@@ -74,6 +75,9 @@ class SiteTrainingConfig:
     """Shape of an episode."""
     normalised: Normalised = Normalised.REGIME
     """Over what advantages are brought to one scale."""
+    is_shielded: bool = False
+    """The shield stands between policy and fleets, in training and in checks: three times as dear.
+    The gate judges behind it in any case."""
     has_twin: bool = True
     """Whether rewards are less those of the base."""
     sees_future: bool = True
@@ -125,7 +129,11 @@ def make_site_model(
     """Return an untrained model on environments that draw from episodes."""
     envs = FleetVectorEnv(
         config.num_envs,
-        tasks=SiteTasks(episodes, has_twin=config.has_twin),
+        tasks=SiteTasks(
+            episodes,
+            has_twin=config.has_twin,
+            make_guard=training_guard if config.is_shielded else None,
+        ),
         base=base,
         episode=config.episode,
         layout=layout,
@@ -169,7 +177,7 @@ class SiteChecks(BaseCallback):
         super().__init__()
         self._episodes, self._base, self._config = episodes, base, config
         self._interval = max(1, config.num_windows // config.num_checks)
-        self._base_goodput = goodput_under(None, episodes, base, config.episode)
+        self._base_goodput = goodput_under(None, episodes, base, config)
         self.checks: list[tuple[int, float]] = [(0, 0.0)]
         self.best_weights: dict[str, Any] | None = None
 
@@ -189,7 +197,7 @@ class SiteChecks(BaseCallback):
 
     def check(self) -> None:
         """Judge the policy as it is."""
-        goodput = goodput_under(self.model.policy, self._episodes, self._base, self._config.episode)
+        goodput = goodput_under(self.model.policy, self._episodes, self._base, self._config)
         gain = float((goodput - self._base_goodput).mean())
         if gain > max(value for _, value in self.checks):
             self.best_weights = copy.deepcopy(self.model.policy.state_dict())
@@ -202,17 +210,17 @@ def goodput_under(
     policy: Any,
     episodes: Sequence[Episode],
     base: Knobs,
-    shape: EpisodeConfig,
+    config: SiteTrainingConfig,
     layout: ObservationLayout = SITE_LAYOUT,
 ) -> np.ndarray:
     """Return the goodput of each episode under a policy's mean action, or the base where None."""
     workers, fleets = Workers(1), []
     for episode in episodes:
-        fleet = episode.fleet()
+        fleet = episode.fleet(guard=training_guard() if config.is_shielded else None)
         fleet.reset(seed=episode.number, knobs=base)
         fleets.append(fleet)
     if policy is not None:
-        _steer(fleets, policy, (base, layout), shape, workers)
+        _steer(fleets, policy, (base, layout), config.episode, workers)
     drain_all(fleets, workers)
     return np.array([fleet.kpis().goodput_frac for fleet in fleets])
 

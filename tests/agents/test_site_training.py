@@ -72,7 +72,7 @@ def test_the_untrained_policy_is_the_base_whatever_it_reads(episodes, reads):
     )
     model = make_site_model(episodes, universal_scorer(), config)
     base, policy = (
-        goodput_under(p, episodes, universal_scorer(), SHAPE) for p in (None, model.policy)
+        goodput_under(p, episodes, universal_scorer(), config) for p in (None, model.policy)
     )
     np.testing.assert_array_equal(base, policy)
 
