@@ -14,11 +14,13 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import DiagGaussianDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ..env.knobs import TUNABLE_KNOBS
+from ..env.observation import CLIP
 from ..env.vector_env import FUTURE
 from ..graph_encoder.extractor import NUM_POOLED_PARTS, GraphExtractor, split_features
 
@@ -64,15 +66,12 @@ class EquivariantHead(nn.Module):
 
 
 class ValueHead(nn.Module):
-    """Map the pooled part of the features, and what follows it, to a value, [B, 1].
+    """Map the last of the features to a value, [B, 1]: of `GraphExtractor`, the pooled part."""
 
-    What follows is what is still to come, in training alone.
-    """
-
-    def __init__(self, hidden_size: int, num_future: int = 0) -> None:
+    def __init__(self, input_size: int) -> None:
         super().__init__()
-        self.input_size = NUM_POOLED_PARTS * hidden_size + num_future
-        self.value = _mlp(self.input_size, 1)
+        self.input_size = input_size
+        self.value = _mlp(input_size, 1)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the value."""
@@ -80,15 +79,31 @@ class ValueHead(nn.Module):
         return value
 
 
-class CriticExtractor(GraphExtractor):
-    """The encoder of a critic: what is still to come, if observations tell it, follows the pool."""
+class PooledFeatures(BaseFeaturesExtractor):
+    """What a critic in training reads, without a graph: half of a training's time otherwise.
+
+    Mean and largest of the replicas' features, those of tenants and the fleet, the last residuals,
+    and what is still to come where observations have the key `future`.
+    """
+
+    def __init__(self, observation_space: spaces.Dict) -> None:
+        sizes = {key: spaces.flatdim(box) for key, box in observation_space.spaces.items()}
+        self.keys = [key for key in ("tenant", "fleet", FUTURE) if key in sizes]
+        self.num_replicas = sizes["replica_mask"]
+        self.num_features = sizes["replica"] // self.num_replicas
+        size = 2 * self.num_features + len(TUNABLE_KNOBS) + sum(sizes[key] for key in self.keys)
+        super().__init__(observation_space, size)
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
-        """Return the flat features."""
-        features = super().forward(observations)
-        if FUTURE not in observations:
-            return features
-        return torch.cat([features, observations[FUTURE]], dim=1)
+        """Return the features, [B, size]."""
+        rows = observations["replica"].view(-1, self.num_replicas, self.num_features)
+        mask = observations["replica_mask"].unsqueeze(2)
+        mean = (rows * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
+        largest = rows.masked_fill(mask < 0.5, -CLIP).amax(dim=1)
+        residuals = observations["action"][:, : len(TUNABLE_KNOBS)]
+        return torch.cat(
+            [mean, largest, residuals, *(observations[key] for key in self.keys)], dim=1
+        )
 
 
 class MaskedGaussian(DiagGaussianDistribution):
@@ -122,8 +137,9 @@ class EquivariantPolicy(ActorCriticPolicy):
     """Actor and critic for `PPO(EquivariantPolicy, ...)`, each with an encoder of its own.
 
     Set the hidden size with `features_extractor_kwargs={"hidden_size": 32}`. With `moved`, only
-    some dimensions of the action are explored and learned: the others stay 0. A critic sees the key
-    `future` of observations, if there is one; the actor never does.
+    some dimensions of the action are explored and learned: the others stay 0. With
+    `has_pooled_critic` the critic reads `PooledFeatures`, and so the key `future` of observations,
+    if there is one; the actor never does.
 
     Shapes: `moved` [tunable knobs + 1], the last for the biases of all replicas.
 
@@ -138,6 +154,7 @@ class EquivariantPolicy(ActorCriticPolicy):
         lr_schedule: Schedule,
         *,
         moved: Sequence[bool] | None = None,
+        has_pooled_critic: bool = False,
         **arguments: Any,
     ) -> None:
         for name, value in _FIXED_ARGUMENTS.items():
@@ -157,6 +174,7 @@ class EquivariantPolicy(ActorCriticPolicy):
         if moved is not None and len(moved) != len(TUNABLE_KNOBS) + 1:
             msg = f"moved must have {len(TUNABLE_KNOBS) + 1} entries, got {len(moved)}"
             raise ValueError(msg)
+        self.has_pooled_critic = has_pooled_critic
         self.moved = tuple(moved) if moved is not None else (True,) * (len(TUNABLE_KNOBS) + 1)
         super().__init__(observation_space, action_space, lr_schedule, **arguments)
 
@@ -166,12 +184,12 @@ class EquivariantPolicy(ActorCriticPolicy):
         assert isinstance(extractor, GraphExtractor), f"fixed argument changed to {extractor}"
         self.hidden_size = extractor.hidden_size
         self.action_net = EquivariantHead(self.hidden_size)
-        space = cast("spaces.Dict", self.observation_space)
-        num_future = 0
-        if FUTURE in space.spaces:
-            num_future = spaces.flatdim(space[FUTURE])
-            self.vf_features_extractor = CriticExtractor(space, **self.features_extractor_kwargs)
-        self.value_net = ValueHead(self.hidden_size, num_future)  # type: ignore[assignment]
+        critic_size = NUM_POOLED_PARTS * self.hidden_size
+        if self.has_pooled_critic:
+            space = cast("spaces.Dict", self.observation_space)
+            self.vf_features_extractor = PooledFeatures(space)
+            critic_size = self.vf_features_extractor.features_dim
+        self.value_net = ValueHead(critic_size)  # type: ignore[assignment]
         # the last entry is shared by the biases of all replicas
         self.log_std = nn.Parameter(
             torch.tensor([KNOB_LOG_STD] * len(TUNABLE_KNOBS) + [BIAS_LOG_STD])

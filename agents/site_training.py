@@ -159,6 +159,7 @@ def make_site_model(
                 "reads": config.reads,
             },
             "moved": moved_knobs(base, moves_bias=config.moves_bias),
+            "has_pooled_critic": True,
         },
         seed=config.seed,
         device="cpu",

@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from .knobs import Knobs
-from .observation import CLIP, Observation, ObservationLayout, observe_many
+from .observation import CLIP, Observation, ObservationLayout, Seen, observe_groups
 from .reward import Task, TwinnedTasks
 from .short_term_env import EpisodeConfig, ShortTermEnv, TaskSource, default_tasks
 from .simulated_fleet import SimulatedFleet, Workers, advance_all, drain_all, states_of
@@ -215,15 +215,12 @@ def observe_fleets(
     groups: dict[int, list[int]] = {}
     for i, fleet in enumerate(fleets):
         groups.setdefault(id(fleet.cluster), []).append(i)
-    parts = []
+    seen = []
     for rows in groups.values():
         batch = states_of([fleets[i] for i in rows])
         parents = (batch.gpu_replica, batch.gpu_server)
-        parts.append(observe_many(batch.values, parents, last_actions[rows], layout))
-    if len(parts) == 1:
-        return parts[0]
-    order = np.argsort([i for rows in groups.values() for i in rows])
-    return {key: np.concatenate([part[key] for part in parts])[order] for key in parts[0]}
+        seen.append(Seen(np.array(rows), batch.values, parents))
+    return observe_groups(seen, last_actions, layout)
 
 
 def _simulated(fleet: object) -> SimulatedFleet:
