@@ -20,6 +20,7 @@ from ..agents.evaluation import Evaluation, PolicyMaker
 from ..agents.heuristics import HEURISTICS, heuristic
 from ..agents.knob_file import read_knobs
 from ..agents.policy import ConstantPolicy, LearnedPolicy, constant_policy
+from ..agents.run_record import RunClock
 from ..env.cluster_file import load_cluster
 from ..env.fault_file import bundled_fault_names, load_faults
 from ..env.scenario import TROUBLED, Part, Scenario, azure_scenario, scenario_from_trace
@@ -28,6 +29,7 @@ from .gating import run_gate, verdict_text
 from .live_evaluation import LiveTarget, run_live
 from .recorded import open_trace, shortness
 from .report import ReportPaths, write_report
+from .run_records import gate_results, this_command
 from .table import rich_table
 
 # Shares of the saturation rate at which the load curve is taken.
@@ -104,6 +106,7 @@ def evaluate(
     """Compare schedulers on the same unseen workloads, or put a bundle before the gate."""
     settings = {name: value for name, value in locals().items() if name != "as_json"}
     if gate:
+        clock = RunClock()
         verdict = run_gate(
             bundle,
             sites=(sites, traces),
@@ -111,6 +114,14 @@ def evaluate(
                 trace, cluster=cluster, load_frac=load, seed=seed, span_s=span, faults=faults
             ),
             num_workloads=workloads,
+        )
+        clock.record(
+            out,
+            title=f"The gate over {bundle}",
+            command=this_command(),
+            seeds=[seed],
+            settings={"sites": sites, "may_act": verdict.may_act},
+            results=gate_results(verdict),
         )
         typer.echo(json.dumps(verdict.as_dict()) if as_json else verdict_text(verdict))
         raise typer.Exit(0 if verdict.may_act else 1)

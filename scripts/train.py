@@ -11,11 +11,13 @@ from rich.console import Console
 
 from ..agents.heuristics import ANALYTIC_SCORER
 from ..agents.knob_file import read_knobs
+from ..agents.run_record import RunClock
 from ..agents.site_training import SiteTrainingConfig
 from ..agents.training import TrainingConfig
 from ..agents.training_log import WandbMode
 from ..env.short_term_env import EpisodeConfig
 from .evaluate import make_scenario
+from .run_records import base_name, this_command, validation_results
 from .site_steps import (
     PlaceBy,
     train_on_sites_with_progress,
@@ -62,6 +64,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Directory of log and bundle.")] = Path("runs/train"),
 ) -> None:
     """Train a policy that moves a tuned scheduler's knobs: of one cluster, or of any site."""
+    clock = RunClock()
     settings: dict[str, Any] = {
         "num_windows": windows,
         "num_envs": envs,
@@ -90,6 +93,14 @@ def train(
         knobs_option = "" if knobs is None else f" --knobs {knobs}"
         next_command = f"trimtab evaluate{trace_option(trace)}{knobs_option}"
         next_command += f" --bundle {out / 'bundle'}"
+    clock.record(
+        out,
+        title=f"PPO around {base_name(base)}",
+        command=this_command(),
+        seeds=[seed],
+        settings={**settings, "sites": sites, "best_windows": result.best_windows},
+        results=validation_results(result),
+    )
     console = Console(highlight=False)
     for num_windows, gain in result.validation:
         console.print(f"validation at {num_windows} windows: {100 * gain:+.2f} points over base")

@@ -12,11 +12,13 @@ from rich.console import Console
 from ..agents.knob_file import read_knobs
 from ..agents.knob_library import knob_library
 from ..agents.knob_search import SearchBudget
+from ..agents.run_record import RunClock
 from ..agents.site_tuning import SiteTuningConfig, training_episodes, tune_on_episodes
 from ..agents.tuning import TuningConfig, TuningResult
 from ..env.knobs import Knobs
 from ..env.sites import Split, TraceLibrary
 from .evaluate import make_scenario
+from .run_records import base_name, this_command, tuning_results
 from .site_steps import PlaceBy, universal_base
 from .steps import progress_bar, trace_option, tune_with_progress, write_knobs
 
@@ -83,6 +85,7 @@ def tune(
     out: Annotated[Path, typer.Option(help="Knob file to write.")] = Path("runs/tuned.json"),
 ) -> None:
     """Tune a scheduler to a trace and a cluster, or one that is good at many sites."""
+    clock = RunClock()
     base = read_knobs(start) if start is not None else universal_base(place_by)
     if sites > 0:
         result = _tune_on_sites(base, sites, traces, generations, seed)
@@ -93,6 +96,14 @@ def tune(
         library = [one.on(base) for one in knob_library()] if is_tried else []
         result = tune_with_progress(scenario, base, config, library)
     write_knobs(out, result.knobs)
+    clock.record(
+        out.with_name(f"{out.stem}-run"),
+        title=f"Tuning {base_name(base)}",
+        command=this_command(),
+        seeds=[seed],
+        settings={"sites": sites, "generations": generations},
+        results=tuning_results(result),
+    )
     console = Console(highlight=False)
     console.print(verdict_text(result))
     console.print(f"wrote {out}", soft_wrap=True, markup=False)
