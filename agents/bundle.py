@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -33,6 +34,7 @@ from torch import Tensor, nn
 from ..env.knobs import BIAS_SCALE, Knobs, residual
 from ..env.observation import Observation, ObservationLayout, observation_space
 from ..env.state.registry import registry_hash
+from ..env.vector_env import FUTURE
 from ..graph_encoder.extractor import GraphExtractor
 from ..traces.atomic import replace_file, write_directory
 from .bundle_config import (
@@ -129,7 +131,7 @@ def save_bundle(
     """
     target = Path(path)
     _check_target(target, overwrite)
-    if policy.observation_space != observation_space(layout):
+    if _acted_on(policy) != observation_space(layout):
         msg = f"policy was built for another layout than {layout}; pass the layout of its env"
         raise ValueError(msg)
     if base_knobs.replica_bias.any():
@@ -205,6 +207,13 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise bundle_error(target, "exists", "choose another path or pass overwrite=True")
     if target.exists() and not (target / WEIGHTS_NAME).is_file():
         raise bundle_error(target, "exists and is not a bundle", "choose another path or remove it")
+
+
+def _acted_on(policy: EquivariantPolicy) -> spaces.Dict:
+    """Return the observations that the actor reads: without what only a critic is told."""
+    space = policy.observation_space
+    assert isinstance(space, spaces.Dict), f"observation space is {space}"
+    return spaces.Dict({key: box for key, box in space.spaces.items() if key != FUTURE})
 
 
 def _weights(policy: EquivariantPolicy) -> bytes:

@@ -5,6 +5,7 @@ Does not know: what follows from them (`gate.py`).
 
 from collections.abc import Callable, Sequence
 
+from ..env.observation import fits_layout
 from ..env.sites import Episode, Site
 from .bundle import Bundle
 from .contest import Contender, play
@@ -16,13 +17,7 @@ from .shielded_training import training_guard
 
 def fits(site: Site, bundle: Bundle) -> bool:
     """Whether a bundle's padded sizes hold the fleet of a site."""
-    cluster, layout = site.cluster, bundle.layout
-    num_gpus = sum(len(replica.gpu_indices) for replica in cluster.replicas)
-    return (
-        len(cluster.replicas) <= layout.max_replicas
-        and num_gpus <= layout.max_gpus
-        and len(cluster.servers) <= layout.max_servers
-    )
+    return fits_layout(site.cluster, bundle.layout)
 
 
 def runs_on_sites(

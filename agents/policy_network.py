@@ -7,16 +7,21 @@ scheduler. No parameter depends on the padded sizes: one state dict serves fleet
 Does not know: the scheduler that it moves, the environment, or training.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import DiagGaussianDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from ..env.knobs import TUNABLE_KNOBS
+from ..env.observation import CLIP
+from ..env.vector_env import FUTURE
 from ..graph_encoder.extractor import NUM_POOLED_PARTS, GraphExtractor, split_features
 
 KNOB_LOG_STD = -0.9
@@ -50,25 +55,55 @@ class EquivariantHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return the mean action."""
         fleet = split_features(features, self.hidden_size)
-        num_replicas = fleet.replicas.shape[1]
-        pooled = fleet.pooled.unsqueeze(1).expand(-1, num_replicas, -1)  # [B, N, P]
-        biases = self.bias(torch.cat([fleet.replicas, pooled], dim=2)).squeeze(2)  # [B, N]
+        first = self.bias[0]
+        assert isinstance(first, nn.Linear), f"first layer is {first}"
+        own, shared = first.weight[:, : self.hidden_size], first.weight[:, self.hidden_size :]
+        # The layer over [replica, pool] in two parts, as all replicas share the second.
+        part = linear(fleet.pooled, shared, first.bias).unsqueeze(1)  # [B, 1, 64]
+        biases = self.bias[1:](linear(fleet.replicas, own) + part).squeeze(2)  # [B, N]
         biases = biases.masked_fill(~fleet.replica_mask, 0.0)
         return torch.cat([self.knobs(fleet.pooled), biases], dim=1)
 
 
 class ValueHead(nn.Module):
-    """Map the pooled part of the features to a value, [B, 1]."""
+    """Map the last of the features to a value, [B, 1]: of `GraphExtractor`, the pooled part."""
 
-    def __init__(self, hidden_size: int) -> None:
+    def __init__(self, input_size: int) -> None:
         super().__init__()
-        self.hidden_size = hidden_size
-        self.value = _mlp(NUM_POOLED_PARTS * hidden_size, 1)
+        self.input_size = input_size
+        self.value = _mlp(input_size, 1)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the value."""
-        value: Tensor = self.value(split_features(features, self.hidden_size).pooled)
+        value: Tensor = self.value(features[:, -self.input_size :])
         return value
+
+
+class PooledFeatures(BaseFeaturesExtractor):
+    """What a critic in training reads, without a graph: half of a training's time otherwise.
+
+    Mean and largest of the replicas' features, those of tenants and the fleet, the last residuals,
+    and what is still to come where observations have the key `future`.
+    """
+
+    def __init__(self, observation_space: spaces.Dict) -> None:
+        sizes = {key: spaces.flatdim(box) for key, box in observation_space.spaces.items()}
+        self.keys = [key for key in ("tenant", "fleet", FUTURE) if key in sizes]
+        self.num_replicas = sizes["replica_mask"]
+        self.num_features = sizes["replica"] // self.num_replicas
+        size = 2 * self.num_features + len(TUNABLE_KNOBS) + sum(sizes[key] for key in self.keys)
+        super().__init__(observation_space, size)
+
+    def forward(self, observations: dict[str, Tensor]) -> Tensor:
+        """Return the features, [B, size]."""
+        rows = observations["replica"].view(-1, self.num_replicas, self.num_features)
+        mask = observations["replica_mask"].unsqueeze(2)
+        mean = (rows * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
+        largest = rows.masked_fill(mask < 0.5, -CLIP).amax(dim=1)
+        residuals = observations["action"][:, : len(TUNABLE_KNOBS)]
+        return torch.cat(
+            [mean, largest, residuals, *(observations[key] for key in self.keys)], dim=1
+        )
 
 
 class MaskedGaussian(DiagGaussianDistribution):
@@ -101,7 +136,12 @@ class MaskedGaussian(DiagGaussianDistribution):
 class EquivariantPolicy(ActorCriticPolicy):
     """Actor and critic for `PPO(EquivariantPolicy, ...)`, each with an encoder of its own.
 
-    Set the hidden size with `features_extractor_kwargs={"hidden_size": 32}`.
+    Set the hidden size with `features_extractor_kwargs={"hidden_size": 32}`. With `moved`, only
+    some dimensions of the action are explored and learned: the others stay 0. With
+    `has_pooled_critic` the critic reads `PooledFeatures`, and so the key `future` of observations,
+    if there is one; the actor never does.
+
+    Shapes: `moved` [tunable knobs + 1], the last for the biases of all replicas.
 
     Raises:
         ValueError: an argument of the base class that this policy fixes, or a wrong action space.
@@ -112,6 +152,9 @@ class EquivariantPolicy(ActorCriticPolicy):
         observation_space: spaces.Dict,
         action_space: spaces.Box,
         lr_schedule: Schedule,
+        *,
+        moved: Sequence[bool] | None = None,
+        has_pooled_critic: bool = False,
         **arguments: Any,
     ) -> None:
         for name, value in _FIXED_ARGUMENTS.items():
@@ -128,6 +171,11 @@ class EquivariantPolicy(ActorCriticPolicy):
                 f"got {action_space.shape}; use ObservationLayout.action_size"
             )
             raise ValueError(msg)
+        if moved is not None and len(moved) != len(TUNABLE_KNOBS) + 1:
+            msg = f"moved must have {len(TUNABLE_KNOBS) + 1} entries, got {len(moved)}"
+            raise ValueError(msg)
+        self.has_pooled_critic = has_pooled_critic
+        self.moved = tuple(moved) if moved is not None else (True,) * (len(TUNABLE_KNOBS) + 1)
         super().__init__(observation_space, action_space, lr_schedule, **arguments)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -136,7 +184,12 @@ class EquivariantPolicy(ActorCriticPolicy):
         assert isinstance(extractor, GraphExtractor), f"fixed argument changed to {extractor}"
         self.hidden_size = extractor.hidden_size
         self.action_net = EquivariantHead(self.hidden_size)
-        self.value_net = ValueHead(self.hidden_size)  # type: ignore[assignment]
+        critic_size = NUM_POOLED_PARTS * self.hidden_size
+        if self.has_pooled_critic:
+            space = cast("spaces.Dict", self.observation_space)
+            self.vf_features_extractor = PooledFeatures(space)
+            critic_size = self.vf_features_extractor.features_dim
+        self.value_net = ValueHead(critic_size)  # type: ignore[assignment]
         # the last entry is shared by the biases of all replicas
         self.log_std = nn.Parameter(
             torch.tensor([KNOB_LOG_STD] * len(TUNABLE_KNOBS) + [BIAS_LOG_STD])
@@ -149,12 +202,14 @@ class EquivariantPolicy(ActorCriticPolicy):
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> MaskedGaussian:
         replica_mask = split_features(latent_pi, self.hidden_size).replica_mask  # [B, N]
-        is_knob = replica_mask.new_ones(replica_mask.shape[0], len(TUNABLE_KNOBS))
+        moved = replica_mask.new_tensor(self.moved)
+        is_knob = moved[:-1].expand(replica_mask.shape[0], -1)
+        replica_mask = replica_mask & moved[-1]
         bias_log_std = self.log_std[-1:].expand(replica_mask.shape[1])
         log_std = torch.cat([self.log_std[:-1], bias_log_std])  # [K + N]
         mask = torch.cat([is_knob, replica_mask], dim=1).to(log_std.dtype)
         distribution = MaskedGaussian(mask)
-        return distribution.proba_distribution(self.action_net(latent_pi), log_std)
+        return distribution.proba_distribution(self.action_net(latent_pi) * mask, log_std)
 
 
 def _mlp(input_size: int, output_size: int, *, is_zero: bool = False) -> nn.Sequential:

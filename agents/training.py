@@ -27,6 +27,7 @@ from ..env.scenario import Part, Scenario
 from ..env.short_term_env import EpisodeConfig, ShortTermEnv
 from ..env.simulated_fleet import SimulatedFleet, Workers, advance_all, drain_all
 from ..env.vector_env import FleetVectorEnv, observe_fleets
+from .arrival_rewards import ArrivalRewards
 from .fleet_vec_env import FleetVecEnv
 from .policy_network import EquivariantPolicy
 from .shielded_training import ShieldLog, training_guard
@@ -121,32 +122,7 @@ def layout_for(scenario: Scenario) -> ObservationLayout:
     )
 
 
-class _ArrivalRewards(BaseCallback):
-    """Replaces a rollout's rewards by those of the window in which each request arrived."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._by_env: list[list[np.ndarray]] = []
-
-    def _on_rollout_start(self) -> None:
-        self._by_env = [[] for _ in range(self.training_env.num_envs)]
-
-    def _on_step(self) -> bool:
-        for rewards, info in zip(self._by_env, self.locals["infos"], strict=True):
-            if "arrival_reward" in info:
-                rewards.append(info["arrival_reward"])
-        return True
-
-    def _on_rollout_end(self) -> None:
-        buffer = self.locals["rollout_buffer"]
-        buffer.rewards[:] = np.stack([np.concatenate(r) for r in self._by_env], axis=1)
-        buffer.compute_returns_and_advantage(
-            last_values=self.locals["values"], dones=self.locals["dones"]
-        )
-        self.logger.record("rollout/reward_per_window", float(buffer.rewards.mean()))
-
-
-class _KnobLog(BaseCallback):
+class KnobLog(BaseCallback):
     """Logs the mean of every knob that the policy set during a rollout."""
 
     def __init__(self, on_windows: Progress) -> None:
@@ -282,8 +258,8 @@ def train(
         model, envs = make_model(scenario, base, config)
         checkpoints = _Checkpoints(scenario, envs[0], config)
         callbacks: list[BaseCallback] = [
-            _ArrivalRewards(),
-            _KnobLog(on_windows),
+            ArrivalRewards(),
+            KnobLog(on_windows),
             ShieldLog(),
             checkpoints,
         ]

@@ -120,17 +120,18 @@ KNOB_SPECS: tuple[KnobSpec, ...] = (
         high=1.0,
         description="place by worth, as the value network foretells it; 0 or 1",
     ),
-    # How the value network's closed form foretells an outcome (`value/features.py`).
+    # How the value network's closed form foretells an outcome (`value/features.py`); a policy moves
+    # the prices of what is to come, of waits for KV, and of what others lose.
     _form("value_growth", (0.01, 1.0, 8.0), 0.4, "share of those that wait that decode beside it"),
-    _form("value_future", (0.0, 0.0, 4.0), 0.3, "exponent of what prefill to come does to TPOT"),
-    _form("value_queue", (0.0, 0.0, 4.0), 0.3, "exponent of what prefill to come does to class 1"),
+    _tunable("value_future", (0.0, 0.0, 4.0), 0.3, "exponent of what load to come does to TPOT"),
+    _tunable("value_queue", (0.0, 0.0, 4.0), 0.3, "exponent of what load to come does to class 1"),
     _form("value_stall", (0.01, 1.0, 16.0), 0.4, "what known prefill costs those that decode"),
     _form("value_ramp", (0.02, 0.3, 3.0), 0.4, "TTFT share over which a chance falls from 1 to 0"),
     _form("value_center", (0.3, 1.0, 2.0), 0.15, "TTFT share at which that chance is a half"),
     _form("value_length", (0.1, 1.0, 8.0), 0.4, "tokens left / those that were seen on average"),
-    _form("value_kv", (0.05, 1.0, 16.0), 0.4, "wait for KV or a slot, beside what is foretold"),
-    _form("value_loss", (0.05, 1.0, 16.0), 0.4, "what the others lose, beside what is gained"),
-    _form("value_doubt", (-4.0, 0.0, 4.0), 0.3, "worth given up for chances that become unsure"),
+    _tunable("value_kv", (0.05, 1.0, 16.0), 0.4, "wait for KV or a slot, beside what is foretold"),
+    _tunable("value_loss", (0.05, 1.0, 16.0), 0.4, "what the others lose, beside what is gained"),
+    _tunable("value_doubt", (-4.0, 0.0, 4.0), 0.3, "worth given up for chances that become unsure"),
     # Gates and limits.
     KnobSpec(
         name="shed_enabled",
@@ -187,14 +188,17 @@ KNOB_NAMES: tuple[str, ...] = tuple(spec.name for spec in KNOB_SPECS)
 KNOB_INDEX: dict[str, int] = {name: i for i, name in enumerate(KNOB_NAMES)}
 KNOBS_DTYPE = np.dtype([(name, np.float64) for name in KNOB_NAMES])
 TUNABLE_KNOBS: tuple[str, ...] = tuple(spec.name for spec in KNOB_SPECS if spec.is_tunable)
-WORTH_KNOBS: tuple[str, ...] = ("slo_margin", "price_interactive", "price_batch", "cost_weight")
+WORTH_KNOBS: tuple[str, ...] = (
+    *("slo_margin", "price_interactive", "price_batch", "cost_weight"),
+    *("value_future", "value_queue", "value_kv", "value_loss", "value_doubt"),
+)
 """Tunable knobs that count only where the worth of a placement is judged."""
 VALUE_KNOBS: tuple[str, ...] = tuple(
     spec.name
     for spec in KNOB_SPECS
-    if spec.name.startswith("value_") and spec.name != "value_weight"
+    if spec.name.startswith("value_") and spec.name != "value_weight" and not spec.is_tunable
 )
-"""Knobs of the value network's closed form; fitted, and not moved by a policy."""
+"""Other knobs of the value network's closed form; fitted, and not moved by a policy."""
 SCORER_KNOBS: tuple[str, ...] = tuple(name for name in TUNABLE_KNOBS if name not in WORTH_KNOBS)
 """Tunable knobs of the analytic scorer."""
 

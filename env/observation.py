@@ -6,13 +6,15 @@ masks and parent indices; `graph_encoder` rebuilds it.
 Does not know: where the state came from, or the encoder.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from .cluster import ClusterSpec
 from .knobs import TUNABLE_KNOBS
 from .state.cluster_state import ClusterState
 from .state.edges import Edge
@@ -47,7 +49,10 @@ _OBSERVED_NAMES: dict[Node, tuple[str, ...]] = {
         "hbm_bytes_per_s",
     ),
     Node.SERVER: ("network_bytes_per_s", "nvlink_bytes_per_s", "power_frac"),
-    Node.TENANT: ("arrival_rate_rps", "mean_input_tokens", "shed_frac", "late_frac"),
+    Node.TENANT: (
+        *("arrival_rate_rps", "mean_input_tokens", "shed_frac", "late_frac"),
+        *("missed_frac", "ttft_limit_s", "tpot_limit_s"),
+    ),
     Node.FLEET: ("load_frac", "arrival_log_change", "available_frac"),
 }
 
@@ -97,6 +102,16 @@ class ObservationLayout:
         return len(TUNABLE_KNOBS) + self.max_replicas
 
 
+def fits_layout(cluster: ClusterSpec, layout: ObservationLayout) -> bool:
+    """Whether padded sizes hold a fleet."""
+    num_gpus = sum(len(replica.gpu_indices) for replica in cluster.replicas)
+    return (
+        len(cluster.replicas) <= layout.max_replicas
+        and num_gpus <= layout.max_gpus
+        and len(cluster.servers) <= layout.max_servers
+    )
+
+
 def observation_space(layout: ObservationLayout) -> spaces.Dict:
     """Return the space: node features [nodes x features], masks and parent indices [nodes].
 
@@ -116,50 +131,62 @@ def observation_space(layout: ObservationLayout) -> spaces.Dict:
     return spaces.Dict(boxes)
 
 
-def _scaled(node: Node, values: FloatArray) -> NDArray[np.float32]:
-    """Return the scaled, clipped features of a node kind; absent values become 0.
+class Seen(NamedTuple):
+    """What is seen of n fleets of one cluster, which are some rows of a batch.
 
-    Shapes: [n, nodes, features of the kind] to [n, nodes, observed ones].
+    Shapes: `rows` int [n] or a slice; `values[node]` [n, nodes, features], not finite where absent;
+    `gpu_parents` the replica and the server of each GPU.
     """
-    observed = values[:, :, _COLUMNS[node]]
-    flat = observed.reshape(-1, observed.shape[-1])
-    near = np.clip(_SCALINGS[node].scaled(flat), -CLIP, CLIP)
-    return np.where(np.isfinite(flat), near, 0.0).astype(np.float32).reshape(observed.shape)
+
+    rows: NDArray[np.int64] | slice
+    values: dict[Node, FloatArray]
+    gpu_parents: tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
-def observe_many(
-    values: dict[Node, FloatArray],
-    gpu_parents: tuple[NDArray[np.int64], NDArray[np.int64]],
-    last_actions: NDArray[np.float32],
-    layout: ObservationLayout,
+def observe_groups(
+    groups: Sequence[Seen], last_actions: NDArray[np.float32], layout: ObservationLayout
 ) -> Observation:
-    """Return the observations of n states of one cluster, one row each.
+    """Return the observations of fleets of several clusters, one row each.
 
-    Shapes: `values[node]` [n, nodes, features], not finite where absent; `gpu_parents` the
-    replica and the server of each GPU; `last_actions` [n, action size].
+    Shapes: `last_actions` [n, action size], n over all groups.
 
     Raises:
-        ValueError: the fleet has more nodes of a kind than the layout.
+        ValueError: a fleet has more nodes of a kind than the layout.
     """
     observation: Observation = {}
     num = len(last_actions)
     for node, size in layout.sizes().items():
-        own = values[node].shape[1]
-        if own > size:
-            msg = f"fleet has {own} {node} nodes, the layout only {size}; raise max_{node}s"
-            raise ValueError(msg)
-        padded = np.zeros((num, size, len(OBSERVED[node])), np.float32)
-        padded[:, :own] = _scaled(node, values[node])
+        raw = np.full((num, size, len(OBSERVED[node])), np.nan)
         mask = np.zeros((num, size), np.float32)
-        mask[:, :own] = 1.0
-        observation[str(node)], observation[f"{node}_mask"] = padded.reshape(num, -1), mask
-    for key, index in zip(("gpu_replica", "gpu_server"), gpu_parents, strict=True):
+        for group in groups:
+            own = group.values[node].shape[1]
+            if own > size:
+                msg = f"fleet has {own} {node} nodes, the layout only {size}; raise max_{node}s"
+                raise ValueError(msg)
+            raw[group.rows, :own] = group.values[node][:, :, _COLUMNS[node]]
+            mask[group.rows, :own] = 1.0
+        observation[str(node)], observation[f"{node}_mask"] = _scaled(node, raw), mask
+    for i, key in enumerate(("gpu_replica", "gpu_server")):
         parents = np.zeros((num, layout.max_gpus), np.float32)
-        parents[:, : index.size] = index
+        for group in groups:
+            parents[group.rows, : group.gpu_parents[i].size] = group.gpu_parents[i]
         observation[key] = parents
-    observation["fleet"] = _scaled(Node.FLEET, values[Node.FLEET])[:, 0]
+    fleet = np.empty((num, 1, len(OBSERVED[Node.FLEET])))
+    for group in groups:
+        fleet[group.rows] = group.values[Node.FLEET][:, :, _COLUMNS[Node.FLEET]]
+    observation["fleet"] = _scaled(Node.FLEET, fleet)
     observation["action"] = last_actions.astype(np.float32)
     return observation
+
+
+def _scaled(node: Node, raw: FloatArray) -> NDArray[np.float32]:
+    """Return the scaled, clipped features of a node kind, node by node; absent values become 0.
+
+    Shapes: [n, nodes, observed features of the kind] to [n, nodes x features].
+    """
+    flat = raw.reshape(-1, raw.shape[-1])
+    near = np.clip(_SCALINGS[node].scaled(flat), -CLIP, CLIP)
+    return np.where(np.isfinite(flat), near, 0.0).astype(np.float32).reshape(len(raw), -1)
 
 
 def _serving_gpus(
@@ -188,5 +215,6 @@ def observe(
     }
     gpus, parents = _serving_gpus(state)
     values[Node.GPU] = values[Node.GPU][:, gpus]
-    batch = observe_many(values, parents, last_action[None], layout)
+    seen = Seen(slice(None), values, parents)
+    batch = observe_groups([seen], last_action[None], layout)
     return {key: rows[0] for key, rows in batch.items()}

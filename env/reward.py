@@ -8,6 +8,7 @@ Does not know: Gymnasium, or how knobs are chosen.
 Source: input-dependent baselines (Mao et al. 2019); the project's prototype study on credit.
 """
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .fleet import Fleet
 from .guard import Guard
@@ -47,6 +49,11 @@ class Task:
     fleet: Fleet
     seed: int
     twin: TwinOutcome
+    regimes: NDArray[np.int64] | None = None
+    """Kind of regime in each window, [windows]; None where regimes have no kinds."""
+    future: NDArray[np.float32] | None = None
+    """What is still to come at the start of each window, for a critic in training alone,
+    [windows + 1, features]."""
 
 
 def run_twin(
@@ -86,25 +93,40 @@ def run_twins(
 
 
 @dataclass(slots=True)
-class ScenarioTasks:
-    """Draws episodes from a scenario; workloads and their twins are made once and kept.
+class TwinnedTasks(ABC):
+    """Draws episodes from a fixed number of workloads; each is played by the twin once.
 
     Threads may draw at the same time.
     """
 
-    scenario: Scenario
-    part: Part
-    num_workloads: int
-    make_guard: Callable[[], Guard] | None = None
-    """Makes what stands between policy and fleet, the twin's too; None for nothing."""
-    _workloads: dict[int, Workload] = field(default_factory=dict)
-    _twins: dict[tuple[int, bytes, float, int], TwinOutcome] = field(default_factory=dict)
-    _locks: dict[int, Lock] = field(default_factory=lambda: defaultdict(Lock))
+    _twins: dict[tuple[int, bytes, float, int], TwinOutcome] = field(
+        default_factory=dict, init=False, repr=False
+    )
+    _locks: dict[int, Lock] = field(
+        default_factory=lambda: defaultdict(Lock), init=False, repr=False
+    )
+
+    @property
+    @abstractmethod
+    def num_tasks(self) -> int:
+        """Workloads to draw from."""
+
+    @abstractmethod
+    def fleet(self, index: int) -> SimulatedFleet:
+        """Return a fleet of its own for a workload."""
+
+    @abstractmethod
+    def seed(self, index: int) -> int:
+        """Return the seed of a workload's trouble."""
+
+    def task(self, index: int, twin: TwinOutcome) -> Task:
+        """Return an episode with a workload."""
+        return Task(fleet=self.fleet(index), seed=self.seed(index), twin=twin)
 
     def draw(
         self, rng: np.random.Generator, base: Knobs, *, window_s: float, num_windows: int
     ) -> Task:
-        """Return a random episode; the workload's index is also the seed of its trouble."""
+        """Return a random episode."""
         return self.draw_many([rng], base, window_s=window_s, num_windows=num_windows)[0]
 
     def draw_many(
@@ -117,7 +139,7 @@ class ScenarioTasks:
         workers: Workers | None = None,
     ) -> list[Task]:
         """Return a random episode of each generator; twins that are missing run side by side."""
-        indices = [int(rng.integers(self.num_workloads)) for rng in rngs]
+        indices = [int(rng.integers(self.num_tasks)) for rng in rngs]
         span = (base.values.tobytes(), window_s, num_windows)
         with ExitStack() as held:
             for index in sorted(set(indices)):
@@ -125,9 +147,9 @@ class ScenarioTasks:
             missing = [i for i in sorted(set(indices)) if (i, *span) not in self._twins]
             if missing:
                 twins = run_twins(
-                    [self._fleet(i) for i in missing],
+                    [self.fleet(i) for i in missing],
                     base,
-                    seeds=missing,
+                    seeds=[self.seed(i) for i in missing],
                     window_s=window_s,
                     num_windows=num_windows,
                     workers=workers,
@@ -135,11 +157,34 @@ class ScenarioTasks:
                 self._twins.update(
                     {(i, *span): twin for i, twin in zip(missing, twins, strict=True)}
                 )
-            return [
-                Task(fleet=self._fleet(i), seed=i, twin=self._twins[(i, *span)]) for i in indices
-            ]
+            return [self.task(i, self._twins[(i, *span)]) for i in indices]
 
-    def _fleet(self, index: int) -> SimulatedFleet:
+
+@dataclass(slots=True)
+class ScenarioTasks(TwinnedTasks):
+    """Draws episodes from a scenario; workloads are made once and kept.
+
+    The workload's index is also the seed of its trouble.
+    """
+
+    scenario: Scenario
+    part: Part
+    num_workloads: int
+    make_guard: Callable[[], Guard] | None = None
+    """Makes what stands between policy and fleet, the twin's too; None for nothing."""
+    _workloads: dict[int, Workload] = field(default_factory=dict)
+
+    @property
+    def num_tasks(self) -> int:
+        """Workloads to draw from."""
+        return self.num_workloads
+
+    def seed(self, index: int) -> int:
+        """Return the seed of a workload's trouble."""
+        return index
+
+    def fleet(self, index: int) -> SimulatedFleet:
+        """Return a fleet of the scenario with a workload."""
         if index not in self._workloads:
             self._workloads[index] = self.scenario.workload(self.part, index)
         guard = self.make_guard() if self.make_guard is not None else None

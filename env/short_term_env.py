@@ -70,7 +70,7 @@ class ShortTermEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     | `gpu`, `gpu_mask` | [max_gpus x 5], [max_gpus] | compute and memory of each GPU |
     | `gpu_replica`, `gpu_server` | [max_gpus] | indices of the GPU's replica and server |
     | `server`, `server_mask` | [max_servers x 3], [max_servers] | links and power |
-    | `tenant`, `tenant_mask` | [max_tenants x 4], [max_tenants] | arrivals and lateness by class |
+    | `tenant`, `tenant_mask` | [max_tenants x 7], [max_tenants] | arrivals, limits, lateness |
     | `fleet` | [3] | load, its change, availability |
     | `action` | [action size] | the last action |
 
@@ -191,6 +191,11 @@ class ShortTermEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         return self._task
 
     @property
+    def window(self) -> int:
+        """Number of the window in hand, or of the next one between two."""
+        return self._window
+
+    @property
     def is_last_window(self) -> bool:
         """Whether the window in hand is the episode's last."""
         return self._window == self._episode.num_windows - 1
@@ -221,6 +226,8 @@ class ShortTermEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         # A plain copy; `asdict` would copy each number by itself.
         fields = {name: getattr(outcome, name) for name in WindowOutcome.__slots__}
         info: dict[str, Any] = {"outcome": fields, "knobs": self._knobs.values}
+        if task.regimes is not None:
+            info["regime"] = int(task.regimes[self._window])
         self._earned += outcome.credit
         is_last = self.is_last_window
         if is_last:

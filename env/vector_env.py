@@ -6,19 +6,23 @@ Does not know: learning algorithms.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from .knobs import Knobs
-from .observation import Observation, ObservationLayout, observe, observe_many
-from .reward import ScenarioTasks, Task
+from .observation import CLIP, Observation, ObservationLayout, Seen, observe_groups
+from .reward import Task, TwinnedTasks
 from .short_term_env import EpisodeConfig, ShortTermEnv, TaskSource, default_tasks
 from .simulated_fleet import SimulatedFleet, Workers, advance_all, drain_all, states_of
+
+FUTURE = "future"
+"""Key of what is still to come, in observations for training."""
 
 BoolArray = NDArray[np.bool_]
 
@@ -41,8 +45,9 @@ class FleetVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
 
     An episode that ends begins anew in the same step (`AutoresetMode.SAME_STEP`): the last
     observation and info stand in `infos["final_obs"]` and `infos["final_info"]`. All arguments but
-    `num_envs` and `num_workers` (threads that advance fleets; by default one for each core) are
-    those of `ShortTermEnv`.
+    `num_envs`, `num_workers` (threads that advance fleets; by default one for each core) and
+    `num_future` are those of `ShortTermEnv`. With `num_future` above 0 observations have a key
+    `future` of so many features, what tasks say is still to come: for a critic, in training alone.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class FleetVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
         episode: EpisodeConfig | None = None,
         layout: ObservationLayout | None = None,
         num_workers: int | None = None,
+        num_future: int = 0,
     ) -> None:
         if num_envs < 1:
             msg = f"num_envs must be at least 1, got {num_envs}"
@@ -67,13 +73,14 @@ class FleetVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
         ]
         self.metadata = {**ShortTermEnv.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
         self.render_mode = None
-        self.single_observation_space = self.envs[0].observation_space
+        self.single_observation_space = _with_future(self.envs[0].observation_space, num_future)
         self.single_action_space = self.envs[0].action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._tasks, self._episode = tasks, episode
         self._layout = self.envs[0].layout
         self._workers = Workers(num_workers)
+        self._num_future = num_future
 
     def reset(
         self,
@@ -121,7 +128,7 @@ class FleetVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
         """Play one window in every environment and return what happened, one by one."""
         fleets = [_simulated(e.begin_step(a)) for e, a in zip(self.envs, actions, strict=True)]
         outcomes = advance_all(fleets, self._episode.window_s, self._workers)
-        observation = self._observe(self.envs)
+        observation = self._observe(self.envs, num_ahead=1)
         ended = [i for i, env in enumerate(self.envs) if env.is_last_window]
         if ended:
             drain_all([fleets[i] for i in ended], self._workers)
@@ -149,7 +156,7 @@ class FleetVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
     def _draw(self, envs: Sequence[ShortTermEnv]) -> list[Task]:
         window_s, num_windows = self._episode.window_s, self._episode.num_windows
         rngs, base = [env.np_random for env in envs], envs[0].base
-        if isinstance(self._tasks, ScenarioTasks):
+        if isinstance(self._tasks, TwinnedTasks):
             return self._tasks.draw_many(
                 rngs, base, window_s=window_s, num_windows=num_windows, workers=self._workers
             )
@@ -157,17 +164,43 @@ class FleetVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]):
             self._tasks.draw(rng, base, window_s=window_s, num_windows=num_windows) for rng in rngs
         ]
 
-    def _observe(self, envs: Sequence[ShortTermEnv]) -> Observation:
-        """Return one row for each environment."""
-        return observe_fleets(
+    def _observe(self, envs: Sequence[ShortTermEnv], *, num_ahead: int = 0) -> Observation:
+        """Return one row for each environment; `num_ahead` 1 where a window has just passed."""
+        observation = observe_fleets(
             [_simulated(env.task.fleet) for env in envs],
             np.stack([env.last_action for env in envs]),
             self._layout,
         )
+        if self._num_future > 0:
+            rows = [_future(env.task)[env.window + num_ahead] for env in envs]
+            observation[FUTURE] = np.stack(rows)
+        return observation
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the threads."""
         self._workers.close()
+
+
+def _with_future(
+    space: gymnasium.Space[Observation], num_future: int
+) -> gymnasium.Space[Observation]:
+    if num_future == 0:
+        return space
+    assert isinstance(space, spaces.Dict), f"observation space is {space}"
+    future = spaces.Box(-CLIP, CLIP, (num_future,), np.float32)
+    return cast("gymnasium.Space[Observation]", spaces.Dict({**space.spaces, FUTURE: future}))
+
+
+def _future(task: Task) -> NDArray[np.float32]:
+    """Return what a task says is to come.
+
+    Raises:
+        ValueError: it does not say.
+    """
+    if task.future is None:
+        msg = "num_future is above 0, but these tasks do not say what is to come; use SiteTasks"
+        raise ValueError(msg)
+    return task.future
 
 
 def observe_fleets(
@@ -175,15 +208,19 @@ def observe_fleets(
     last_actions: NDArray[np.float32],
     layout: ObservationLayout,
 ) -> Observation:
-    """Return the observations of fleets, a row each; in one go if all are of one cluster.
+    """Return the observations of fleets, a row each; those of one cluster are read in one go.
 
     Shapes: `last_actions` [n, action size].
     """
-    if any(fleet.cluster is not fleets[0].cluster for fleet in fleets):
-        seen = [observe(f.state(), a, layout) for f, a in zip(fleets, last_actions, strict=True)]
-        return {key: np.stack([one[key] for one in seen]) for key in seen[0]}
-    batch = states_of(fleets)
-    return observe_many(batch.values, (batch.gpu_replica, batch.gpu_server), last_actions, layout)
+    groups: dict[int, list[int]] = {}
+    for i, fleet in enumerate(fleets):
+        groups.setdefault(id(fleet.cluster), []).append(i)
+    seen = []
+    for rows in groups.values():
+        batch = states_of([fleets[i] for i in rows])
+        parents = (batch.gpu_replica, batch.gpu_server)
+        seen.append(Seen(np.array(rows), batch.values, parents))
+    return observe_groups(seen, last_actions, layout)
 
 
 def _simulated(fleet: object) -> SimulatedFleet:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..env.state.feature import Node
 from .backend import Backend
-from .graph_batch import GraphBatch
+from .graph_batch import GraphBatch, squeezed
 from .readout import Pool, Pools, Readout
 from .relation_attention import PYG, RelationAttention
 from .schema import FLEET_SCHEMA, EdgeType, GraphSchema
@@ -99,11 +99,12 @@ class AttentionEncoder(nn.Module):
 
     def run(self, graphs: GraphBatch, backend: Backend) -> EncodedGraphs:
         """Return vectors of nodes and fleets, computed by a backend."""
-        hidden = self.hidden_by_layer(graphs, backend)[-1]
+        hidden = self.hidden_by_layer(squeezed(graphs), backend)[-1]
         nodes, masks = {}, {}
         for node in self.readout.pools:
-            mask = graphs.mask[node]
-            x = hidden[node] if mask is None else hidden[node].masked_fill(~mask.unsqueeze(1), 0.0)
+            mask, x = graphs.mask[node], hidden[node]
+            if mask is not None:
+                x = x.new_zeros(len(mask), self.hidden_size).masked_scatter(mask.unsqueeze(1), x)
             nodes[node] = x.view(graphs.num_graphs, -1, self.hidden_size)
             masks[node] = None if mask is None else mask.view(graphs.num_graphs, -1)
         fleet = torch.tanh(self.embed_fleet(graphs.fleet))

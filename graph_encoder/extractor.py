@@ -8,7 +8,8 @@ included: 30-36 ms; two rounds of GraphSAGE means over PyG, which these took the
 Does not know: the policy; `split_features` gives its heads the parts back.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 
 import torch
 from gymnasium import spaces
@@ -19,6 +20,8 @@ from ..env.state.feature import Node
 from .attention_encoder import AttentionEncoder
 from .compiled_attention import KERNELS
 from .dense_attention import TABLES
+from .graph_batch import GraphBatch
+from .neighbours import Neighbours
 from .observation_graph import OBSERVATION_SCHEMA, observation_graphs
 from .readout import Pool, Pools
 
@@ -44,6 +47,38 @@ class EncodedFleet:
     pooled: Tensor
 
 
+class Reads(StrEnum):
+    """What of the graph an encoder reads; less than all only to measure what the rest is worth."""
+
+    GRAPH = "graph"
+    NODES = "nodes"  # no messages along edges: every node by itself, then pools
+    REPLICAS = "replicas"  # of these, replicas alone
+
+
+def seen_of(graphs: GraphBatch, reads: Reads) -> GraphBatch:
+    """Return the part of a batch of graphs that is read."""
+    if reads is Reads.GRAPH:
+        return graphs
+    neighbours = {
+        edge_type: Neighbours(
+            one.sources[:0],
+            one.targets[:0],
+            num_sources=one.num_sources,
+            num_targets=one.num_targets,
+        )
+        for edge_type, one in graphs.neighbours.items()
+    }
+    attributes = {edge_type: rows[:0] for edge_type, rows in graphs.attributes.items()}
+    graphs = replace(graphs, neighbours=neighbours, attributes=attributes)
+    if reads is Reads.NODES:
+        return graphs
+    x = {
+        node: rows if node == Node.REPLICA else torch.zeros_like(rows)
+        for node, rows in graphs.x.items()
+    }
+    return replace(graphs, x=x, fleet=torch.zeros_like(graphs.fleet))
+
+
 class GraphExtractor(BaseFeaturesExtractor):
     """Encode observations; each replica's part is its vector and its mask, then comes the pool.
 
@@ -54,7 +89,12 @@ class GraphExtractor(BaseFeaturesExtractor):
         ValueError: the hidden size is below 1.
     """
 
-    def __init__(self, observation_space: spaces.Dict, hidden_size: int = 32) -> None:
+    def __init__(
+        self,
+        observation_space: spaces.Dict,
+        hidden_size: int = 32,
+        reads: Reads = Reads.GRAPH,
+    ) -> None:
         if hidden_size < 1:
             msg = f"hidden_size must be at least 1, got {hidden_size}"
             raise ValueError(msg)
@@ -63,6 +103,7 @@ class GraphExtractor(BaseFeaturesExtractor):
         pooled_size = NUM_POOLED_PARTS * hidden_size
         super().__init__(observation_space, num_replicas * replica_size + pooled_size)
         self.hidden_size = hidden_size
+        self.reads = reads
         self.num_replicas = num_replicas
         self.replica_size = replica_size
         self.pooled_size = pooled_size
@@ -72,7 +113,7 @@ class GraphExtractor(BaseFeaturesExtractor):
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
         """Return the flat features."""
-        graphs = observation_graphs(observations)
+        graphs = seen_of(observation_graphs(observations), self.reads)
         backend = KERNELS if graphs.fleet.device.type == "cpu" else TABLES
         encoded = self.encoder.run(graphs, backend)
         replicas, mask = encoded.nodes[Node.REPLICA], encoded.masks[Node.REPLICA]

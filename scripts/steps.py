@@ -114,13 +114,18 @@ def describe_training(scenario: Scenario, config: TrainingConfig, result: Traini
     )
 
 
-def bundle_results(result: TrainingResult, evaluation: Evaluation | None) -> dict[str, Any]:
-    """Return the results that go into a bundle: validation checks, and test if evaluated."""
-    results: dict[str, Any] = {
+def training_results(result: TrainingResult) -> dict[str, Any]:
+    """Return the validation checks of a training, for its bundle."""
+    return {
         "validation_goodput_gain": {
             f"after {windows} windows": gain for windows, gain in result.validation
         }
     }
+
+
+def bundle_results(result: TrainingResult, evaluation: Evaluation | None) -> dict[str, Any]:
+    """Return the results that go into a bundle: validation checks, and test if evaluated."""
+    results = training_results(result)
     if evaluation is not None:
         gain = evaluation.difference(TRAINED_NAME, TUNED_NAME)
         results["test"] = {

@@ -1,23 +1,30 @@
-"""Command `trimtab train`: train a policy around a tuned scorer and save it as a bundle.
+"""Command `trimtab train`: train a policy around a tuned scheduler and save it as a bundle.
 
 Does not know: how the policy is judged on unseen workloads (`trimtab evaluate --bundle`).
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from ..agents.heuristics import ANALYTIC_SCORER
 from ..agents.knob_file import read_knobs
+from ..agents.site_training import SiteTrainingConfig
 from ..agents.training import TrainingConfig
 from ..agents.training_log import WandbMode
 from ..env.short_term_env import EpisodeConfig
 from .evaluate import make_scenario
+from .site_steps import (
+    PlaceBy,
+    train_on_sites_with_progress,
+    universal_base,
+    write_site_bundle,
+)
 from .steps import trace_option, train_with_progress, write_bundle
 
-WINDOW_S = 2.0
+WINDOW_S, SPAN_S, SITE_SPAN_S = 2.0, 60.0, 240.0
 
 
 def train(
@@ -29,25 +36,62 @@ def train(
     knobs: Annotated[
         Path | None, typer.Option(help="Knob file that action 0 means, from `trimtab tune`.")
     ] = None,
+    sites: Annotated[
+        int, typer.Option(min=0, help="Train over so many training sites, and not one cluster.")
+    ] = 0,
+    traces: Annotated[
+        Path | None, typer.Option(help="Recorded traces that sites resample; else synthetic.")
+    ] = None,
+    place_by: Annotated[
+        PlaceBy,
+        typer.Option(help="With --sites and no --knobs: the universal vector that action 0 means."),
+    ] = PlaceBy.COST,
     load: Annotated[float, typer.Option(help="Mean rate, as a share of saturation.")] = 0.8,
-    span: Annotated[float, typer.Option(min=2, help="Length of an episode, s.")] = 60.0,
+    span: Annotated[
+        float | None,
+        typer.Option(min=2, help="Length of an episode, s; 60, or 240 over sites."),
+    ] = None,
     windows: Annotated[int, typer.Option(min=1, help="Windows of 2 s to train on.")] = 40_000,
     envs: Annotated[int, typer.Option(min=1, help="Environments stepped together.")] = 48,
+    learning_rate: Annotated[float, typer.Option(help="Step size of Adam.")] = 5e-4,
+    discount: Annotated[float, typer.Option(help="Of the next window's reward.")] = 0.8,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over a rollout in an update.")] = 4,
+    hidden_size: Annotated[int, typer.Option(min=1, help="Width of the graph encoder.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same policy.")] = 0,
     wandb: Annotated[WandbMode, typer.Option(help="Weights & Biases.")] = WandbMode.OFFLINE,
     out: Annotated[Path, typer.Option(help="Directory of log and bundle.")] = Path("runs/train"),
 ) -> None:
-    """Train a policy that moves the tuned scorer's knobs."""
-    base = ANALYTIC_SCORER.knobs if knobs is None else read_knobs(knobs)
-    scenario = make_scenario(trace, cluster=cluster, load_frac=load, seed=seed, span_s=span)
-    episode = EpisodeConfig(window_s=WINDOW_S, num_windows=max(1, int(span / WINDOW_S)))
-    config = TrainingConfig(num_windows=windows, num_envs=envs, episode=episode, seed=seed)
-    result = train_with_progress(scenario, base, out, config, wandb)
-    write_bundle(out / "bundle", scenario, config, result)
+    """Train a policy that moves a tuned scheduler's knobs: of one cluster, or of any site."""
+    settings: dict[str, Any] = {
+        "num_windows": windows,
+        "num_envs": envs,
+        "learning_rate": learning_rate,
+        "discount": discount,
+        "num_epochs": epochs,
+        "hidden_size": hidden_size,
+        "seed": seed,
+    }
+    if sites > 0:
+        base = universal_base(place_by) if knobs is None else read_knobs(knobs)
+        episode = EpisodeConfig(num_windows=int((span or SITE_SPAN_S) / WINDOW_S))
+        plan = SiteTrainingConfig(**settings, episode=episode)
+        result = train_on_sites_with_progress(base, out, plan, (sites, traces), wandb)
+        write_site_bundle(out / "bundle", plan, result, sites)
+        next_command = f"trimtab evaluate --gate --bundle {out / 'bundle'} --sites 30"
+        next_command += "" if traces is None else f" --traces {traces}"
+    else:
+        base = ANALYTIC_SCORER.knobs if knobs is None else read_knobs(knobs)
+        span_s = span or SPAN_S
+        scenario = make_scenario(trace, cluster=cluster, load_frac=load, seed=seed, span_s=span_s)
+        episode = EpisodeConfig(window_s=WINDOW_S, num_windows=max(1, int(span_s / WINDOW_S)))
+        config = TrainingConfig(**settings, episode=episode)
+        result = train_with_progress(scenario, base, out, config, wandb)
+        write_bundle(out / "bundle", scenario, config, result)
+        knobs_option = "" if knobs is None else f" --knobs {knobs}"
+        next_command = f"trimtab evaluate{trace_option(trace)}{knobs_option}"
+        next_command += f" --bundle {out / 'bundle'}"
     console = Console(highlight=False)
     for num_windows, gain in result.validation:
         console.print(f"validation at {num_windows} windows: {100 * gain:+.2f} points over base")
     console.print(f"wrote {out / 'bundle'}", soft_wrap=True, markup=False)
-    knobs_option = "" if knobs is None else f" --knobs {knobs}"
-    next_command = f"trimtab evaluate{trace_option(trace)}{knobs_option} --bundle {out / 'bundle'}"
     console.print(f"next: {next_command}", soft_wrap=True, markup=False)

@@ -3,7 +3,6 @@
 Does not know: the learned policy.
 """
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,18 +14,11 @@ from ..agents.knob_library import knob_library
 from ..agents.knob_search import SearchBudget
 from ..agents.site_tuning import SiteTuningConfig, training_episodes, tune_on_episodes
 from ..agents.tuning import TuningConfig, TuningResult
-from ..agents.universal import universal_scorer, universal_worth
 from ..env.knobs import Knobs
 from ..env.sites import Split, TraceLibrary
 from .evaluate import make_scenario
+from .site_steps import PlaceBy, universal_base
 from .steps import progress_bar, trace_option, tune_with_progress, write_knobs
-
-
-class PlaceBy(StrEnum):
-    """By what requests are placed."""
-
-    COST = "cost"
-    WORTH = "worth"
 
 
 def _tune_on_sites(
@@ -91,10 +83,7 @@ def tune(
     out: Annotated[Path, typer.Option(help="Knob file to write.")] = Path("runs/tuned.json"),
 ) -> None:
     """Tune a scheduler to a trace and a cluster, or one that is good at many sites."""
-    if start is not None:
-        base = read_knobs(start)
-    else:
-        base = universal_worth() if place_by is PlaceBy.WORTH else universal_scorer()
+    base = read_knobs(start) if start is not None else universal_base(place_by)
     if sites > 0:
         result = _tune_on_sites(base, sites, traces, generations, seed)
     else:

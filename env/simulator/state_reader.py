@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cluster import ClusterSpec
+from ..observation import OBSERVED
 from ..state.cluster_state import ClusterState
 from ..state.edges import Edge, Edges
 from ..state.feature import FloatArray, Node
@@ -38,16 +39,24 @@ from .readers.totals import (
 )
 from .readers.traffic import NUM_TRAFFIC, fill_kv_rates, fill_links, fill_networks, fill_traffic
 from .readers.work import NUM_WORKS
-from .window import ARRIVED, INPUT_TOKENS, LATE, REFUSED, WITH_TOKEN
+from .window import (
+    ARRIVED,
+    ENDED,
+    INPUT_TOKENS,
+    LATE,
+    MISSED,
+    NUM_COLUMNS,
+    REFUSED,
+    TPOT_LIMIT,
+    TTFT_LIMIT,
+    WITH_TOKEN,
+)
 
 # Weight of the newest window in the moving average of the arrival rate.
 RATE_GAIN = 0.1
 
 _STATE_AGE = column(Node.REPLICA, "state_age_s")
-_TENANT_COLUMNS = [
-    column(Node.TENANT, name)
-    for name in ("arrival_rate_rps", "mean_input_tokens", "shed_frac", "late_frac")
-]
+_TENANT_COLUMNS = [column(Node.TENANT, feature.name) for feature in OBSERVED[Node.TENANT]]
 _FLEET_COLUMNS = [column(Node.FLEET, name) for name in ("load_frac", "arrival_log_change")]
 # Nodes that are heard of when a window ends; all others at every moment.
 _WINDOW_NODES = (Node.GPU, Node.SERVER, Node.LINK, Node.ZONE)
@@ -58,7 +67,7 @@ class Window:
     """What is remembered of the last window; its arrays are never written to."""
 
     tenants: FloatArray
-    """[NUM_PRIORITIES, 4]: rate, mean prompt, share refused, share late."""
+    """[NUM_PRIORITIES, 7]: as the short-term policy observes them; NaN where nothing is known."""
     used: FloatArray
     """[R, 2]: share of time in iterations, power in W."""
     totals: FloatArray
@@ -96,15 +105,24 @@ class Window:
 def _tenant_rates(counts: FloatArray, span_s: float) -> FloatArray:
     """Return a window's rates from its counts, as `Window.tenants` has them."""
     num_arrived = counts[:, ARRIVED]
+    least_one = np.maximum(num_arrived, 1.0)
     return np.stack(
         [
             num_arrived / span_s,
-            counts[:, INPUT_TOKENS] / np.maximum(num_arrived, 1.0),
-            counts[:, REFUSED] / np.maximum(num_arrived, 1.0),
+            counts[:, INPUT_TOKENS] / least_one,
+            counts[:, REFUSED] / least_one,
             counts[:, LATE] / np.maximum(counts[:, WITH_TOKEN], 1.0),
+            counts[:, MISSED] / np.maximum(counts[:, ENDED], 1.0),
+            mean_limit_s(counts[:, TTFT_LIMIT], num_arrived),
+            mean_limit_s(counts[:, TPOT_LIMIT], num_arrived),
         ],
         axis=1,
     )
+
+
+def mean_limit_s(sums_s: FloatArray, num_arrived: FloatArray) -> FloatArray:
+    """Return mean limits, NaN where nobody arrived."""
+    return np.where(num_arrived > 0.0, sums_s / np.maximum(num_arrived, 1.0), np.nan)
 
 
 def _next_means(window: Window) -> FloatArray:
@@ -130,7 +148,7 @@ class StateReader:
         num_replicas = len(cluster.replicas)
         nothing = np.zeros((num_replicas, NUM_TOTALS))
         self.window = Window(
-            tenants=np.zeros((NUM_PRIORITIES, 4)),
+            tenants=_tenant_rates(np.zeros((NUM_PRIORITIES, NUM_COLUMNS)), 1.0),
             used=np.zeros((num_replicas, 2)),
             totals=nothing,
             added=nothing,

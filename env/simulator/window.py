@@ -12,7 +12,8 @@ from .memory import fleet_of, requests_of
 # Places in the totals of a window.
 NUM_FINISHED, NUM_SHED, NUM_FAILED, CREDIT, ARRIVED_WEIGHT = range(5)
 # Columns of a tenant's totals.
-ARRIVED, INPUT_TOKENS, REFUSED, WITH_TOKEN, LATE = range(5)
+ARRIVED, INPUT_TOKENS, REFUSED, WITH_TOKEN, LATE, ENDED, MISSED, TTFT_LIMIT, TPOT_LIMIT = range(9)
+NUM_COLUMNS = 9
 
 
 @compiled
@@ -29,11 +30,20 @@ def meets_limits(request):
 
 
 @compiled
-def _add_ended(request, totals):
+def _tenant_row(request, tenants):
+    return tenants[min(request.query.priority, NUM_PRIORITIES - 1)]
+
+
+@compiled
+def _add_ended(request, totals, tenants):
     if request.status == FINISHED:
+        tenant = _tenant_row(request, tenants)
         totals[NUM_FINISHED] += 1.0
+        tenant[ENDED] += 1.0
         if meets_limits(request):
             totals[CREDIT] += request.weight * request.worth_frac
+        else:
+            tenant[MISSED] += 1.0
     elif request.status == SHED:
         totals[NUM_SHED] += 1.0
     elif request.status == FAILED:
@@ -42,9 +52,11 @@ def _add_ended(request, totals):
 
 @compiled
 def _add_arrived(request, tenants):
-    tenant = tenants[min(request.query.priority, NUM_PRIORITIES - 1)]
+    tenant = _tenant_row(request, tenants)
     tenant[ARRIVED] += 1.0
     tenant[INPUT_TOKENS] += request.query.input_tokens
+    tenant[TTFT_LIMIT] += request.query.ttft_slo_s
+    tenant[TPOT_LIMIT] += request.query.tpot_slo_s
     tenant[REFUSED] += 1.0 if request.status == SHED else 0.0
     if np.isfinite(request.first_token_s):
         tenant[WITH_TOKEN] += 1.0
@@ -54,13 +66,13 @@ def _add_arrived(request, tenants):
 
 @compiled
 def window_totals(handle, start_s, first, num_settled):
-    """Return (totals [5], tenants [NUM_PRIORITIES, 5], number settled) of a window up to now.
+    """Return (totals [5], tenants [NUM_PRIORITIES, 9], number settled) of a window up to now.
 
     It began at `start_s`, when `first` was the next request to arrive, and of the requests before
     `num_settled` all had ended; the last result is that number for the next window.
     """
     fleet, requests = fleet_of(handle[0]), requests_of(handle[0])
-    totals, tenants = np.zeros(5), np.zeros((NUM_PRIORITIES, 5))
+    totals, tenants = np.zeros(5), np.zeros((NUM_PRIORITIES, NUM_COLUMNS))
     is_settled = True
     for row in range(num_settled, fleet.next_arrival):
         request = requests[row]
@@ -69,7 +81,7 @@ def window_totals(handle, start_s, first, num_settled):
         num_settled += 1 if is_settled else 0
         # A refusal at the very start of the window belongs to it: its arrival does.
         if is_over and (row >= first or request.finish_s > start_s):
-            _add_ended(request, totals)
+            _add_ended(request, totals, tenants)
         if row >= first:
             totals[ARRIVED_WEIGHT] += request.weight
             _add_arrived(request, tenants)

@@ -23,6 +23,7 @@ INPUT_BINS_TOKENS = (128, 512, 2048, 8192)
 """Upper bounds of the input-length histogram; a last bin is open."""
 
 _TTFT = Scale(low=0, high=600, normaliser="log1p")
+_LIMIT = Scale(low=0, high=600, normaliser="log10", offset=0.0, scale=0.7)
 _TPOT = Scale(low=0, high=10, normaliser="log10", offset=-1.5, scale=0.7)
 _HOLD = Scale(low=0, high=3600, normaliser="log1p", offset=2.0, scale=2.0)
 _CV = Scale(low=0, high=10, scale=2.0)
@@ -153,6 +154,12 @@ _TENANT = (
              live=_gateway(), simulator="arrivals of the last window"),
     _feature(Node.TENANT, "late_frac", "share", SHARE, "first tokens after their limit",
              live=_gateway("timing"), simulator="arrivals of the window that have a token"),
+    _feature(Node.TENANT, "missed_frac", "share", SHARE, "beyond one of their limits when they end",
+             live=_gateway("timing"), simulator="requests that ended in the window"),
+    _feature(Node.TENANT, "ttft_limit_s", "s", _LIMIT, "mean limit on TTFT of its arrivals",
+             live=_gateway("its requests' limits"), simulator="arrivals of the last window"),
+    _feature(Node.TENANT, "tpot_limit_s", "s", _TPOT, "mean limit on TPOT of its arrivals",
+             live=_gateway("its requests' limits"), simulator="arrivals of the last window"),
     _feature(Node.TENANT, "sla_risk_frac", "share", SHARE,
              "of open requests without a token, those that have used up half their TTFT limit",
              live=_gateway("timing"), simulator="open requests"),

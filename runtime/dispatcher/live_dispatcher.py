@@ -291,6 +291,8 @@ class LiveDispatcher:
         totals.arrived_weight += facts.weight
         totals.arrived[facts.priority] += 1
         totals.input_tokens[facts.priority] += facts.input_tokens
+        totals.ttft_limit_s[facts.priority] += facts.ttft_slo_s
+        totals.tpot_limit_s[facts.priority] += facts.tpot_slo_s
         if facts.ttft_slo_s < self.tightest_ttft_s:
             self.tightest_ttft_s = facts.ttft_slo_s
         chosen = self._place(facts, now_s, is_first=True)

@@ -39,6 +39,9 @@ class DispatchTotals:
     )
     arrived: list[float] = field(default_factory=_per_class)
     input_tokens: list[float] = field(default_factory=_per_class)
+    ttft_limit_s: list[float] = field(default_factory=_per_class)
+    """Sums of the limits of those that arrived."""
+    tpot_limit_s: list[float] = field(default_factory=_per_class)
     shed: list[float] = field(default_factory=_per_class)
     finished: list[float] = field(default_factory=_per_class)
     late: list[float] = field(default_factory=_per_class)

@@ -14,7 +14,7 @@ import numpy as np
 from ...env.observation import OBSERVED
 from ...env.simulator.readers.facts import facts_of
 from ...env.simulator.readers.observed import fill_observed_replicas
-from ...env.simulator.state_reader import RATE_GAIN
+from ...env.simulator.state_reader import RATE_GAIN, mean_limit_s
 from ...env.state.cluster_state import ClusterState
 from ...env.state.feature import FloatArray, Node
 from ...env.state.graph import NUM_TENANTS
@@ -25,8 +25,7 @@ from ..telemetry.hub import Hub
 
 _REPLICA_COLUMNS = [column(Node.REPLICA, feature.name) for feature in OBSERVED[Node.REPLICA]]
 _STATE_AGE = column(Node.REPLICA, "state_age_s")
-_TENANT_NAMES = ("arrival_rate_rps", "mean_input_tokens", "shed_frac", "late_frac")
-_TENANT_COLUMNS = [column(Node.TENANT, name) for name in _TENANT_NAMES]
+_TENANT_COLUMNS = [column(Node.TENANT, feature.name) for feature in OBSERVED[Node.TENANT]]
 _FLEET_COLUMNS = [column(Node.FLEET, feature.name) for feature in OBSERVED[Node.FLEET]]
 _LOAD, _RATE_CHANGE = column(Node.FLEET, "load_frac"), column(Node.FLEET, "arrival_log_change")
 # Features that stand on an engine's page: absent where it does not say them.
@@ -46,6 +45,10 @@ class _Counts:
     shed: np.ndarray
     first_tokens: np.ndarray
     late_first_tokens: np.ndarray
+    finished: np.ndarray
+    missed: np.ndarray
+    ttft_limit_s: np.ndarray
+    tpot_limit_s: np.ndarray
 
     @classmethod
     def of(cls, totals: DispatchTotals, at_s: float) -> "_Counts":
@@ -53,6 +56,8 @@ class _Counts:
         return cls(
             at_s, np.array(totals.arrived), np.array(totals.input_tokens), np.array(totals.shed),
             np.array(totals.first_tokens), np.array(totals.late_first_tokens),
+            np.array(totals.finished), np.array(totals.late),
+            np.array(totals.ttft_limit_s), np.array(totals.tpot_limit_s),
         )  # fmt: skip
 
 
@@ -73,7 +78,7 @@ class LiveState:
 
     def __post_init__(self) -> None:
         self.seen = np.zeros((self.dispatcher.views.size, len(PAGE_NAMES)), np.bool_)
-        self._tenants = np.full((NUM_TENANTS, len(_TENANT_NAMES)), np.nan)
+        self._tenants = np.full((NUM_TENANTS, len(_TENANT_COLUMNS)), np.nan)
         facts = facts_of(self.dispatcher.cluster)
         self._fixed = {node: facts.fixed[node] for node in (Node.GPU, Node.SERVER, Node.LINK)}
 
@@ -90,12 +95,16 @@ class LiveState:
         tokens = counts.input_tokens - last.input_tokens
         first_tokens = counts.first_tokens - last.first_tokens
         late = counts.late_first_tokens - last.late_first_tokens
+        finished = counts.finished - last.finished
         self._tenants = np.stack(
             [
                 arrived / span_s,
                 tokens / np.maximum(arrived, 1.0),
                 (counts.shed - last.shed) / np.maximum(arrived, 1.0),
                 late / np.maximum(first_tokens, 1.0),
+                (counts.missed - last.missed) / np.maximum(finished, 1.0),
+                mean_limit_s(counts.ttft_limit_s - last.ttft_limit_s, arrived),
+                mean_limit_s(counts.tpot_limit_s - last.tpot_limit_s, arrived),
             ],
             axis=1,
         )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from trimtab.agents import training
+from trimtab.agents.arrival_rewards import ArrivalRewards
 from trimtab.agents.bundle import load_bundle, save_bundle
 from trimtab.agents.evaluation import run_policy
 from trimtab.agents.heuristics import ANALYTIC_SCORER
@@ -55,7 +55,7 @@ class Trained:
 @pytest.fixture(scope="module")
 def trained(scenario, tmp_path_factory):
     directory, played, rollouts = tmp_path_factory.mktemp("trained"), [], []
-    original = training._ArrivalRewards._on_rollout_end
+    original = ArrivalRewards._on_rollout_end
 
     def spy(self):
         before = self.locals["rollout_buffer"].rewards.copy()
@@ -63,7 +63,7 @@ def trained(scenario, tmp_path_factory):
         buffer = self.locals["rollout_buffer"]
         rollouts.append((before, buffer.rewards.copy(), buffer.returns.copy()))
 
-    with mock.patch.object(training._ArrivalRewards, "_on_rollout_end", spy):
+    with mock.patch.object(ArrivalRewards, "_on_rollout_end", spy):
         result = train(
             scenario, BASE, directory, QUICK, wandb_mode=WandbMode.DISABLED,
             on_windows=played.append,

@@ -6,10 +6,11 @@ from live_requests import make_dispatcher, make_facts, three_replicas
 
 from trimtab.env.cluster_file import load_cluster
 from trimtab.env.knobs import ANALYTIC_SCORER_KNOBS
+from trimtab.env.kpis import is_met
 from trimtab.env.observation import OBSERVED, ObservationLayout, observe
 from trimtab.env.simulated_fleet import SimulatedFleet
 from trimtab.env.simulator.fleet_view import fleet_view
-from trimtab.env.simulator.layout import SHED
+from trimtab.env.simulator.layout import FINISHED, SHED
 from trimtab.env.simulator.workload import compile_workload
 from trimtab.env.state.feature import Node
 from trimtab.env.state.registry import column
@@ -20,7 +21,7 @@ from trimtab.runtime.observer.observer import layout_of
 from trimtab.runtime.telemetry.hub import Hub
 from trimtab.traces.bundled import load_bundled
 from trimtab.traces.superposition import superpose
-from trimtab.traces.transform import with_service
+from trimtab.traces.transform import merge, with_service
 
 # What a GPU's driver alone knows; on a machine without one it is absent.
 FROM_DRIVER = {
@@ -38,8 +39,9 @@ def make_live_state() -> LiveState:
 
 
 def busy_fleet() -> SimulatedFleet:
-    """Return a fleet some windows into a busy trace; the last one began at 18 s."""
-    trace = with_service(load_bundled("azure-conv"), ttft_slo_s=0.06)
+    """Return a fleet some windows into a busy trace of two classes; the last began at 18 s."""
+    bundled = load_bundled("azure-conv")
+    trace = merge([with_service(bundled, ttft_slo_s=0.06, priority=k) for k in range(2)])
     offered = superpose(trace, rate_rps=60.0, span_s=30.0, seed=2)
     fleet = SimulatedFleet(load_cluster("demo-16"), compile_workload(offered, name="busy"))
     fleet.reset(seed=0, knobs=ANALYTIC_SCORER_KNOBS)
@@ -60,11 +62,17 @@ def live_twin(fleet: SimulatedFleet, window_s: float) -> LiveState:
             priority = row["query"]["priority"]
             totals.arrived[priority] += 1
             totals.input_tokens[priority] += row["query"]["input_tokens"]
+            totals.ttft_limit_s[priority] += row["query"]["ttft_slo_s"]
+            totals.tpot_limit_s[priority] += row["query"]["tpot_slo_s"]
             totals.shed[priority] += row["status"] == SHED
             if row["first_token_s"] <= now_s:
                 ttft_s = row["first_token_s"] - row["arrival_s"]
                 totals.first_tokens[priority] += 1
                 totals.late_first_tokens[priority] += ttft_s > row["query"]["ttft_slo_s"]
+        ended = requests[requests["status"] == FINISHED]
+        for row in ended[(ended["finish_s"] > now_s - window_s) & (ended["finish_s"] <= now_s)]:
+            totals.finished[row["query"]["priority"]] += 1
+            totals.late[row["query"]["priority"]] += not is_met(np.array([row]))[0]
         state.end_window(now_s)
     dispatcher.views[:] = fleet_view(fleet.arrays)
     state.seen[:] = True
@@ -88,6 +96,7 @@ def test_a_policy_observes_the_same_of_a_live_fleet_as_of_a_simulated_one() -> N
         np.testing.assert_allclose(observed[key], values, atol=1e-5, err_msg=key)
     # It was worth comparing: requests came, and some were late.
     assert simulated.feature(Node.TENANT, "late_frac")[0] > 0.0
+    assert simulated.feature(Node.TENANT, "missed_frac")[0] > 0.0
     assert simulated.feature(Node.FLEET, "load_frac")[0] > 0.0
 
 
