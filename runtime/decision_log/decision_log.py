@@ -235,7 +235,8 @@ class DecisionLog:
         columns["is_by_worth"] = np.repeat([record.is_by_worth for record in records], num)
         worth = np.concatenate([record.worth_terms for record in records])
         for place, name in enumerate(WORTH_TERM_NAMES):
-            columns[f"worth_{name}"] = worth[:, place]
+            # Null where a replica was not looked at.
+            columns[f"worth_{name}"] = pa.array(worth[:, place], from_pandas=True)
         columns["bias"] = np.concatenate([record.bias for record in records])
         for name in QUERY_DTYPE.names or ():
             values = [record.query[name][0] for record in records]

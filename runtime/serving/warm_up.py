@@ -65,5 +65,6 @@ def warm_up(
     control.look(now_s)
     control.take_window(now_s + 1.0)
     control.state(now_s + 1.0)
+    dispatcher.set_available(0, False, now_s + 1.0)
     dispatcher.take_regret()
     dispatcher.decisions.take()

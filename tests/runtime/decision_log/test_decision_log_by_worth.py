@@ -48,6 +48,7 @@ def test_candidates_say_what_they_are_worth(logged: Path) -> None:
     rows = [row for row in pq.read_table(part).to_pylist() if row["request_id"] == "req-9"]
     looked_at = [row for row in rows if np.isfinite(row["cost"])]
     assert (len(rows), len(looked_at)) == (10, NETWORK_CANDIDATES)
+    assert [row["worth_price"] for row in rows if row not in looked_at] == [None, None]
     for row in looked_at:
         parts = [value for name, value in row.items() if name.startswith("worth_")]
         assert sum(parts) == pytest.approx(row["cost"])
