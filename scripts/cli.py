@@ -56,6 +56,9 @@ COMMANDS: dict[str, Command] = {
         "pretrain:pretrain", "Train the graph encoder on states of random simulated fleets."
     ),
     "train": Command("train:train", "Train a policy that moves the tuned scorer's knobs."),
+    "experiments": Command(
+        "experiments:experiments", "Make the page of experiments from the records of runs."
+    ),
     "train-value": Command(
         "train_value:train_value_network", "Fit the value network to rollouts at training sites."
     ),
