@@ -17,6 +17,7 @@ from .dispatch import (
     next_uniform,
     predicted_ttft_s,
 )
+from .lookahead.decide import WORTH_TERM_NAMES, worth_terms
 from .lookahead.settings import is_by_worth
 from .simulator.layout import SimulationArrays
 
@@ -103,22 +104,14 @@ def _drawn(
 def _looked_at(
     arrays: SimulationArrays, place: int, num_replicas: int
 ) -> tuple[list[int], list[dict[str, float]]]:
-    """Return the replicas that were looked at, and what speaks against each.
-
-    Goodput that is expected to be gained counts against it with a minus.
-    """
+    """Return the replicas that were looked at, and what speaks against each."""
     terms: list[dict[str, float]] = [{} for _ in range(num_replicas)]
-    seen = [choice for choice in arrays.seen_choices[place] if choice["replica"] >= 0]
+    seen = arrays.seen_choices[place]
+    seen = seen[seen["replica"] >= 0]
     cost_weight = float(arrays.knobs["cost_weight"][0])
-    for choice in seen:
-        own, worth = float(choice["own"]), float(choice["worth"])
-        parts = {
-            "own_goodput": -own,
-            "others_goodput": own - worth,
-            "price": float(choice["price"]),
-            "scorer": cost_weight * float(choice["cost"]),
-        }
-        terms[int(choice["replica"])] = {name: value for name, value in parts.items() if value}
+    for choice, values in zip(seen, worth_terms(seen, cost_weight), strict=True):
+        parts = zip(WORTH_TERM_NAMES, values, strict=True)
+        terms[int(choice["replica"])] = {name: float(value) for name, value in parts if value}
     return [int(choice["replica"]) for choice in seen], terms
 
 

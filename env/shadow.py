@@ -54,6 +54,21 @@ def is_expected_to_meet(view, nominal, query, hit_tokens, judge, now_s, replica)
 
 
 @compiled
+def borrow_factors(view, knobs, factors):
+    """Set the slow factors of other knobs; those that were there are kept in `factors` [R]."""
+    for r in range(view.size):
+        factors[r] = view[r].slow_factor
+        refresh_slow_factor(view, knobs, r)
+
+
+@compiled
+def give_back_factors(view, factors):
+    """Set the slow factors that were kept."""
+    for r in range(view.size):
+        view[r].slow_factor = factors[r]
+
+
+@compiled
 def shadow_choice(
     view, nominal, query, hit_tokens, knobs, bias, now_s, cursor, random_state, most_limits, scratch
 ):
@@ -63,9 +78,7 @@ def shadow_choice(
     `scratch` is terms [NUM_TERMS] and factors [R].
     """
     terms, factors = scratch
-    for r in range(view.size):
-        factors[r] = view[r].slow_factor
-        refresh_slow_factor(view, knobs, r)
+    borrow_factors(view, knobs, factors)
     is_placed, replica = choose_replica(
         view, nominal, query, hit_tokens, knobs, bias, now_s, cursor, random_state, terms
     )
@@ -73,8 +86,7 @@ def shadow_choice(
         is_placed = not is_shed(
             view, nominal, query, hit_tokens, knobs, now_s, replica, most_limits
         )
-    for r in range(view.size):
-        view[r].slow_factor = factors[r]
+    give_back_factors(view, factors)
     return is_placed, replica
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..compiled import compiled, inlined
 from ..dispatch import can_take, request_limits, scorer_cost
+from ..shed_reason import ShedReason
 from .mirror import draw_lengths
 from .rollout import rollout
 from .situation import prepare
@@ -27,6 +28,10 @@ CHOICE_DTYPE = np.dtype(
         ("price", np.float64),  # asked for the own prefill
     ]
 )
+
+WORTH_TERM_NAMES = ("own_goodput", "others_goodput", "price", "scorer")
+"""What speaks against a candidate that is judged by its worth."""
+_LATE, _EMERGENCY = int(ShedReason.LATE), int(ShedReason.EMERGENCY)
 
 
 @compiled
@@ -104,10 +109,22 @@ def worth(ahead, mirror, rows, counts, work, latency, now_s, limits):
 
 
 @inlined
-def price_of(knobs, query, own_s):
-    """Return the worth asked for a placement whose own prefill takes so long."""
+def price_of(knobs, query, v, uncached_tokens):
+    """Return the worth asked for a placement; `v` is the replica's record of the view."""
+    own_s = uncached_tokens * v.prefill_token_s * np.exp(v.iteration_log_ratio)
     per_limit = knobs.price_interactive if query.priority == 0 else knobs.price_batch
     return per_limit * own_s / query.ttft_slo_s
+
+
+@inlined
+def refusal_of(is_worth, predicted_s, query, knobs, most_limits):
+    """Return the `ShedReason` for which the best candidate is not taken, 0 if it is.
+
+    Beyond `most_limits` TTFT limits it is refused whatever it is worth; infinity for never.
+    """
+    if is_worth == 0 and knobs.shed_enabled != 0.0:
+        return _LATE
+    return _EMERGENCY if predicted_s > most_limits * query.ttft_slo_s else 0
 
 
 @compiled
@@ -124,4 +141,23 @@ def best_choice(choices, cost_weight):
     return best, choices[best].worth > choices[best].price
 
 
-__all__ = ["CHOICE_DTYPE", "best_choice", "list_candidates", "price_of", "worth"]
+def worth_terms(choices: np.ndarray, cost_weight: float) -> np.ndarray:
+    """Return what speaks against candidates; goodput that is expected counts with a minus.
+
+    Shapes: CHOICE_DTYPE [C] -> float64 [C, terms], in the order of `WORTH_TERM_NAMES`.
+    """
+    own, others = choices["own"], choices["worth"] - choices["own"]
+    parts = (-own, -others, choices["price"], cost_weight * choices["cost"])
+    return np.stack(parts, axis=-1)
+
+
+__all__ = [
+    "CHOICE_DTYPE",
+    "WORTH_TERM_NAMES",
+    "best_choice",
+    "list_candidates",
+    "price_of",
+    "refusal_of",
+    "worth",
+    "worth_terms",
+]

@@ -30,6 +30,7 @@ from ..gateway_counts import (
     footprint_tokens,
     moved,
 )
+from ..lookahead.decide import refusal_of
 from ..lookahead.settings import is_by_worth
 from ..shed_reason import ShedReason
 from ..shortlist import can_use_shortlist, choose_candidate
@@ -145,6 +146,17 @@ def _choose(sim, g, query, now_s):
 
 
 @compiled
+def _refusal(sim, index, now_s, r):
+    """Return why a request is not sent to the replica that it is worth most at, 0 if it is."""
+    request, knobs = requests_of(sim)[index], knobs_of(sim)
+    query = request.query
+    uncached_tokens = query.input_tokens - hits_of(sim)[r]
+    v = views_of(sim, request.gateway)[r]
+    ttft_s = predicted_ttft_s(v, nominal_of(sim)[r], knobs, uncached_tokens, now_s)
+    return refusal_of(lookahead_of(sim).is_worth, ttft_s, query, knobs, fleet_of(sim).shed_limits)
+
+
+@compiled
 def _decide(sim, index, now_s):
     """Return (whether a replica can take the request, whether it is sent there, which one)."""
     request, knobs, most_limits = requests_of(sim)[index], knobs_of(sim), fleet_of(sim).shed_limits
@@ -152,13 +164,8 @@ def _decide(sim, index, now_s):
     if is_by_worth(lookahead_of(sim), knobs):
         calls.look_ahead(sim, index, now_s)
         ahead = lookahead_of(sim)
-        r = ahead.chosen
-        is_placed = ahead.is_found != 0 and (ahead.is_worth != 0 or knobs.shed_enabled == 0.0)
-        if is_placed and most_limits < np.inf:
-            uncached_tokens = query.input_tokens - hits_of(sim)[r]
-            ttft_s = predicted_ttft_s(views[r], nominal_of(sim)[r], knobs, uncached_tokens, now_s)
-            is_placed = ttft_s <= most_limits * query.ttft_slo_s
-        return ahead.is_found != 0, is_placed, r
+        is_placed = ahead.is_found != 0 and _refusal(sim, index, now_s, ahead.chosen) == 0
+        return ahead.is_found != 0, is_placed, ahead.chosen
     is_found, r = _choose(sim, request.gateway, query, now_s)
     is_placed = is_found and not is_shed(
         views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r, most_limits
@@ -172,9 +179,7 @@ def _reason(sim, index, now_s, r):
     request, knobs = requests_of(sim)[index], knobs_of(sim)
     query, views = request.query, views_of(sim, request.gateway)
     if is_by_worth(lookahead_of(sim), knobs):
-        return np.int64(
-            ShedReason.LATE if lookahead_of(sim).is_worth == 0 else ShedReason.EMERGENCY
-        )
+        return np.int64(_refusal(sim, index, now_s, r))
     is_late = is_shed(views, nominal_of(sim), query, hits_of(sim), knobs, now_s, r, np.inf)
     return np.int64(ShedReason.LATE if is_late else ShedReason.EMERGENCY)
 

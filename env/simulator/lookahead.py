@@ -28,8 +28,8 @@ from ..lookahead.settings import (
     Judge,
 )
 from ..lookahead.situation import prepare
-from ..value.features import NUM_FEATURES, fill_features
-from ..value.network import evaluate
+from ..value.features import NUM_FEATURES
+from ..value.judging import judge, see_features
 from .calls import called_as
 from .layout import DECODING, FINISHED, NUM_PRIORITIES, SimulationArrays
 from .memory import (
@@ -187,42 +187,25 @@ def _by_rollouts(sim, g, r, now_s):
 
 
 @compiled
-def _see_features(sim, g, r, now_s):
-    """Fill the network's features of a replica for the request behind its mirror's last row."""
-    v = views_of(sim, g)[r]
-    latency = (
-        nominal_of(sim)[r], ahead_linear_s_of(sim, r), np.exp(v.iteration_log_ratio),
-        v.prefill_stretch, v.kv_usage_frac,
-    )  # fmt: skip
-    fill_features(
-        value_scratch_of(sim), mirrors_of(sim, g)[r], mirror_rows_of(sim, g, r),
-        residuals_of(sim, g), latency, now_s, knobs_of(sim), value_sums_of(sim),
-    )  # fmt: skip
-
-
-@compiled
 def _judge(sim, index, choice, now_s):
     """Fill what a candidate is worth."""
-    request, ahead = requests_of(sim)[index], lookahead_of(sim)
+    request, ahead, knobs = requests_of(sim)[index], lookahead_of(sim), knobs_of(sim)
     g, r, query = request.gateway, choice.replica, request.query
     v = views_of(sim, g)[r]
     uncached_tokens = np.int64(query.input_tokens - hits_of(sim)[r])
     _see_streams(sim, g, r, now_s)
     _write(sim, index, r, uncached_tokens, now_s)
     if ahead.judge == _NETWORK:
-        _see_features(sim, g, r, now_s)
-        knobs = knobs_of(sim)
-        own, others = evaluate(
-            value_weights_of(sim), value_scratch_of(sim), knobs.value_loss, knobs.value_doubt
-        )
-        choice.own = own * request.weight
-        choice.worth = (own + others) * request.weight
+        judge(
+            choice, value_weights_of(sim), (value_scratch_of(sim), value_sums_of(sim)),
+            mirrors_of(sim, g)[r], mirror_rows_of(sim, g, r), residuals_of(sim, g),
+            (v, nominal_of(sim)[r], ahead_linear_s_of(sim, r)), now_s, knobs,
+        )  # fmt: skip
     elif ahead.judge == _ROLLOUTS:
         choice.worth, choice.own = _by_rollouts(sim, g, r, now_s)
     else:
         choice.worth = 1.0 - choice.cost
-    own_s = uncached_tokens * v.prefill_token_s * np.exp(v.iteration_log_ratio)
-    choice.price = price_of(knobs_of(sim), query, own_s)
+    choice.price = price_of(knobs, query, v, uncached_tokens)
 
 
 @compiled
@@ -237,7 +220,12 @@ def _label(sim, index, choices, now_s):
         uncached_tokens = np.int64(request.query.input_tokens - hits_of(sim)[r])
         _see_streams(sim, g, r, now_s)
         _write(sim, index, r, uncached_tokens, now_s)
-        _see_features(sim, g, r, now_s)
+        see_features(
+            (value_scratch_of(sim), value_sums_of(sim)), mirrors_of(sim, g)[r],
+            mirror_rows_of(sim, g, r), residuals_of(sim, g),
+            (views_of(sim, g)[r], nominal_of(sim)[r], ahead_linear_s_of(sim, r)), now_s,
+            knobs_of(sim),
+        )  # fmt: skip
         total, own = _by_rollouts(sim, g, r, now_s)
         label = labels[ahead.num_labels]
         label.features[:] = value_scratch_of(sim)[:NUM_FEATURES]

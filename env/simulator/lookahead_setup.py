@@ -9,8 +9,7 @@ import numpy as np
 
 from ..knobs import Knobs
 from ..lookahead.decide import CHOICE_DTYPE
-from ..lookahead.lengths import fill_residuals, prior_lengths
-from ..lookahead.mirror import MIRROR_DTYPE, NOBODY, ROW_DTYPE
+from ..lookahead.mirror_arrays import empty_mirrors, mirror_arrays
 from ..lookahead.settings import (
     MAX_CANDIDATES,
     NETWORK_CANDIDATES,
@@ -23,12 +22,6 @@ from ..value.features import SUMS_DTYPE
 from ..value.labels import LABEL_DTYPE, LabelSettings
 from ..value.network import NUM_SCRATCH, ValueNetwork, closed_form
 from .layout import NUM_PRIORITIES
-
-# Requests that a mirror holds: for each of its engine's slots, beyond that, and at most.
-_ROWS_PER_SLOT = 2
-_SPARE_ROWS = 128
-_MOST_ROWS = 1024
-
 
 Judges = tuple[LookaheadSettings | None, ValueNetwork | None, LabelSettings | None]
 """By what placements are judged, and what is noted of it."""
@@ -80,31 +73,26 @@ def lookahead_arrays(
     """
     _, value, labels = judges
     record = _settings_record(*judges)
-    is_on = record["num_candidates"][0] > 0
-    slots = int(replicas["max_num_seqs"].max())
-    num_rows = min(_ROWS_PER_SLOT * slots + _SPARE_ROWS, _MOST_ROWS) if is_on else 1
-    most_tokens = int(replicas["max_batch_tokens"].max()) + slots if is_on else 0
-    mirrors = np.zeros(replicas.size, dtype=MIRROR_DTYPE)
-    for name in ("max_num_seqs", "max_batch_tokens"):
-        mirrors[name] = replicas[name]
-    mirrors["min_chunk_tokens"] = page_tokens
-    mirrors["kv_tokens"] = (replicas["total_pages"] - replicas["reserve_pages"]) * page_tokens
-    mirrors["without_version"] = NOBODY
-    prior = np.tile(prior_lengths(mean_output_tokens), (num_gateways * NUM_PRIORITIES, 1))
-    residuals = np.zeros_like(prior)
-    for i in range(prior.shape[0]):
-        fill_residuals(residuals[i], prior[i])
+    kept = mirror_arrays(
+        empty_mirrors(
+            replicas["max_num_seqs"],
+            replicas["max_batch_tokens"],
+            page_tokens,
+            (replicas["total_pages"] - replicas["reserve_pages"]) * page_tokens,
+        ),
+        num_gateways=num_gateways,
+        num_priorities=NUM_PRIORITIES,
+        mean_output_tokens=mean_output_tokens,
+        is_on=bool(record["num_candidates"][0] > 0),
+    )
+    num_rows = kept["mirror_rows"].shape[1]
     return {
+        **kept,
         "lookahead": record,
-        "mirrors": np.tile(mirrors, num_gateways),
-        "mirror_rows": np.zeros((num_gateways * replicas.size, num_rows), dtype=ROW_DTYPE),
-        "length_counts": prior,
         "ahead_choices": np.zeros(MAX_CANDIDATES, dtype=CHOICE_DTYPE),
         "ahead_run": np.zeros(1, dtype=RUN_DTYPE),
         "ahead_jobs": np.zeros(num_rows + 1, dtype=JOB_DTYPE),
         "ahead_lists": make_lists(num_rows + 1),
-        "ahead_linear_s": np.full((replicas.size, most_tokens + 1), np.nan),
-        "residuals": residuals,
         "value_weights": np.zeros(1, np.float32) if value is None else value.weights,
         "value_sums": np.zeros(1, dtype=SUMS_DTYPE),
         "value_scratch": np.zeros(NUM_SCRATCH, np.float32),

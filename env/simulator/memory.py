@@ -53,6 +53,7 @@ from .layout import (
 
 _COMPILED_FILES = (
     *(
+        "called.py",
         "compiled.py",
         "dispatch.py",
         "energy.py",
@@ -65,7 +66,7 @@ _COMPILED_FILES = (
     *("budget.py", "masks.py", "restrictions.py", "shed_reason.py", "shadow.py", "topology.py"),
     *(f"lookahead/{n}.py" for n in ("decide", "lengths", "mirror", "rollout", "situation")),
     "lookahead/settings.py",
-    *(f"value/{n}.py" for n in ("features", "labels", "network")),
+    *(f"value/{n}.py" for n in ("features", "judging", "labels", "network")),
     "../traces/hashing.py",
 )
 _SIZES = (

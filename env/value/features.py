@@ -95,7 +95,7 @@ def ramp(share, knobs):
 
 
 @compiled
-def _count(sums, mirror, rows):
+def count_rows(sums, mirror, rows):
     """Sum up who runs and who waits."""
     sums.run_seqs = sums.context_tokens = sums.num_run = 0
     sums.wait_seqs = sums.wait_context_tokens = 0
@@ -115,6 +115,13 @@ def _count(sums, mirror, rows):
             sums.held_tokens += row.uncached_tokens + row.num_sequences * row.generated_tokens
 
 
+@inlined
+def chunk_room(sums, mirror, knobs):
+    """Return the prefill tokens that an iteration has room for, beside those that run."""
+    budget = np.int64(mirror.max_batch_tokens * knobs.batch_tokens_scale) - sums.run_seqs
+    return max(budget, mirror.min_chunk_tokens)
+
+
 @compiled
 def _time(sums, mirror, new, latency, now_s, knobs):
     """Fill the times, and take off what prefill has probably done since the last first token."""
@@ -122,8 +129,7 @@ def _time(sums, mirror, new, latency, now_s, knobs):
     # Prefixes that are shared are held as well; the engine's page knows them.
     sums.held_tokens = max(sums.held_tokens, usage_frac * mirror.kv_tokens)
     pending = sums.pending_tokens[0] + sums.pending_tokens[1]
-    budget = max(np.int64(mirror.max_batch_tokens * knobs.batch_tokens_scale) - sums.run_seqs,
-                 mirror.min_chunk_tokens)  # fmt: skip
+    budget = chunk_room(sums, mirror, knobs)
     chunk = max(np.int64(1), min(budget, np.int64(pending) + new.uncached_tokens))
     positions = 0.5 * chunk * float(max(chunk, new.input_tokens))
     run = (0, 0.0, sums.run_seqs, sums.context_tokens)
@@ -339,7 +345,7 @@ def fill_features(out, mirror, rows, residuals, latency, now_s, knobs, sums):
     `knobs` is a KNOBS_DTYPE record, `sums` a SUMS_DTYPE one, scratch.
     """
     new = rows[mirror.num_rows]
-    _count(sums, mirror, rows)
+    count_rows(sums, mirror, rows)
     _time(sums, mirror, new, latency, now_s, knobs)
     _judge_running(sums, mirror, rows, residuals, new, knobs)
     ahead_tokens = _judge_waiting(sums, mirror, rows, residuals, new, knobs, now_s)
@@ -361,6 +367,8 @@ __all__ = [
     "SUMS_DTYPE",
     "WAIT_LOSS",
     "chance",
+    "chunk_room",
+    "count_rows",
     "fill_features",
     "ramp",
 ]

@@ -15,7 +15,7 @@ from ..dispatcher.request import Placement
 _FIRST_ERROR_FRAC, _FIRST_COUNT = 0.2, 20.0
 # Requests over which the error is averaged in the long run.
 _MEMORY = 1000.0
-# Cost below which two replicas are alike whatever was predicted, TTFT limits.
+# Cost below which two replicas are alike whatever was predicted: TTFT limits, or goodput.
 _LEAST_SCALE = 0.01
 # The difference of two errors of mean size 1 (normal: deviation 1.2533 each) has a deviation of
 # 1.7725; a logistic of that deviation has this scale.
@@ -48,14 +48,17 @@ def confidence(record: DecisionRecord, error_frac: float = _FIRST_ERROR_FRAC) ->
     """Return the probability that the choice was truly the cheaper of the best two, [0.5, 1].
 
     What the predictions of both may be wrong by is `error_frac` of the choice's predicted TTFT,
-    independently; all other terms are known. A choice without a rival has 1.
+    independently; all other terms are known. By worth, an error of a TTFT is one of a chance, which
+    falls from 1 to 0 over `value_ramp` limits. A choice without a rival has 1.
     """
-    usable = np.isfinite(record.bias) & (record.view["mask"] == 0)
-    usable &= record.view["is_available"] != 0
-    order = np.argsort(np.where(usable, record.costs, np.inf), kind="stable")
+    usable = record.is_usable
+    costs = np.where(usable, record.costs, np.inf)
+    order = np.argsort(costs, kind="stable")
     if usable.sum() < 2:
         return 1.0
-    lead = float(record.costs[order[1]] - record.costs[order[0]])
+    lead = float(costs[order[1]] - costs[order[0]])
     error = error_frac * abs(float(record.terms[order[0], _TTFT_TERM]))
+    if record.is_by_worth:
+        error = min(1.0, error / record.knobs["value_ramp"])
     scale = max(_LEAST_SCALE, _SCALE_PER_ERROR * error)
     return 1.0 / (1.0 + math.exp(-min(50.0, lead / scale)))

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...env.dispatch import QUERY_DTYPE, TERM_NAMES, VIEW_DTYPE
+from ...env.lookahead.decide import WORTH_TERM_NAMES
 from ...traces.errors import TrimtabError
 from ..dispatcher.decision_ring import DecisionRecord
 from ..dispatcher.request import Placement, Refusal, RequestEnd, RequestFacts
@@ -231,6 +232,11 @@ class DecisionLog:
         terms = np.concatenate([record.terms for record in records])  # [records x R, terms]
         for place, name in enumerate(TERM_NAMES):
             columns[f"term_{name}"] = terms[:, place]
+        columns["is_by_worth"] = np.repeat([record.is_by_worth for record in records], num)
+        worth = np.concatenate([record.worth_terms for record in records])
+        for place, name in enumerate(WORTH_TERM_NAMES):
+            # Null where a replica was not looked at.
+            columns[f"worth_{name}"] = pa.array(worth[:, place], from_pandas=True)
         columns["bias"] = np.concatenate([record.bias for record in records])
         for name in QUERY_DTYPE.names or ():
             values = [record.query[name][0] for record in records]

@@ -3,6 +3,7 @@
 Does not know: who asks, or how the log was written.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,12 @@ _TERM_TEXTS = {
     "kv_usage": "its KV usage",
     "round_robin": "its place in the turn",
     "session_hash": "the session's hash",
+}
+_WORTH_TEXTS = {
+    "own_goodput": "its own chance there",
+    "others_goodput": "what it would cost those that are there",
+    "price": "the price of its prefill there",
+    "scorer": "the scorer's cost",
 }
 
 
@@ -77,11 +84,10 @@ class Explanation:
         yield f"{first['ruler'] or version} ruled{doubt} (knob version {first['knob_version']})."
         chosen = next((c for c in self.candidates if c["is_chosen"]), None)
         if chosen is None:
-            reason = shed_text(ShedReason[first["refused"]]) if first["refused"] else "nobody"
-            yield f"It was refused: {reason}."
+            yield f"It was refused: {_refusal(first)}."
         else:
             yield (
-                f"{chosen['replica']} was chosen, cost {chosen['cost']:+.3f}: it had "
+                f"{chosen['replica']} was chosen, {_verdict(chosen)}: it had "
                 f"{chosen['view_outstanding_requests']:.0f} open requests and a backlog of "
                 f"{chosen['view_pending_tokens']:.0f} prompt tokens, held "
                 f"{chosen['hit_tokens']} of the prompt's {chosen['query_input_tokens']} tokens; "
@@ -129,6 +135,32 @@ def _outcome(row: dict[str, Any]) -> str:
     return f"{text}."
 
 
+def _is_by_worth(candidate: dict[str, Any]) -> bool:
+    # Older logs know of no worth.
+    return bool(candidate.get("is_by_worth", False))
+
+
+def _worth(candidate: dict[str, Any]) -> float:
+    """Return the goodput that a candidate was expected to gain."""
+    return -float(candidate["worth_own_goodput"] + candidate["worth_others_goodput"])
+
+
+def _verdict(candidate: dict[str, Any]) -> str:
+    if not _is_by_worth(candidate):
+        return f"cost {candidate['cost']:+.3f}"
+    return f"worth {_worth(candidate):+.3f} at a price of {candidate['worth_price']:.3f}"
+
+
+def _refusal(candidate: dict[str, Any]) -> str:
+    """Return why the request of a candidate's decision was refused."""
+    if not candidate["refused"]:
+        return "nobody"
+    reason = ShedReason[candidate["refused"]]
+    if reason is ShedReason.LATE and _is_by_worth(candidate):
+        return "it is worth its price at no replica that was looked at"
+    return str(shed_text(reason))
+
+
 def _why_not(candidate: dict[str, Any], chosen: dict[str, Any] | None) -> str:
     name = candidate["replica"]
     if not candidate["view_is_available"]:
@@ -137,14 +169,26 @@ def _why_not(candidate: dict[str, Any], chosen: dict[str, Any] | None) -> str:
         return f"{name} was not asked: it {mask_text(int(candidate['view_mask']))}."
     if candidate["is_barred"]:
         return f"{name} was not asked: the tenant's rules keep it away."
+    is_by_worth = _is_by_worth(candidate)
+    if is_by_worth and math.isinf(candidate["cost"]):
+        return f"{name} was not looked at: it could not hold the request, or others cost less."
     if chosen is None:
+        if is_by_worth:
+            return f"{name} would have been {_verdict(candidate)}."
         return f"{name} would have cost {candidate['cost']:+.3f}."
-    differences = {name: candidate[f"term_{name}"] - chosen[f"term_{name}"] for name in TERM_NAMES}
-    most = max(differences, key=lambda name: differences[name])
+    terms = (
+        {f"worth_{name}": text for name, text in _WORTH_TEXTS.items()}
+        if is_by_worth
+        else {f"term_{n}": _TERM_TEXTS.get(n, n.replace("_", " ")) for n in TERM_NAMES}
+    )
+    differences = {term: candidate[term] - chosen[term] for term in terms}
+    most = max(differences, key=lambda term: differences[term])
     margin = candidate["cost"] - chosen["cost"]
+    if is_by_worth and margin <= 0:
+        return f"{name} did as well; of equals the one that costs less is taken."
     if margin <= 0:
         return f"{name} cost {candidate['cost']:+.3f}, no more, but could not hold the request."
-    text = _TERM_TEXTS.get(most, most.replace("_", " "))
+    text = terms[most]
     return f"{name} lost by {margin:.3f}, mostly for {text} ({differences[most]:+.3f})."
 
 

@@ -13,14 +13,26 @@ from ...env.cluster import ClusterSpec, Role, kv_pages
 from ...env.compiled import source_tag
 from ...env.dispatch import NUM_TERMS, QUERY_DTYPE, VIEW_DTYPE, full_chunk_token_s
 from ...env.knobs import Knobs
+from ...env.lookahead.decide import CHOICE_DTYPE
+from ...env.lookahead.mirror_arrays import empty_mirrors, mirror_arrays
+from ...env.lookahead.settings import (
+    NETWORK_CANDIDATES,
+    Judge,
+    LookaheadSettings,
+    no_lookahead,
+)
 from ...env.restrictions import GROUP_DTYPE, Restrictions, unrestricted
 from ...env.shadow import JUDGE_KNOBS
 from ...env.shortlist import CANDIDATE_DTYPE, MAX_HOLDERS, SHORTLIST_SIZE
-from ...env.simulator.setup import replica_coefficients
+from ...env.simulator.setup import INITIAL_OUTPUT_TOKENS, replica_coefficients
 from ...env.simulator.shadow import shadow_arrays
+from ...env.value.features import SUMS_DTYPE
+from ...env.value.network import NUM_SCRATCH, closed_form
 
 NUM_CLASSES = 2
 """Priorities: interactive and batch."""
+NUM_CHOICE_ROWS = 2
+"""Choices by worth whose candidates are remembered: the last that ruled, and the last on paper."""
 
 CURSOR_DTYPE = np.dtype(
     [
@@ -31,8 +43,18 @@ CURSOR_DTYPE = np.dtype(
         ("spill_tokens", np.float64),  # requests of at most so many tokens may spill
         ("most_output_tokens", np.float64),  # of a batch request, while an emergency cuts them
         ("keep_every", np.int64),  # every n-th decision is kept in full; 0: none
-        ("num_decided", np.int64),
         ("next_slot", np.int64),  # of the ring of decisions
+    ]
+)
+
+# The request in hand, beside its query.
+REQUEST_DTYPE = np.dtype(
+    [
+        ("number", np.int64),  # of the decision, from 1
+        ("weight", np.float64),
+        ("arrived_at_s", np.float64),
+        ("priority", np.int64),  # of one that ends
+        ("whole_tokens", np.int64),  # of its answer; 0 if that is not whole
     ]
 )
 
@@ -59,10 +81,15 @@ DECISION_DTYPE = np.dtype(
 
 
 class LiveArrays(NamedTuple):
-    """All arrays. R replicas, G groups, M models, D decisions in the ring."""
+    """All arrays. R replicas, G groups, M models, D decisions in the ring.
+
+    Those of mirrors and of worth are empty where no request can be placed by worth: C candidates,
+    Q rows of a mirror, P classes.
+    """
 
     cursors: np.ndarray  # CURSOR_DTYPE [1]
     query: np.ndarray  # QUERY_DTYPE [1], of the request in hand
+    request: np.ndarray  # REQUEST_DTYPE [1], the same
     views: np.ndarray  # VIEW_DTYPE [R]
     nominal: np.ndarray  # LATENCY_DTYPE [R]
     knobs: np.ndarray  # KNOBS_DTYPE [1]
@@ -89,25 +116,53 @@ class LiveArrays(NamedTuple):
     kept_hits: np.ndarray  # int64 [D, R]
     kept_bias: np.ndarray  # float64 [D, R]
     kept_terms: np.ndarray  # float64 [D, R, NUM_TERMS]
+    kept_choices: np.ndarray  # CHOICE_DTYPE [D, C], replica NOBODY where there is none
+    token_at_s: np.ndarray  # float64 [R], when something last came from each
+    lookahead: np.ndarray  # LOOKAHEAD_DTYPE [1]
+    mirrors: np.ndarray  # MIRROR_DTYPE [R]
+    mirror_rows: np.ndarray  # ROW_DTYPE [R, Q]
+    length_counts: np.ndarray  # float64 [P, bins]
+    residuals: np.ndarray  # float64 [P, bins]
+    ahead_linear_s: np.ndarray  # float64 [R, T], remembered layer times, NaN if not yet
+    ahead_choices: np.ndarray  # CHOICE_DTYPE [NUM_CHOICE_ROWS, C]
+    value_weights: np.ndarray  # float32 [NUM_WEIGHTS]
+    value_sums: np.ndarray  # SUMS_DTYPE [1], scratch
+    value_scratch: np.ndarray  # float32 [NUM_SCRATCH], scratch
 
 
-_SIZES = ("num_replicas", "num_groups", "num_shortlists", "num_kept")
+_SIZES = (
+    *("num_replicas", "num_groups", "num_shortlists", "num_kept"),
+    *("num_mirror_rows", "num_ahead_linear", "num_choices"),
+)
+CALLED = ("look_ahead", "catch_up", "mirror_placed", "mirror_first_token", "mirror_end")
+"""What is called through its address, which a handle gets from `live_worth.connect`."""
 _FILES = (
-    *("compiled.py", "dispatch.py", "gateway_counts.py", "latency.py", "knobs.py", "masks.py"),
+    *(
+        "called.py",
+        "compiled.py",
+        "dispatch.py",
+        "gateway_counts.py",
+        "latency.py",
+        "knobs.py",
+        "masks.py",
+    ),
     *("shadow.py", "shortlist.py", "budget.py", "restrictions.py", "pointers.py"),
-    "../traces/hashing.py",
+    *("shed_reason.py", "simulator/bits.py", "../traces/hashing.py"),
+    *(f"lookahead/{n}.py" for n in ("decide", "lengths", "mirror", "settings", "situation")),
+    *(f"value/{n}.py" for n in ("features", "judging", "network", "pace")),
 )
 
 
 def _tag() -> str:
     here, env = Path(__file__).parent, Path(__file__).parents[2] / "env"
-    own = [here / "live_arrays.py", here / "live_kernel.py", here / "prefix_kernel.py"]
-    return source_tag([*own, *(env / name for name in _FILES)])
+    own = ("live_arrays", "live_kernel", "live_memory", "live_worth", "prefix_kernel")
+    return source_tag([*(here / f"{n}.py" for n in own), *(env / name for name in _FILES)])
 
 
 HANDLE_DTYPE = np.dtype(
     [(f"{name}_at", np.int64) for name in LiveArrays._fields]
     + [(name, np.int64) for name in _SIZES]
+    + [(f"call_{name}", np.int64) for name in CALLED]
     + [(f"source_{_tag()}", np.int8)]
 )
 
@@ -120,6 +175,9 @@ def handle(arrays: LiveArrays) -> np.ndarray:
         record[f"{name}_at"] = array.ctypes.data
     record["num_replicas"], record["num_groups"] = arrays.views.size, arrays.groups.size
     record["num_shortlists"], record["num_kept"] = len(arrays.shortlists), arrays.decisions.size
+    record["num_mirror_rows"] = arrays.mirror_rows.shape[1]
+    record["num_ahead_linear"] = arrays.ahead_linear_s.shape[1]
+    record["num_choices"] = arrays.ahead_choices.shape[1]
     return record
 
 
@@ -131,8 +189,11 @@ def allocate(
     seed: int,
     num_candidates: int,
     num_kept: int,
+    can_place_by_worth: bool,
 ) -> LiveArrays:
     """Return the arrays of a gateway that knows nothing yet of its replicas but what they are.
+
+    `num_candidates` is for choices by cost in large fleets.
 
     Shapes: `models` int64 [R], which of the models that are asked for each serves.
     """
@@ -151,6 +212,7 @@ def allocate(
     return LiveArrays(
         cursors=cursors,
         query=np.zeros(1, QUERY_DTYPE),
+        request=np.zeros(1, REQUEST_DTYPE),
         views=_views(cluster, nominal, models),
         nominal=nominal,
         knobs=knobs.record(),
@@ -167,6 +229,8 @@ def allocate(
         kept_bias=np.zeros((num_kept, num_replicas)),
         kept_terms=np.zeros((num_kept, num_replicas, NUM_TERMS)),
         **group_arrays(restrictions),
+        token_at_s=np.zeros(num_replicas),
+        **_worth_arrays(cluster, num_kept, is_on=can_place_by_worth),
         shadow=np.zeros(1, SHADOW_SUM_DTYPE),
         shadow_knobs=shadow["shadow_knobs"],
         judge=JUDGE_KNOBS.record(),
@@ -186,6 +250,40 @@ def group_arrays(restrictions: Restrictions) -> dict[str, np.ndarray]:
         "group_costs": np.ascontiguousarray(costs).copy(),
         "groups": groups,
         "buckets": full_buckets(groups).astype(BUCKET_DTYPE),
+    }
+
+
+def _worth_arrays(cluster: ClusterSpec, num_kept: int, *, is_on: bool) -> dict[str, np.ndarray]:
+    """Return mirrors and scratch; next to nothing unless they are to be kept."""
+    record, replicas = no_lookahead(), cluster.replicas if is_on else ()
+    if is_on:
+        record = LookaheadSettings(num_candidates=NETWORK_CANDIDATES).record()
+    record["judge"] = Judge.NETWORK
+    num_choices = int(record["num_candidates"][0])
+    page_tokens = np.array([replica.page_tokens for replica in replicas], np.int64)
+    pages = [kv_pages(cluster, replica) for replica in replicas]
+    usable = [n - int(r.kv_watermark_frac * n) for n, r in zip(pages, replicas, strict=True)]
+    mirrors = empty_mirrors(
+        np.array([replica.max_num_seqs for replica in replicas], np.int64),
+        np.array([replica.max_batch_tokens for replica in replicas], np.int64),
+        page_tokens,
+        np.array(usable, np.int64) * page_tokens,
+    )
+    kept = mirror_arrays(
+        mirrors,
+        num_gateways=1,
+        num_priorities=NUM_CLASSES,
+        mean_output_tokens=INITIAL_OUTPUT_TOKENS,
+        is_on=is_on,
+    )
+    return {
+        **kept,
+        "lookahead": record,
+        "kept_choices": np.zeros((num_kept, num_choices), CHOICE_DTYPE),
+        "ahead_choices": np.zeros((NUM_CHOICE_ROWS, num_choices), CHOICE_DTYPE),
+        "value_weights": closed_form().weights,
+        "value_sums": np.zeros(1, SUMS_DTYPE),
+        "value_scratch": np.zeros(NUM_SCRATCH, np.float32),
     }
 
 

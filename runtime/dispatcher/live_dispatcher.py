@@ -7,7 +7,6 @@ Does not know: HTTP, where the rules and knobs come from, or how metrics pages a
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from ...env.knobs import Knobs
 from ...env.masks import Mask
 from ...env.regret import Regret, regret_of
 from ...env.restrictions import ReplicaLimits, Restrictions, no_limits, unrestricted
-from ...env.shed_reason import SHED_TEXTS, ShedReason
+from ...env.shed_reason import ShedReason
 from ...env.simulator.setup import SUBSET_CANDIDATES, SUBSET_REPLICAS
 from .decision_ring import DecisionRing
 from .dispatcher import DispatchListener
@@ -30,42 +29,24 @@ from .live_kernel import (
     place,
     refresh,
 )
+from .live_worth import connect, forget_mirror
 from .prefix_index import PrefixIndex
-from .request import Ending, Placement, Refusal, RequestEnd, RequestFacts
+from .refusals import RETRY_AFTER_S, refusal_for
+from .replica_page import ReplicaPage
+from .request import Ending, Placement, Refusal, RequestEnd, RequestFacts, is_met
 from .totals import DispatchTotals
 
 # Prompt tokens that a block of the prefix index is taken to stand for when its room is set.
 NOMINAL_BLOCK_TOKENS = 64
-# After this, a client that was refused for load may ask again, s.
-RETRY_AFTER_S = 1.0
-_REFUSALS = {
-    ShedReason.LATE: (429, "rejected-saturated"),
-    ShedReason.EMERGENCY: (429, "rejected-saturated"),
-    ShedReason.BUDGET: (429, "rejected-budget"),
-    ShedReason.NOBODY: (503, "rejected-no-endpoints"),
-}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaPage:
-    """What the newest metrics page of a replica says; None where it says nothing."""
-
-    running_requests: float | None = None
-    waiting_requests: float | None = None
-    kv_usage_frac: float | None = None
-    cached_frac: float | None = None
-    iteration_log_ratio: float | None = None
-    """Logarithm of measured over nominal iteration time since the page before."""
-    prefill_frac: float | None = None
-    """Share of the time since the page before that went into prefill."""
-
-    def numbers(self) -> tuple[float, ...]:
-        """Return all in the order that the kernel takes, NaN for None."""
-        values = (
-            self.running_requests, self.waiting_requests, self.kv_usage_frac, self.cached_frac,
-            self.iteration_log_ratio, self.prefill_frac,
-        )  # fmt: skip
-        return tuple(np.nan if value is None else float(value) for value in values)
+def cannot_place_by(knobs: Knobs) -> str:
+    """Return why knobs that place by worth are refused by a dispatcher that cannot."""
+    return (
+        f"these knobs place by worth (value_weight {knobs['value_weight']:g}), and this gateway "
+        "does not remember what that takes; start it with a scheduler or a bundle that places by "
+        "worth, such as --scheduler marginal-value"
+    )
 
 
 class LiveDispatcher:
@@ -81,14 +62,19 @@ class LiveDispatcher:
         seed: int = 0,
         keep_every: int = 0,
         num_kept: int = 64,
+        can_place_by_worth: bool | None = None,
     ) -> None:
         """Every `keep_every`-th decision is kept in full, the newest `num_kept` of them.
 
         `served` is what each replica's engine calls its model: replicas of one name take the same
         requests, whatever the cluster calls their models. Without it, those of one model do.
 
+        Knobs that place by worth need memory of what each replica has, which is kept from the start
+        or not at all: `can_place_by_worth` says so, by default if these knobs do.
+
         Raises:
-            ValueError: `keep_every` is below 0, or `served` is of another number of replicas.
+            ValueError: `keep_every` is below 0, `served` is of another number of replicas, or the
+                knobs place by worth where that was ruled out.
         """
         if keep_every < 0:
             msg = f"keep_every must be at least 1, or 0 for none, got {keep_every}"
@@ -99,6 +85,11 @@ class LiveDispatcher:
             msg = f"served must name the model of {num_replicas} replicas, got {len(names)}"
             raise ValueError(msg)
         self.cluster = cluster
+        places_by_worth = knobs["value_weight"] > 0.0
+        self.can_place_by_worth = (
+            places_by_worth if can_place_by_worth is None else can_place_by_worth
+        )
+        """Whether knobs may place by worth."""
         self.model_names: tuple[str, ...] = tuple(dict.fromkeys(names))
         """What is served, in the order of `RequestFacts.model_index`."""
         self._arrays = allocate(
@@ -108,11 +99,12 @@ class LiveDispatcher:
             seed=seed,
             num_candidates=SUBSET_CANDIDATES if num_replicas >= SUBSET_REPLICAS else 0,
             num_kept=num_kept if keep_every else 1,
+            can_place_by_worth=self.can_place_by_worth,
         )
         self._cursors = self._arrays.cursors
         self._cursors["keep_every"] = keep_every
         self._keep_every = keep_every
-        self._handle = handle(self._arrays)
+        self._handle = self._new_handle()
         capacity = self._arrays.views["kv_capacity_tokens"] // NOMINAL_BLOCK_TOKENS
         self.prefix_index = PrefixIndex([int(blocks) for blocks in capacity])
         """What each replica is believed to hold; engines' events may tell it better."""
@@ -120,7 +112,7 @@ class LiveDispatcher:
         self.totals = DispatchTotals()
         self.listeners = list(listeners)
         """Who is told of every request."""
-        self.token_at_s = np.zeros(num_replicas)
+        self.token_at_s = self._arrays.token_at_s
         """When something last came from each replica; [R]."""
         self.restrictions = unrestricted(num_replicas)
         self.limits = no_limits(cluster)
@@ -133,6 +125,11 @@ class LiveDispatcher:
         self.knobs = knobs
         self.set_limits(self.limits)
         self.set_knobs(knobs)
+
+    def _new_handle(self) -> np.ndarray:
+        found = handle(self._arrays)
+        # What nobody calls is not compiled.
+        return connect(found) if self.can_place_by_worth else found
 
     @property
     def views(self) -> np.ndarray:
@@ -148,14 +145,19 @@ class LiveDispatcher:
         """Compile, or load what was compiled, by placing one request on nobody."""
         place(
             self._handle, self.prefix_index.handle, np.zeros(1, np.uint64), 1, -1, 0, 0,
-            (1, 1.0), (1.0, 1.0), 0, 0.0, False, 0.0,
+            (1, 1.0), (1.0, 1.0), 0, (0, 0.0, 0.0), False, 0.0,
         )  # fmt: skip
-        self._cursors["num_decided"] = self._cursors["next_slot"] = 0
+        self._cursors["next_slot"] = 0
 
     # What the control side sets.
 
     def set_knobs(self, knobs: Knobs, policy_version: str | None = None) -> None:
-        """Dispatch by these knobs from the next request on."""
+        """Dispatch by these knobs from the next request on.
+
+        Raises:
+            ValueError: they place by worth, which this dispatcher cannot.
+        """
+        self._check(knobs)
         self.knobs = knobs
         self.knob_version += 1
         if policy_version is not None:
@@ -165,6 +167,11 @@ class LiveDispatcher:
         arrays.knob_bias[:] = 0.0
         arrays.knob_bias[: knobs.replica_bias.size] = knobs.replica_bias
         self._set_bias()
+
+    def _check(self, knobs: Knobs) -> None:
+        """Raises: ValueError for knobs that this dispatcher cannot place by."""
+        if knobs["value_weight"] > 0.0 and not self.can_place_by_worth:
+            raise ValueError(cannot_place_by(knobs))
 
     def set_limits(self, limits: ReplicaLimits) -> None:
         """Let each replica have no more than this from the next request on.
@@ -196,7 +203,7 @@ class LiveDispatcher:
         self.restrictions = restrictions
         self._arrays = self._arrays._replace(**group_arrays(restrictions))
         # Between two requests nobody reads the old addresses.
-        self._handle = handle(self._arrays)
+        self._handle = self._new_handle()
         self._set_bias()
 
     def _set_bias(self) -> None:
@@ -208,8 +215,10 @@ class LiveDispatcher:
         """Place every n-th request on paper by other knobs too; None: no more.
 
         Raises:
-            ValueError: `every` is below 1.
+            ValueError: `every` is below 1, or the knobs place by worth, which it cannot.
         """
+        if knobs is not None:
+            self._check(knobs)
         if every < 1:
             msg = f"every must be at least 1 request, got {every}"
             raise ValueError(msg)
@@ -261,7 +270,13 @@ class LiveDispatcher:
         ):
             view[name] = 0
         self.prefix_index.clear(replica)
+        forget_mirror(self._handle, replica)
         refresh(self._handle)
+
+    @property
+    def num_unmirrored(self) -> int:
+        """Open requests that worth knows nothing of, as their replica's memory was full."""
+        return int(self._arrays.mirrors["num_dropped"].sum())
 
     def put_page(self, replica: int, page: ReplicaPage, now_s: float) -> None:
         """Take what a replica's metrics page said at a moment."""
@@ -293,7 +308,7 @@ class LiveDispatcher:
     def redispatch(self, placement: Placement, now_s: float, reason: str) -> Placement | Refusal:
         """Choose another replica, as this one broke off or fell silent before its first byte."""
         facts = placement.facts
-        self._leave(placement)
+        self._leave(placement, now_s)
         tried = (*placement.tried, placement.replica)
         masks = self.views["mask"]
         before = masks[list(tried)]
@@ -324,24 +339,25 @@ class LiveDispatcher:
         group = 0
         if self.restrictions.tenants or self.restrictions.adapters:
             group = self.restrictions.group_of(facts.tenant, facts.adapter)
+        self._num_decided = number = self._num_decided + 1
         # Engines' events may change the index from another thread.
         with self.prefix_index.lock:
             status, replica, hit_tokens, ttft_s, nominal_s, expected_tokens, priority = place(
                 self._handle, self.prefix_index.handle, facts.blocks, facts.block_tokens,
                 facts.model_index, group, facts.priority,
                 (facts.input_tokens, facts.expected_output_tokens),
-                (facts.ttft_slo_s, facts.tpot_slo_s), facts.session_hash, facts.weight, is_first,
-                now_s,
+                (facts.ttft_slo_s, facts.tpot_slo_s), facts.session_hash,
+                (number, facts.weight, facts.arrived_at_s), is_first, now_s,
             )  # fmt: skip
-        self._num_decided += 1
-        if self._keep_every and self._num_decided % self._keep_every == 0:
-            self.decisions.own(facts.request_id, self.knob_version, self.policy_version)
+        # What was not paid for is refused before anything is looked at.
+        if self._keep_every and number % self._keep_every == 0 and status != ShedReason.BUDGET:
+            self.decisions.own(facts.request_id, self.knobs, self.knob_version, self.policy_version)
         if status != PLACED:
             return self._refusal(facts, ShedReason(status))
         placement = Placement(
             facts=facts,
             replica=replica,
-            number=self._num_decided,
+            number=number,
             hit_tokens=hit_tokens,
             predicted_ttft_s=ttft_s,
             nominal_ttft_s=nominal_s,
@@ -351,7 +367,7 @@ class LiveDispatcher:
             group=group,
         )
         if not facts.is_stream:
-            heapq.heappush(self._unseen, (now_s + ttft_s, self._num_decided, placement))
+            heapq.heappush(self._unseen, (now_s + ttft_s, number, placement))
         return placement
 
     def settle(self, now_s: float) -> None:
@@ -366,20 +382,16 @@ class LiveDispatcher:
             if not placement.is_ended:
                 placement.is_prefilled = True
                 uncached_tokens = placement.facts.input_tokens - placement.hit_tokens
-                note_prefilled(self._handle, placement.replica, uncached_tokens, now_s)
+                note_prefilled(
+                    self._handle, placement.replica, placement.number, uncached_tokens, now_s
+                )
 
     def _refusal(self, facts: RequestFacts, reason: ShedReason) -> Refusal:
         totals = self.totals
         totals.num_shed += 1
         totals.shed_by_reason[reason] += 1
         totals.shed[facts.priority] += 1
-        status, code = _REFUSALS[reason]
-        return Refusal(
-            status=status,
-            code=code,
-            message=f"the request was refused: {SHED_TEXTS[reason]}",
-            retry_after_s=RETRY_AFTER_S,
-        )
+        return refusal_for(reason)
 
     def first_token(self, placement: Placement, now_s: float) -> None:
         """Note the first byte of an answer's body."""
@@ -392,7 +404,8 @@ class LiveDispatcher:
         placement.is_prefilled = True
         self.token_at_s[placement.replica] = now_s
         note_first_token(
-            self._handle, placement.replica, placement.facts.input_tokens - placement.hit_tokens,
+            self._handle, placement.replica, placement.number,
+            placement.facts.input_tokens - placement.hit_tokens,
             now_s - placement.placed_at_s, placement.nominal_ttft_s, now_s,
         )  # fmt: skip
 
@@ -400,21 +413,24 @@ class LiveDispatcher:
         """Note that something came from a replica."""
         self.token_at_s[replica] = now_s
 
-    def _leave(self, placement: Placement) -> None:
+    def _leave(self, placement: Placement, now_s: float, whole_tokens: int = 0) -> None:
+        """Take a request off its replica; answers that are whole tell their length."""
         placement.is_ended = True
         note_end(
             self._handle, placement.replica, placement.facts.input_tokens,
             placement.counted_output_tokens,
             placement.facts.input_tokens - placement.hit_tokens, placement.is_prefilled,
+            (placement.number, placement.priority, whole_tokens, now_s),
         )  # fmt: skip
 
     def finish(self, placement: Placement, end: RequestEnd) -> None:
         """Note that a request has left its replica."""
-        self._leave(placement)
+        is_whole = end.ending is Ending.FINISHED
+        self._leave(placement, end.ended_at_s, end.output_tokens if is_whole else 0)
         placement.end = end
         totals, priority = self.totals, placement.facts.priority
         totals.output_tokens += end.output_tokens
-        if end.ending is Ending.FINISHED:
+        if is_whole:
             totals.num_finished += 1
             totals.finished[priority] += 1
             if is_met(placement, end):
@@ -435,19 +451,3 @@ class LiveDispatcher:
     def num_open(self) -> int:
         """Requests that are at a replica."""
         return self.totals.num_open
-
-
-def is_met(placement: Placement, end: RequestEnd) -> bool:
-    """Whether a finished request met its limits.
-
-    A stream's are those of TTFT and TPOT, from the moment that the request had come. Who does not
-    stream sees nothing before the end, and has until both limits together are used up.
-    """
-    facts = placement.facts
-    later_tokens = max(0, end.output_tokens - 1)
-    if not facts.is_stream:
-        limit_s = facts.ttft_slo_s + later_tokens * facts.tpot_slo_s
-        return end.ended_at_s - facts.arrived_at_s <= limit_s
-    first_s = placement.first_token_at_s - facts.arrived_at_s
-    span_s = end.ended_at_s - placement.first_token_at_s
-    return first_s <= facts.ttft_slo_s and span_s <= later_tokens * facts.tpot_slo_s + 1e-9

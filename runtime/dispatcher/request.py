@@ -127,3 +127,19 @@ class RequestEnd(msgspec.Struct, kw_only=True, gc=False):
     """Prompt tokens as the engine counts them."""
     cached_tokens: int | None = None
     """Prompt tokens that it found in its prefix cache."""
+
+
+def is_met(placement: Placement, end: RequestEnd) -> bool:
+    """Whether a finished request met its limits.
+
+    A stream's are those of TTFT and TPOT, from the moment that the request had come. Who does not
+    stream sees nothing before the end, and has until both limits together are used up.
+    """
+    facts = placement.facts
+    later_tokens = max(0, end.output_tokens - 1)
+    if not facts.is_stream:
+        limit_s = facts.ttft_slo_s + later_tokens * facts.tpot_slo_s
+        return end.ended_at_s - facts.arrived_at_s <= limit_s
+    first_s = placement.first_token_at_s - facts.arrived_at_s
+    span_s = end.ended_at_s - placement.first_token_at_s
+    return first_s <= facts.ttft_slo_s and span_s <= later_tokens * facts.tpot_slo_s + 1e-9

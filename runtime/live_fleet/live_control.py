@@ -19,7 +19,8 @@ from ...env.restrictions import ReplicaLimits
 from ...env.state.cluster_state import ClusterState
 from ...env.state.feature import Node
 from ...env.state.registry import column
-from ..dispatcher.live_dispatcher import LiveDispatcher, ReplicaPage
+from ..dispatcher.live_dispatcher import LiveDispatcher
+from ..dispatcher.replica_page import ReplicaPage
 from ..gateway.gateway import Gateway
 from ..observer.observer import page_period_s
 from ..telemetry.hub import Hub

@@ -17,6 +17,7 @@ from ...env.state.cluster_state import ClusterState
 from ...traces.errors import BundleError
 from ..admin.bodies import ProposalBody
 from ..admin.host import Refused
+from ..dispatcher.live_dispatcher import cannot_place_by
 from ..engines.engine_error import EngineError
 from .bundle_fit import policy_of_bundle
 from .policy_children import SwapPhase
@@ -90,6 +91,8 @@ class ServerHost:
         size, num = knobs.replica_bias.size, server.dispatcher.views.size
         if size not in (0, num):
             raise Refused(422, "bias", f"must have {num} numbers or none, got {size}")
+        if knobs["value_weight"] > 0.0 and not server.dispatcher.can_place_by_worth:
+            raise Refused(422, "knobs", cannot_place_by(knobs))
         lease = np.inf if lease_s is None else lease_s
         return server.steering.order(knobs, server.clock(), lease_s=lease)
 
@@ -103,7 +106,12 @@ class ServerHost:
         if server.policies.is_waiting:
             raise Refused(409, "path", "another policy is on its way to the seat; wait for it")
         try:
-            policy = policy_of_bundle(path, server.dispatcher.cluster, source=server.new_source())
+            policy = policy_of_bundle(
+                path,
+                server.dispatcher.cluster,
+                source=server.new_source(),
+                can_place_by_worth=server.dispatcher.can_place_by_worth,
+            )
         except BundleError as error:
             raise Refused(422, "path", str(error)) from error
         swap = server.policies.start(policy, server.clock(), deadline_s=deadline_s)

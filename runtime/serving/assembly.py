@@ -11,16 +11,17 @@ from ...agents.constraints.policy_file import Policy, read_policy
 from ...agents.heuristics import heuristic
 from ...agents.knob_file import read_knobs
 from ...agents.shield.fallback import FallbackConfig
-from ...agents.shield.projection import KnobLimits
+from ...agents.shield.projection import KnobLimit, KnobLimits
 from ...agents.shield.shield import ShieldConfig
 from ...env.cluster import ClusterSpec
-from ...traces.errors import ConfigError
+from ...env.knobs import KNOB_INDEX
 from ..dispatcher.live_dispatcher import LiveDispatcher
 from ..gateway.key_file import read_keys
 from ..gateway.tenants import OpenAccess, Tenant, Tenants
 from ..understanding.served_models import ServedModel
 from .config import ServeConfig
 from .promotion import PromotionConfig
+from .seat import PolicyFacts
 from .steering import SteeringConfig
 
 
@@ -53,24 +54,24 @@ def shield_of(rules: Rules | None) -> ShieldConfig:
     )
 
 
-def steering_of(config: ServeConfig, rules: Rules | None) -> SteeringConfig:
-    """Return how the gateway is steered.
+def steering_of(
+    config: ServeConfig, rules: Rules | None, policy: PolicyFacts | None = None
+) -> SteeringConfig:
+    """Return how the gateway is steered; `policy` is the first that is to have the seat.
 
-    Raises: `ConfigError` for knobs that cannot be read or served; `ValueError` for an unknown
-        scheduler.
+    If neither it nor the scheduler places by worth, nobody may.
+
+    Raises: `ConfigError` for knobs that cannot be read; `ValueError` for an unknown scheduler.
     """
     fallback = FallbackConfig() if rules is None else rules.policy.fallback
     name = config.scheduler or fallback.heuristic
     knobs = heuristic(name).knobs
     if config.knobs_path is not None:
         name, knobs = str(config.knobs_path), read_knobs(config.knobs_path)
-    if knobs["value_weight"] > 0.0:
-        msg = (
-            f"scheduler '{name}' places by worth (value_weight {knobs['value_weight']:g}), which "
-            "only simulated fleets do so far; choose another, such as universal-scorer"
-        )
-        raise ConfigError(msg)
-    limits = () if rules is None else rules.policy.limits
+    limits = () if rules is None else tuple(rules.policy.limits)
+    known = (knobs,) if policy is None else (knobs, policy.base)
+    if not any(each["value_weight"] > 0.0 for each in known):
+        limits += (KnobLimit(knob="value_weight", low=0.0, high=0.0),)
     promotion = None
     if config.shadow_first_s is not None:
         promotion = PromotionConfig(
@@ -83,6 +84,11 @@ def steering_of(config: ServeConfig, rules: Rules | None) -> SteeringConfig:
         limits=KnobLimits.of(limits),
         promotion=promotion,
     )
+
+
+def can_place_by_worth(steering: SteeringConfig) -> bool:
+    """Whether anybody may, so that what it takes is to be remembered from the start."""
+    return bool(steering.limits.high[KNOB_INDEX["value_weight"]] > 0.0)
 
 
 def tenants_of(config: ServeConfig) -> Tenants:

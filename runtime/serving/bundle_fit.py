@@ -12,12 +12,15 @@ from ...env.state.graph import NUM_TENANTS
 from .seat import PolicyFacts
 
 
-def policy_of_bundle(root: Path, cluster: ClusterSpec, *, source: str) -> PolicyFacts:
-    """Return what a gateway must know of a bundle's policy.
+def policy_of_bundle(
+    root: Path, cluster: ClusterSpec, *, source: str, can_place_by_worth: bool = True
+) -> PolicyFacts:
+    """Return what a gateway must know of a bundle's policy; some cannot place by worth.
 
     Raises:
         BundleError: it cannot be read, its features or knobs are not this code's (both hashes are
-            named), or its layout has too little room for the fleet.
+            named), its layout has too little room for the fleet, or it places by worth where that
+            cannot be.
     """
     config = read_config(root)
     check_fit(root, config)
@@ -35,4 +38,7 @@ def policy_of_bundle(root: Path, cluster: ClusterSpec, *, source: str) -> Policy
         base = Knobs.of(**config.base_knobs)
     except ValueError as error:
         raise bundle_error(root, f"base_knobs: {error}", "save the policy anew") from error
+    if base["value_weight"] > 0.0 and not can_place_by_worth:
+        fault = "it places by worth, and this gateway does not remember what that takes"
+        raise bundle_error(root, fault, f"start the gateway with it: --bundle {root}")
     return PolicyFacts(source=source, name=str(root), base=base)

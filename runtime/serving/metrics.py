@@ -128,6 +128,9 @@ def _fill_steering(page: _Page, server: "Server") -> None:
     page.family("ruler", "gauge", "Who sets the knobs.")
     page.sample("ruler", 1, ruler=steering.ruler)
     page.single("knob_version", "counter", "Settings of the knobs so far.", dispatcher.knob_version)
+    if dispatcher.can_place_by_worth:
+        page.single("unmirrored_requests", "gauge", "Open requests that worth knows nothing of.",
+                    dispatcher.num_unmirrored)  # fmt: skip
     page.family("knob", "gauge", "Values of the knobs.")
     for name, value in dispatcher.knobs.as_dict().items():
         page.sample("knob", value, knob=name)

@@ -33,7 +33,14 @@ from ..telemetry.service import HubService, Pace
 from ..telemetry.socket_transport import SocketTransport
 from ..understanding.openai_reader import OpenAiReader, ReaderConfig
 from .admin_host import ServerHost
-from .assembly import names_of, rules_of, shield_of, steering_of, tenants_of
+from .assembly import (
+    can_place_by_worth,
+    names_of,
+    rules_of,
+    shield_of,
+    steering_of,
+    tenants_of,
+)
 from .bundle_fit import policy_of_bundle
 from .child_process import Child, ChildConfig, Spawn, spawn_process
 from .config import ServeConfig
@@ -85,14 +92,16 @@ class Server:
         self.spec: LiveFleetSpec = read_live_fleet(config.fleet_path)
         cluster = self.spec.cluster
         self.rules = rules_of(config, cluster)
-        steering = steering_of(config, self.rules)
+        self._first_policy = self._read_first_policy()
+        steering = steering_of(config, self.rules, self._first_policy)
         served = [replica.model for replica in self.spec.replicas]
         self.dispatcher = LiveDispatcher(
             cluster,
-            knobs=steering.scheduler,
+            knobs=steering.limits.bounded(steering.scheduler),
             served=served,
             keep_every=config.decision_every if config.decisions_dir is not None else 0,
             num_kept=max(64, min(512, _KEPT_ROWS // len(cluster.replicas))),
+            can_place_by_worth=can_place_by_worth(steering),
         )
         if self.rules is not None:
             self.dispatcher.set_restrictions(self.rules.compiled.restrictions)
@@ -123,7 +132,6 @@ class Server:
             num_replicas=len(cluster.replicas),
             on_seated=lambda policy: self.policies.on_seated(policy, self.clock()),
         )
-        self._first_policy = self._read_first_policy()
         self.policies = PolicyChildren(self.steering, self._policy_child)
         self.orders = ReplicaOrders(
             self.spec.replicas,

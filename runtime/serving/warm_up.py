@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import msgspec
 
 from ...agents.shield.shield import ShieldConfig
-from ..dispatcher.live_dispatcher import LiveDispatcher, ReplicaPage
+from ..dispatcher.live_dispatcher import LiveDispatcher
+from ..dispatcher.replica_page import ReplicaPage
 from ..dispatcher.request import Ending, Placement, RequestEnd
 from ..gateway.gateway import Gateway
 from ..gateway.tenants import Tenant
@@ -36,7 +37,10 @@ def warm_up(
     cluster = like.cluster
     served = [pool.replica.model for pool in gateway.pools]
     reader = OpenAiReader(models)
-    dispatcher = LiveDispatcher(cluster, knobs=like.knobs, served=served, keep_every=1)
+    dispatcher = LiveDispatcher(
+        cluster, knobs=like.knobs, served=served, keep_every=1,
+        can_place_by_worth=like.can_place_by_worth,
+    )  # fmt: skip
     dispatcher.listeners.append(reader)
     dispatcher.set_shadow(like.knobs, every=1)
     control = LiveControl(gateway, dispatcher, Hub(layout_of(cluster)), shield)
@@ -61,5 +65,6 @@ def warm_up(
     control.look(now_s)
     control.take_window(now_s + 1.0)
     control.state(now_s + 1.0)
+    dispatcher.set_available(0, False, now_s + 1.0)
     dispatcher.take_regret()
     dispatcher.decisions.take()

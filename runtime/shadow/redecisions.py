@@ -86,7 +86,7 @@ def redecide(
     Shapes: `nominal` LATENCY_DTYPE [R].
 
     Raises:
-        ShadowError: the log is of another number of replicas.
+        ShadowError: the log is of another number of replicas, or the knobs place by worth.
     """
     num = nominal.size
     rows = candidates.num_rows
@@ -107,8 +107,19 @@ def redecide(
         part = slice(first, first + num)
         one = {name: column[part] for name, column in columns.items()}
         at_s = float(one["at_s"][0])
+        _check(knobs_at(at_s))
         found.append(_redecide(one, views[part], queries[part][:1], nominal, knobs_at(at_s)))
     return found
+
+
+def _check(knobs: Knobs) -> None:
+    """Raises: ShadowError for knobs whose choices need more than a log holds."""
+    if knobs["value_weight"] > 0.0:
+        msg = (
+            f"decisions cannot be made again by worth (value_weight {knobs['value_weight']:g}): "
+            "the log does not hold what each replica had; compare with universal-scorer"
+        )
+        raise ShadowError(msg)
 
 
 def _redecide(

@@ -115,8 +115,7 @@ def ruling_attributes(ruling: Circumstances) -> Attributes:
 
 def decision_attributes(record: DecisionRecord, names: Sequence[str]) -> Attributes:
     """Return what a decision that was kept in full adds: the cheapest replicas and the lead."""
-    usable = np.isfinite(record.bias) & (record.view["mask"] == 0)
-    usable &= record.view["is_available"] != 0
+    usable = record.is_usable
     costs = np.where(usable, record.costs, np.inf)
     top = np.argsort(costs, kind="stable")[: min(_NUM_TOP, int(usable.sum()))]
     return {

@@ -14,7 +14,8 @@ from trimtab.env.shed_reason import ShedReason
 from trimtab.env.simulated_fleet import SimulatedFleet
 from trimtab.env.simulator.layout import FINISHED
 from trimtab.env.simulator.workload import compile_workload
-from trimtab.runtime.dispatcher.live_dispatcher import LiveDispatcher, ReplicaPage
+from trimtab.runtime.dispatcher.live_dispatcher import LiveDispatcher
+from trimtab.runtime.dispatcher.replica_page import ReplicaPage
 from trimtab.runtime.dispatcher.request import (
     Ending,
     Placement,

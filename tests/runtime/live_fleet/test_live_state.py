@@ -14,7 +14,7 @@ from trimtab.env.simulator.layout import FINISHED, SHED
 from trimtab.env.simulator.workload import compile_workload
 from trimtab.env.state.feature import Node
 from trimtab.env.state.registry import column
-from trimtab.runtime.dispatcher.live_dispatcher import ReplicaPage
+from trimtab.runtime.dispatcher.replica_page import ReplicaPage
 from trimtab.runtime.dispatcher.request import Placement
 from trimtab.runtime.live_fleet.live_state import PAGE_NAMES, LiveState
 from trimtab.runtime.observer.observer import layout_of

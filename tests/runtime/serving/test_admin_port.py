@@ -52,6 +52,8 @@ FAULTS: list[tuple[str, str, bytes, int, str, str]] = [
      "unknown knob 'backlogg'; did you mean 'backlog'?"),
     ("PUT", "/admin/order", b'{"knobs": {"backlog": 99}}', 422, "knobs",
      "knob 'backlog' must be in [0.05, 4], got 99"),
+    ("PUT", "/admin/order", b'{"knobs": {"value_weight": 1}}', 422, "knobs",
+     "place by worth (value_weight 1), and this gateway does not remember what that takes"),
     ("PUT", "/admin/order", b'{"knobs": {}, "bias": [0.1]}', 422, "bias",
      "must have 2 numbers or none, got 1"),
     ("PUT", "/admin/order", b'{"knobs": {}, "lease_s": -1}', 422, "body", "`float` > 0.0"),
