@@ -61,19 +61,11 @@ def training_log(
     Raises:
         MissingExtraError: an online run is wanted, and the package wandb is not installed.
     """
-    if mode is not WandbMode.DISABLED and importlib.util.find_spec("wandb") is None:
-        if mode is WandbMode.ONLINE:
-            msg = (
-                "wandb mode is 'online', but the package wandb is not installed; "
-                "run 'pip install wandb' or use --wandb disabled"
-            )
-            raise MissingExtraError(msg)
-        _LOG.warning("wandb is not installed: logging to progress.csv alone")
-        mode = WandbMode.DISABLED
+    mode = usable_mode(mode)
     directory.mkdir(parents=True, exist_ok=True)
     outputs: list[KVWriter] = [CSVOutputFormat(str(directory / "progress.csv"))]
     if mode is not WandbMode.DISABLED:
-        outputs.append(_WandbOutput(_start_run(directory, mode, config)))
+        outputs.append(_WandbOutput(start_run(directory, mode, config)))
     logger = Logger(str(directory), outputs)
     try:
         yield logger
@@ -81,14 +73,35 @@ def training_log(
         logger.close()
 
 
-def _start_run(directory: Path, mode: WandbMode, config: Mapping[str, Any]) -> Any:
-    """Begin a W&B run."""
+def usable_mode(mode: WandbMode) -> WandbMode:
+    """Return the mode, or `DISABLED` where an offline run cannot be as wandb is not installed.
+
+    Raises:
+        MissingExtraError: an online run is wanted, and the package wandb is not installed.
+    """
+    if mode is WandbMode.DISABLED or importlib.util.find_spec("wandb") is not None:
+        return mode
+    if mode is WandbMode.ONLINE:
+        msg = (
+            "wandb mode is 'online', but the package wandb is not installed; "
+            "run 'pip install wandb' or use --wandb disabled"
+        )
+        raise MissingExtraError(msg)
+    _LOG.warning("wandb is not installed: logging to files alone")
+    return WandbMode.DISABLED
+
+
+def start_run(
+    directory: Path, mode: WandbMode, config: Mapping[str, Any], *, job_type: str = "train"
+) -> Any:
+    """Begin a W&B run that keeps its files below a directory."""
     import wandb
 
     return wandb.init(
         project=PROJECT,
         dir=str(directory),
         config=dict(config),
+        job_type=job_type,
         mode="offline" if mode is WandbMode.OFFLINE else "online",
         settings=wandb.Settings(silent=True),
     )
