@@ -21,6 +21,7 @@ from ..agents.heuristics import HEURISTICS, heuristic
 from ..agents.knob_file import read_knobs
 from ..agents.policy import ConstantPolicy, LearnedPolicy, constant_policy
 from ..agents.run_record import RunClock
+from ..agents.training_log import WandbMode
 from ..env.cluster_file import load_cluster
 from ..env.fault_file import bundled_fault_names, load_faults
 from ..env.scenario import TROUBLED, Part, Scenario, azure_scenario, scenario_from_trace
@@ -29,7 +30,7 @@ from .gating import run_gate, verdict_text
 from .live_evaluation import LiveTarget, run_live
 from .recorded import open_trace, shortness
 from .report import ReportPaths, write_report
-from .run_records import gate_results, this_command
+from .run_records import gate_results, log_gate, this_command
 from .table import rich_table
 
 # Shares of the saturation rate at which the load curve is taken.
@@ -99,6 +100,9 @@ def evaluate(
     traces: Annotated[
         Path | None, typer.Option(help="Recorded traces that sites resample; else synthetic.")
     ] = None,
+    wandb: Annotated[
+        WandbMode, typer.Option(help="With --gate: Weights & Biases.")
+    ] = WandbMode.OFFLINE,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the numbers instead of the table.")
     ] = False,
@@ -107,7 +111,7 @@ def evaluate(
     settings = {name: value for name, value in locals().items() if name != "as_json"}
     if gate:
         clock = RunClock()
-        verdict = run_gate(
+        verdict, runs = run_gate(
             bundle,
             sites=(sites, traces),
             make=lambda: make_scenario(
@@ -115,6 +119,7 @@ def evaluate(
             ),
             num_workloads=workloads,
         )
+        log_gate(out, wandb, runs, {"bundle": str(bundle), "sites": sites, "seed": seed})
         clock.record(
             out,
             title=f"The gate over {bundle}",

@@ -29,8 +29,10 @@ def run_gate(
     sites: tuple[int, Path | None],
     make: Callable[[], Scenario],
     num_workloads: int,
-) -> Verdict:
+) -> tuple[Verdict, list[PairedRun]]:
     """Judge a bundle on test sites, or on a scenario's test part; write the verdict into it.
+
+    Return the paired runs too.
 
     Raises:
         ConfigError: there is no bundle, or too few test sites fit it.
@@ -47,7 +49,7 @@ def run_gate(
         runs = _on_scenario(bundle, make(), max(num_workloads, LEAST_WORKLOADS))
     verdict = judge(runs)
     record_verdict(bundle_path, verdict.as_dict())
-    return verdict
+    return verdict, runs
 
 
 def _on_scenario(bundle: Bundle, scenario: Scenario, num_workloads: int) -> list[PairedRun]:

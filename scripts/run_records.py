@@ -1,17 +1,23 @@
-"""What commands put into the records of their runs.
+"""What commands put into the records of their runs, and into Weights & Biases.
 
 Does not know: what a record is (`..agents.run_record`).
 """
 
+import json
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ..agents.gate import Verdict
+from ..agents.gate import PairedRun, Verdict
 from ..agents.run_record import Result
 from ..agents.training import TrainingResult
+from ..agents.training_log import WandbMode
 from ..agents.tuning import TuningResult
+from ..agents.wandb_results import log_differences, log_files, results_run, trace_manifest
 from ..env.knobs import Knobs
+from ..traces.atomic import replace_file
 
 _POINTS = 100.0
 
@@ -33,6 +39,28 @@ def validation_results(result: TrainingResult) -> list[Result]:
         Result(what="policy - base on validation, best check", mean=_POINTS * best),
         Result(what="the same, last check", mean=_POINTS * last),
     ]
+
+
+def log_training(
+    directory: Path, mode: WandbMode, settings: Mapping[str, Any], traces: Path | None
+) -> None:
+    """Log a training's bundle, settings and trace manifest as artefacts of W&B."""
+    with results_run(directory, mode, settings, kind="artefacts") as run:
+        if run is None:
+            return
+        manifest = {"settings": dict(settings), "traces": trace_manifest(traces)}
+        path = directory / "manifest.json"
+        replace_file(path, (json.dumps(manifest, indent=2) + "\n").encode())
+        log_files(run, "manifest", "config", path)
+        log_files(run, "bundle", "bundle", directory / "bundle")
+
+
+def log_gate(
+    directory: Path, mode: WandbMode, runs: Sequence[PairedRun], settings: Mapping[str, Any]
+) -> None:
+    """Log what a gate saw as a table of W&B."""
+    with results_run(directory, mode, settings, kind="gate") as run:
+        log_differences(run, "gate/differences", runs)
 
 
 def tuning_results(result: TuningResult) -> list[Result]:

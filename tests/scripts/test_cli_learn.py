@@ -58,7 +58,8 @@ def test_tune_train_and_evaluate_a_trace(store, two_kinds, tmp_path):
     )  # fmt: skip
     for name in ("round-robin", TUNED_NAME, TRAINED_NAME):
         assert name in printed
-    gate = ("evaluate", *common[:-4], "--span", 3, "--load", 0.4, "--gate", "--workloads", 30)
+    gate = ("evaluate", *common[:-4], "--span", 3, "--load", 0.4, "--gate", "--workloads", 30,
+            "--wandb", "disabled", "--out", tmp_path / "gate")  # fmt: skip
     judged = CliRunner().invoke(app, [str(a) for a in (*gate, "--bundle", out / "bundle")])
     # It has learned nothing, so it gains nothing.
     assert judged.exit_code == 1, judged.output
