@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+WORKERS ?= 2
 # One thread a process: the simulator runs in parallel over workloads by itself.
 export OMP_NUM_THREADS := 1
 
@@ -28,8 +29,8 @@ demo: $(STAMP)  ## See it work on the bundled trace.
 demo-live: $(STAMP)  ## See a policy on real engines: in shadow first, then serving.
 	$(BIN)/trimtab demo-live
 
-test: $(STAMP)  ## Run the fast tests.
-	$(BIN)/python -m pytest -q
+test: $(STAMP)  ## Run the fast tests, on WORKERS cores (2 by default).
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 format: $(STAMP)  ## Format the code and mend what lint can mend.
 	$(BIN)/ruff format .
