@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..agents.bundle import save_bundle
+from ..agents.bundle import Bundle, save_bundle
 from ..agents.evaluation import Evaluation
 from ..agents.halving import ROUNDS
 from ..agents.training import TrainingConfig, TrainingResult, train
@@ -67,6 +67,8 @@ def train_with_progress(
     directory: Path,
     config: TrainingConfig,
     wandb_mode: WandbMode,
+    *,
+    start: Bundle | None = None,
 ) -> TrainingResult:
     """Train, showing the windows played."""
     with progress_bar() as progress:
@@ -76,6 +78,7 @@ def train_with_progress(
             base,
             directory,
             config,
+            start=start,
             wandb_mode=wandb_mode,
             on_windows=lambda count: progress.advance(task, count),
         )
