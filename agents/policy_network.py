@@ -200,6 +200,25 @@ class EquivariantPolicy(ActorCriticPolicy):
             **self.optimizer_kwargs,
         )
 
+    def start_from(self, actor: nn.Module) -> None:
+        """Take the weights of a bundle's actor, to learn on from there.
+
+        Raises:
+            ValueError: it is of another size.
+        """
+        state = actor.state_dict()
+        for part, module in (("extractor", self.pi_features_extractor), ("head", self.action_net)):
+            prefix = f"{part}."
+            own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            try:
+                module.load_state_dict(own)
+            except RuntimeError as error:
+                msg = (
+                    f"the bundle's {part} does not fit a policy of hidden size "
+                    f"{self.hidden_size}; use the hidden size that it was trained with"
+                )
+                raise ValueError(msg) from error
+
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> MaskedGaussian:
         replica_mask = split_features(latent_pi, self.hidden_size).replica_mask  # [B, N]
         moved = replica_mask.new_tensor(self.moved)

@@ -30,11 +30,12 @@ from ..env.sites.tasks import NUM_FUTURE, SiteTasks
 from ..env.vector_env import FleetVectorEnv, observe_fleets
 from ..graph_encoder.extractor import Reads
 from .arrival_rewards import ArrivalRewards, Normalised
+from .bundle import Bundle
 from .fleet_vec_env import FleetVecEnv
 from .knob_search import knobs_to_tune
 from .policy_network import EquivariantPolicy
 from .shielded_training import training_guard
-from .training import KnobLog, Progress, TrainingResult
+from .training import KnobLog, Progress, TrainingResult, policy_of
 from .training_log import WandbMode, training_log
 
 SITE_LAYOUT = ObservationLayout(max_replicas=32, max_gpus=64, max_servers=16)
@@ -125,8 +126,9 @@ def make_site_model(
     base: Knobs,
     config: SiteTrainingConfig,
     layout: ObservationLayout = SITE_LAYOUT,
+    start: Bundle | None = None,
 ) -> PPO:
-    """Return an untrained model on environments that draw from episodes."""
+    """Return a model on environments that draw from episodes, untrained or begun by a bundle."""
     envs = FleetVectorEnv(
         config.num_envs,
         tasks=SiteTasks(
@@ -166,6 +168,8 @@ def make_site_model(
     )
     with torch.no_grad():
         model.policy.log_std[:-1] = config.log_std
+    if start is not None:
+        policy_of(model).start_from(start.actor)
     return model
 
 
@@ -254,10 +258,13 @@ def train_on_sites(
     directory: Path,
     config: SiteTrainingConfig | None = None,
     *,
+    start: Bundle | None = None,
     wandb_mode: WandbMode = WandbMode.OFFLINE,
     on_windows: Progress = lambda count: None,
 ) -> TrainingResult:
     """Train a policy around a base over episodes, log into a directory, return the best checkpoint.
+
+    It begins with action 0, or where a bundle's policy ended; the best may be the base itself.
 
     Raises:
         ValueError: there is no episode to train or to validate on.
@@ -271,8 +278,8 @@ def train_on_sites(
     # Two OpenMP threads on small tensors are slower than one.
     torch.set_num_threads(1)
     try:
-        model = make_site_model(episodes, base, config)
-        untrained = copy.deepcopy(model.policy.state_dict())
+        untrained = policy_of(make_site_model(episodes, base, config)).state_dict()
+        model = make_site_model(episodes, base, config, start=start)
         checks = SiteChecks(validation, base, config)
         callbacks: list[BaseCallback] = [
             ArrivalRewards(config.normalised),
@@ -281,13 +288,15 @@ def train_on_sites(
         ]
         with training_log(directory, mode=wandb_mode, config=asdict(config)) as logger:
             model.set_logger(logger)
+            if start is not None:
+                checks.init_callback(model)
+                checks.check()
             model.learn(config.num_windows, callback=callbacks)
             checks.check()
             logger.dump(model.num_timesteps)
     finally:
         torch.set_num_threads(threads)
-    policy = model.policy
-    assert isinstance(policy, EquivariantPolicy), f"policy is {type(policy)}"
+    policy = policy_of(model)
     policy.load_state_dict(checks.best_weights or untrained)
     return TrainingResult(
         policy=policy,

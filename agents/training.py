@@ -28,6 +28,7 @@ from ..env.short_term_env import EpisodeConfig, ShortTermEnv
 from ..env.simulated_fleet import SimulatedFleet, Workers, advance_all, drain_all
 from ..env.vector_env import FleetVectorEnv, observe_fleets
 from .arrival_rewards import ArrivalRewards
+from .bundle import Bundle
 from .fleet_vec_env import FleetVecEnv
 from .policy_network import EquivariantPolicy
 from .shielded_training import ShieldLog, training_guard
@@ -211,9 +212,12 @@ class _Checkpoints(BaseCallback):
 
 
 def make_model(
-    scenario: Scenario, base: Knobs, config: TrainingConfig
+    scenario: Scenario, base: Knobs, config: TrainingConfig, start: Bundle | None = None
 ) -> tuple[PPO, list[ShortTermEnv]]:
-    """Return an untrained model on its environments, and those environments."""
+    """Return a model on its environments, and those environments.
+
+    It is untrained, or begins where a bundle's policy ended.
+    """
     guard = training_guard if config.is_shielded else None
     tasks = ScenarioTasks(scenario, Part.TRAIN, config.num_workloads, make_guard=guard)
     layout = layout_for(scenario)
@@ -236,7 +240,16 @@ def make_model(
         seed=config.seed,
         device="cpu",
     )
+    if start is not None:
+        policy_of(model).start_from(start.actor)
     return model, envs.envs
+
+
+def policy_of(model: PPO) -> EquivariantPolicy:
+    """Return a model's policy."""
+    policy = model.policy
+    assert isinstance(policy, EquivariantPolicy), f"policy is {type(policy)}"
+    return policy
 
 
 def train(
@@ -245,17 +258,21 @@ def train(
     directory: Path,
     config: TrainingConfig | None = None,
     *,
+    start: Bundle | None = None,
     wandb_mode: WandbMode = WandbMode.OFFLINE,
     on_windows: Progress = lambda count: None,
 ) -> TrainingResult:
-    """Train a policy around `base`, log into a directory, and return the best checkpoint."""
+    """Train a policy around `base`, log into a directory, and return the best checkpoint.
+
+    It begins with action 0, or where a bundle's policy ended; the best may be the base itself.
+    """
     config = config or TrainingConfig()
     start_s = time.monotonic()
     threads = torch.get_num_threads()
     # Two OpenMP threads on small tensors are slower than one.
     torch.set_num_threads(1)
     try:
-        model, envs = make_model(scenario, base, config)
+        model, envs = make_model(scenario, base, config, start)
         checkpoints = _Checkpoints(scenario, envs[0], config)
         callbacks: list[BaseCallback] = [
             ArrivalRewards(),
@@ -265,13 +282,15 @@ def train(
         ]
         with training_log(directory, mode=wandb_mode, config=asdict(config)) as logger:
             model.set_logger(logger)
+            if start is not None:
+                checkpoints.init_callback(model)
+                checkpoints.check()
             model.learn(config.num_windows, callback=callbacks)
             checkpoints.check()
             logger.dump(model.num_timesteps)
     finally:
         torch.set_num_threads(threads)
-    policy = model.policy
-    assert isinstance(policy, EquivariantPolicy), f"policy is {type(policy)}"
+    policy = policy_of(model)
     if checkpoints.best_weights is not None:
         policy.load_state_dict(checkpoints.best_weights)
     else:
@@ -289,7 +308,4 @@ def train(
 
 def _untrained(scenario: Scenario, base: Knobs, config: TrainingConfig) -> EquivariantPolicy:
     """Return the policy of iteration 0, whose action is 0."""
-    model, _ = make_model(scenario, base, config)
-    policy = model.policy
-    assert isinstance(policy, EquivariantPolicy), f"policy is {type(policy)}"
-    return policy
+    return policy_of(make_model(scenario, base, config)[0])

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..agents import evaluation as evaluations
 from ..agents.bundle import load_bundle
 from ..agents.evaluation import Evaluation, PolicyMaker
+from ..agents.generalist import bundle_directory
 from ..agents.heuristics import HEURISTICS, heuristic
 from ..agents.knob_file import read_knobs
 from ..agents.policy import ConstantPolicy, LearnedPolicy, constant_policy
@@ -175,7 +176,7 @@ def policy_makers(
         tuned = ConstantPolicy(name=TUNED_NAME, knobs=read_knobs(knobs))
         makers[TUNED_NAME] = lambda: tuned
     if bundle is not None:
-        trained = load_bundle(bundle)
+        trained = load_bundle(bundle_directory(bundle))
         makers[LearnedPolicy(trained).name] = lambda: LearnedPolicy(trained)
     if not makers:
         msg = f"--policies '{names}' names no policy; known: all, {', '.join(HEURISTICS)}"

@@ -10,6 +10,7 @@ from ..agents.bundle import Bundle, load_bundle, record_verdict
 from ..agents.evaluation import PolicyMaker, evaluate
 from ..agents.gate import LEAST_WORKLOADS, PairedRun, Verdict, judge
 from ..agents.gate_runs import fits, runs_of, runs_on_sites
+from ..agents.generalist import bundle_directory
 from ..agents.policy import ConstantPolicy, LearnedPolicy
 from ..env.scenario import Scenario
 from ..env.sites import Episode, Split, TraceLibrary, sample_site, site_episode
@@ -41,6 +42,7 @@ def run_gate(
     if bundle_path is None:
         msg = "--gate needs --bundle: a policy is judged against the base of its own bundle"
         raise ConfigError(msg)
+    bundle_path = bundle_directory(bundle_path)
     bundle = load_bundle(bundle_path)
     num_sites, directory = sites
     if num_sites > 0:

@@ -16,6 +16,7 @@ import typer
 import uvloop
 from rich.console import Console
 
+from ..agents.generalist import bundle_directory
 from ..agents.heuristics import heuristic
 from ..runtime.gateway.config import GatewayConfig
 from ..runtime.serving.config import ServeConfig
@@ -55,7 +56,9 @@ def serve(
     knobs: Annotated[
         Path | None, typer.Option(help="Tuned knobs in place of the scheduler's (JSON).")
     ] = None,
-    bundle: Annotated[Path | None, typer.Option(help="Policy that steers.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Policy that steers, or generalist: the one that ships.")
+    ] = None,
     policy: Annotated[Path | None, typer.Option(help="Rules: tenants, breakers, limits.")] = None,
     keys: Annotated[Path | None, typer.Option(help="API keys; without, everybody may ask.")] = None,
     record: Annotated[Path | None, typer.Option(help="Record requests as a trace here.")] = None,
@@ -95,7 +98,7 @@ def serve(
         admin_port=admin_port,
         scheduler=scheduler,
         knobs_path=knobs,
-        bundle_path=bundle,
+        bundle_path=None if bundle is None else bundle_directory(bundle),
         rules_path=policy,
         keys_path=keys,
         record_dir=record,

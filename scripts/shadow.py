@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from ..agents.bundle import load_bundle
+from ..agents.generalist import bundle_directory
 from ..agents.heuristics import HEURISTICS, heuristic
 from ..agents.policy import LearnedPolicy, Policy, constant_policy
 from ..env.cluster import ClusterSpec
@@ -47,7 +48,7 @@ def _policy(scheduler: str | None, bundle: Path | None) -> Policy:
         msg = "give either --scheduler NAME or --bundle DIR, and not both"
         raise ConfigError(msg)
     if bundle is not None:
-        return LearnedPolicy(load_bundle(bundle), name=bundle.name)
+        return LearnedPolicy(load_bundle(bundle_directory(bundle)), name=bundle.name)
     assert scheduler is not None
     if scheduler not in HEURISTICS:
         msg = f"unknown scheduler '{scheduler}'; known: {', '.join(HEURISTICS)}"

@@ -6,7 +6,7 @@ Does not know: options of the command line.
 from enum import StrEnum
 from pathlib import Path
 
-from ..agents.bundle import save_bundle
+from ..agents.bundle import Bundle, save_bundle
 from ..agents.site_training import SiteTrainingConfig, changing_episodes, train_on_sites
 from ..agents.training import TrainingResult
 from ..agents.training_log import WandbMode
@@ -36,7 +36,9 @@ def train_on_sites_with_progress(
     directory: Path,
     config: SiteTrainingConfig,
     sites: tuple[int, Path | None],
+    *,
     wandb_mode: WandbMode,
+    start: Bundle | None = None,
 ) -> TrainingResult:
     """Train over changing sites, validated on a quarter as many others, showing how far it is."""
     num_sites, traces = sites
@@ -53,7 +55,8 @@ def train_on_sites_with_progress(
         progress.update(task, description=text)
         return train_on_sites(
             episodes, validation, base, directory, config,
-            wandb_mode=wandb_mode, on_windows=lambda count: progress.advance(task, count),
+            start=start, wandb_mode=wandb_mode,
+            on_windows=lambda count: progress.advance(task, count),
         )  # fmt: skip
 
 

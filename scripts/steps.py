@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..agents.bundle import save_bundle
+from ..agents.bundle import Bundle, save_bundle
 from ..agents.evaluation import Evaluation
 from ..agents.halving import ROUNDS
 from ..agents.training import TrainingConfig, TrainingResult, train
@@ -67,6 +67,8 @@ def train_with_progress(
     directory: Path,
     config: TrainingConfig,
     wandb_mode: WandbMode,
+    *,
+    start: Bundle | None = None,
 ) -> TrainingResult:
     """Train, showing the windows played."""
     with progress_bar() as progress:
@@ -76,6 +78,7 @@ def train_with_progress(
             base,
             directory,
             config,
+            start=start,
             wandb_mode=wandb_mode,
             on_windows=lambda count: progress.advance(task, count),
         )
@@ -123,11 +126,13 @@ def training_results(result: TrainingResult) -> dict[str, Any]:
     }
 
 
-def bundle_results(result: TrainingResult, evaluation: Evaluation | None) -> dict[str, Any]:
+def bundle_results(
+    result: TrainingResult, evaluation: Evaluation | None, base_name: str = TUNED_NAME
+) -> dict[str, Any]:
     """Return the results that go into a bundle: validation checks, and test if evaluated."""
     results = training_results(result)
     if evaluation is not None:
-        gain = evaluation.difference(TRAINED_NAME, TUNED_NAME)
+        gain = evaluation.difference(TRAINED_NAME, base_name)
         results["test"] = {
             "num_workloads": evaluation.num_workloads,
             "goodput_frac": {p.name: p.mean("goodput_frac") for p in evaluation.policies},
@@ -142,6 +147,8 @@ def write_bundle(
     config: TrainingConfig,
     result: TrainingResult,
     evaluation: Evaluation | None = None,
+    *,
+    base_name: str = TUNED_NAME,
 ) -> None:
     """Save the trained policy with its results, in place of an older bundle."""
     save_bundle(
@@ -149,7 +156,7 @@ def write_bundle(
         policy=result.policy,
         base_knobs=result.base,
         layout=result.layout,
-        evaluation=bundle_results(result, evaluation),
+        evaluation=bundle_results(result, evaluation, base_name),
         description=describe_training(scenario, config, result),
         overwrite=True,
     )

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ..agents.bundle import load_bundle
+from ..agents.generalist import bundle_directory
 from ..agents.heuristics import ANALYTIC_SCORER
 from ..agents.knob_file import read_knobs
 from ..agents.run_record import RunClock
@@ -16,6 +18,7 @@ from ..agents.site_training import SiteTrainingConfig
 from ..agents.training import TrainingConfig
 from ..agents.training_log import WandbMode
 from ..env.short_term_env import EpisodeConfig
+from ..traces.errors import ConfigError
 from .evaluate import make_scenario
 from .run_records import (
     base_name,
@@ -54,6 +57,12 @@ def train(
         PlaceBy,
         typer.Option(help="With --sites and no --knobs: the universal vector that action 0 means."),
     ] = PlaceBy.COST,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            help="Bundle to learn on from, with its base; generalist: the one that ships."
+        ),
+    ] = None,
     load: Annotated[float, typer.Option(help="Mean rate, as a share of saturation.")] = 0.8,
     span: Annotated[
         float | None,
@@ -80,21 +89,29 @@ def train(
         "hidden_size": hidden_size,
         "seed": seed,
     }
+    begun = None if start is None else load_bundle(bundle_directory(start))
+    if begun is not None and knobs is not None:
+        msg = "--start and --knobs exclude each other: a bundle has a base of its own"
+        raise ConfigError(msg)
     if sites > 0:
         base = universal_base(place_by) if knobs is None else read_knobs(knobs)
+        base = base if begun is None else begun.base_knobs
         episode = EpisodeConfig(num_windows=int((span or SITE_SPAN_S) / WINDOW_S))
         plan = SiteTrainingConfig(**settings, episode=episode)
-        result = train_on_sites_with_progress(base, out, plan, (sites, traces), wandb)
+        result = train_on_sites_with_progress(
+            base, out, plan, (sites, traces), wandb_mode=wandb, start=begun
+        )
         write_site_bundle(out / "bundle", plan, result, sites)
         next_command = f"trimtab evaluate --gate --bundle {out / 'bundle'} --sites 30"
         next_command += "" if traces is None else f" --traces {traces}"
     else:
         base = ANALYTIC_SCORER.knobs if knobs is None else read_knobs(knobs)
+        base = base if begun is None else begun.base_knobs
         span_s = span or SPAN_S
         scenario = make_scenario(trace, cluster=cluster, load_frac=load, seed=seed, span_s=span_s)
         episode = EpisodeConfig(window_s=WINDOW_S, num_windows=max(1, int(span_s / WINDOW_S)))
         config = TrainingConfig(**settings, episode=episode)
-        result = train_with_progress(scenario, base, out, config, wandb)
+        result = train_with_progress(scenario, base, out, config, wandb, start=begun)
         write_bundle(out / "bundle", scenario, config, result)
         knobs_option = "" if knobs is None else f" --knobs {knobs}"
         next_command = f"trimtab evaluate{trace_option(trace)}{knobs_option}"

@@ -1,5 +1,7 @@
 """Training over sites: starts at the base, moves only what counts, keeps the best checkpoint."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -118,3 +120,41 @@ def test_sites_that_do_not_fit_the_layout_are_left_out(episodes):
 def test_nothing_to_validate_on_is_refused(episodes, tmp_path):
     with pytest.raises(ValueError, match=r"need episodes to train and validate on, got \d and 0"):
         train_on_sites(episodes, [], universal_scorer(), tmp_path, QUICK)
+
+
+def test_a_training_goes_on_where_a_bundle_ended(episodes, validation, tmp_path):
+    config = replace(QUICK, learning_rate=5e-3)
+    model = make_site_model(episodes, universal_scorer(), config)
+    with torch.no_grad():
+        # The head of a policy that sheds more.
+        model.policy.action_net.knobs[-1].bias[TUNABLE_KNOBS.index("shed_batch")] = -0.5
+    save_bundle(
+        tmp_path / "first", policy=model.policy, base_knobs=universal_scorer(), layout=SITE_LAYOUT,
+        evaluation={}, description="the first",
+    )  # fmt: skip
+    start = load_bundle(tmp_path / "first")
+    begun = make_site_model(episodes, universal_scorer(), config, start=start)
+    first, second = (
+        goodput_under(m.policy, episodes, universal_scorer(), config) for m in (model, begun)
+    )
+    np.testing.assert_array_equal(first, second)
+    result = train_on_sites(
+        episodes, validation, start.base_knobs, tmp_path / "run", config,
+        start=start, wandb_mode=WandbMode.DISABLED,
+    )  # fmt: skip
+    # Judged before anything was learned, beside the base itself.
+    assert [windows for windows, _ in result.validation[:2]] == [0, 0]
+    assert result.validation[0][1] == 0.0
+
+
+def test_a_bundle_of_another_size_is_refused(episodes, tmp_path):
+    small = make_site_model(episodes, universal_scorer(), QUICK)
+    save_bundle(
+        tmp_path / "small", policy=small.policy, base_knobs=universal_scorer(), layout=SITE_LAYOUT,
+        evaluation={}, description="small",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="does not fit a policy of hidden size 16"):
+        make_site_model(
+            episodes, universal_scorer(), replace(QUICK, hidden_size=16),
+            start=load_bundle(tmp_path / "small"),
+        )  # fmt: skip

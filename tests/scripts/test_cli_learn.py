@@ -16,7 +16,7 @@ from trimtab.env.scenario import Part
 from trimtab.graph_encoder.checkpoint import load_encoder
 from trimtab.graph_encoder.pretraining import TASKS
 from trimtab.scripts.cli import app
-from trimtab.scripts.demo import verdict
+from trimtab.scripts.demo import BASE_NAME, verdict
 from trimtab.scripts.steps import TRAINED_NAME, TUNED_NAME
 from trimtab.scripts.tune import verdict_text
 from trimtab.traces.store import write_store
@@ -136,7 +136,7 @@ def make_evaluation(gains: list[float]) -> Evaluation:
         rate_rps=1.0,
         seed=0,
         policies=(
-            result(TUNED_NAME, [0.5] * len(gains)),
+            result(BASE_NAME, [0.5] * len(gains)),
             result(TRAINED_NAME, [0.5 + gain for gain in gains]),
         ),
     )
@@ -145,9 +145,9 @@ def make_evaluation(gains: list[float]) -> Evaluation:
 @pytest.mark.parametrize(
     ("gains", "message"),
     [
-        ([0.02, 0.03, 0.01] * 4, r"is better than the tuned scorer: \+2\.00 points"),
-        ([-0.02, -0.03, -0.01] * 4, r"is WORSE than the tuned scorer: -2\.00 points"),
-        ([-0.02, 0.02, 0.001] * 4, r"cannot be told from the tuned scorer: \+0\.03 points"),
+        ([0.02, 0.03, 0.01] * 4, r"is better than its base, marginal-value: \+2\.00 points"),
+        ([-0.02, -0.03, -0.01] * 4, r"is WORSE than marginal-value: -2\.00 points"),
+        ([-0.02, 0.02, 0.001] * 4, r"cannot be told from marginal-value: \+0\.03 points"),
     ],
 )
 def test_the_demo_says_what_training_was_worth(gains, message):
