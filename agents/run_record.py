@@ -1,7 +1,8 @@
 """What is kept of a run: command, seeds, cost and results, whether or not it gained anything.
 
-One YAML file a run. `trimtab train`, `tune` and `evaluate --gate` write one beside their output;
-those that say something are kept in `docs/runs`, from which `docs/experiments.md` is made.
+One YAML file a run. `trimtab train`, `tune`, `tune-library`, `train-value`, `evaluate --gate` and
+`benchmarks/decisions.py` write one beside their output; those that say something are kept in
+`docs/runs`, from which `docs/experiments.md` is made.
 
 Does not know: how records are shown (`scripts/experiments.py`).
 """
@@ -17,12 +18,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ..env.config_file import Entry, faults_message, keyed_faults, read_yaml
 from ..env.yaml_lines import key_lines, line_of
 from ..traces.atomic import replace_file
 from ..traces.errors import ConfigError
+from .run_origin import machine, versions
 
 RECORD_NAME = "run.yaml"
 """File of a run's record in the directory of its output."""
@@ -38,7 +40,7 @@ class Outcome(StrEnum):
     GAINED = "gained"  # the interval of its main result is above 0
     LEVEL = "level"  # it holds 0
     LOST = "lost"  # it is below 0
-    MEASURED = "measured"  # nothing was to be gained
+    MEASURED = "measured"  # nothing was to be gained, or its main result has no interval
 
 
 class Result(Entry):
@@ -69,11 +71,15 @@ class Result(Entry):
 
     def text(self) -> str:
         """Return the figure with its interval and unit."""
-        sign = "+" if self.unit == "points" else ""
         interval = ""
         if self.low is not None and self.high is not None:
-            interval = f" [{self.low:{sign}.4g}, {self.high:{sign}.4g}]"
-        return f"{self.mean:{sign}.4g}{interval} {self.unit}"
+            interval = f" [{self._number(self.low)}, {self._number(self.high)}]"
+        return f"{self._number(self.mean)}{interval} {self.unit}"
+
+    def _number(self, value: float) -> str:
+        sign = "+" if self.unit == "points" else ""
+        # Minus zero is zero.
+        return f"{value + 0.0:{sign}.4g}"
 
 
 class RunRecord(Entry):
@@ -89,12 +95,20 @@ class RunRecord(Entry):
     cpu_s: Annotated[float, Field(ge=0.0)] | None = None
     """CPU seconds of all its seeds together; none where they were not kept."""
     machine: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Of Trimtab and what it ran on; empty where they were not kept."""
     settings: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
     results: tuple[Result, ...] = Field(default=(), strict=False)
     """The main one first."""
     outcome: Annotated[Outcome, Field(strict=False)] = Outcome.MEASURED
     notes: str = ""
-    """What it showed, in Markdown."""
+    """What it showed, in Markdown; blanks at the ends of its lines are dropped."""
+
+    @field_validator("notes")
+    @classmethod
+    def _without_blanks(cls, notes: str) -> str:
+        # YAML has no block for them, and Markdown no use.
+        return "\n".join(line.rstrip() for line in notes.split("\n"))
 
 
 def read_record(path: Path) -> RunRecord:
@@ -139,12 +153,12 @@ def write_record(path: Path, record: RunRecord) -> None:
 
 
 def outcome_of(result: Result) -> Outcome:
-    """Return what a gain over a base says."""
-    low = result.low if result.low is not None else result.mean
-    high = result.high if result.high is not None else result.mean
-    if low > 0.0:
+    """Return what a gain over a base says: without an interval, nothing."""
+    if result.low is None or result.high is None:
+        return Outcome.MEASURED
+    if result.low > 0.0:
         return Outcome.GAINED
-    return Outcome.LOST if high < 0.0 else Outcome.LEVEL
+    return Outcome.LOST if result.high < 0.0 else Outcome.LEVEL
 
 
 def _cpu_s() -> float:
@@ -167,8 +181,12 @@ class RunClock:
         seeds: Sequence[int],
         results: Sequence[Result],
         settings: dict[str, Any] | None = None,
+        is_comparison: bool = False,
     ) -> RunRecord:
-        """Write `run.yaml` into a directory; the outcome is that of the first result in points."""
+        """Write `run.yaml` into a directory; the outcome is that of the first result in points.
+
+        A comparison of many has none: it is only measured.
+        """
         gains = [result for result in results if result.unit == "points"]
         plain = {
             name: value if isinstance(value, int | float | bool) or value is None else str(value)
@@ -180,9 +198,11 @@ class RunClock:
             command=command,
             seeds=tuple(seeds),
             cpu_s=round(_cpu_s() - self._start_s, 1),
+            machine=machine(),
+            versions=versions(),
             settings=plain,
             results=tuple(results),
-            outcome=outcome_of(gains[0]) if gains else Outcome.MEASURED,
+            outcome=outcome_of(gains[0]) if gains and not is_comparison else Outcome.MEASURED,
         )
         write_record(directory / RECORD_NAME, record)
         return record

@@ -76,13 +76,14 @@ def log_files(run: Any, name: str, kind: str, path: Path) -> None:
 
 
 def trace_manifest(traces: Path | None) -> list[dict[str, Any]]:
-    """Return name, size and hash of every file below a directory of traces, in order of name."""
+    """Return name, size and hash of a file, or of all below a directory, in order of name."""
     if traces is None:
         return []
-    files = sorted(path for path in traces.rglob("*") if path.is_file())
+    is_one = traces.is_file()
+    files = [traces] if is_one else sorted(p for p in traces.rglob("*") if p.is_file())
     return [
         {
-            "name": str(path.relative_to(traces)),
+            "name": path.name if is_one else str(path.relative_to(traces)),
             "size_bytes": path.stat().st_size,
             "sha256": _sha256(path),
         }

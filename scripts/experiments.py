@@ -20,8 +20,9 @@ INTRODUCTION = """\
 What was tried, what it showed, negative results included. Newest first. All figures are simulator \
 figures; points are percentage points of weighted goodput; intervals are 95 % bootstraps over \
 paired unseen workloads unless a section says otherwise. This page is made by `trimtab \
-experiments` from the records in [docs/runs](runs); a run of `trimtab train`, `tune` or `evaluate \
---gate` leaves such a record beside its output.
+experiments` from the records in [docs/runs](runs); a run of `trimtab train`, `tune`, \
+`tune-library`, `train-value`, `evaluate --gate` or `benchmarks/decisions.py` leaves such a record \
+beside its output. CPU-s are CPU seconds of all seeds together; what was not kept is said to be so.
 """
 NOT_KEPT = "not kept"
 _NAME = re.compile(r"(\d{3})-[a-z0-9-]+\.yaml")
@@ -73,9 +74,9 @@ def _cpu(record: RunRecord) -> str:
 
 
 def _section(number: int, record: RunRecord) -> str:
-    facts = [f"{record.day.isoformat()}"]
-    facts += [record.machine] if record.machine else []
-    facts.append(f"seeds {_seeds(record)}, CPU-s {_cpu(record)}")
+    versions = ", ".join(f"{name} {number}" for name, number in record.versions.items())
+    cost = f"seeds {_seeds(record)}, CPU-s {_cpu(record)}"
+    facts = [fact for fact in (record.day.isoformat(), record.machine, versions, cost) if fact]
     blocks = [f"## {number}. {record.title}", f"{'; '.join(facts)}."]
     if record.command:
         blocks.append(f"```\n{record.command.rstrip()}\n```")

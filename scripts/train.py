@@ -20,7 +20,13 @@ from ..agents.training_log import WandbMode
 from ..env.short_term_env import EpisodeConfig
 from ..traces.errors import ConfigError
 from .evaluate import make_scenario
-from .run_records import base_name, log_training, this_command, validation_results
+from .run_records import (
+    base_name,
+    log_training,
+    this_command,
+    trace_files,
+    validation_results,
+)
 from .site_steps import (
     PlaceBy,
     train_on_sites_with_progress,
@@ -110,7 +116,7 @@ def train(
         knobs_option = "" if knobs is None else f" --knobs {knobs}"
         next_command = f"trimtab evaluate{trace_option(trace)}{knobs_option}"
         next_command += f" --bundle {out / 'bundle'}"
-    log_training(out, wandb, settings, traces)
+    log_training(out, wandb, settings, trace_files(trace, traces, is_over_sites=sites > 0))
     clock.record(
         out,
         title=f"PPO around {base_name(base)}",

@@ -6,6 +6,7 @@ Run: `trimtab tune-library --sites 48 --traces TRACES --out agents/data/library.
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +15,11 @@ from rich.console import Console
 
 from ..agents.knob_library import LibraryConfig, LibraryVector, library_text, make_library
 from ..agents.knob_search import SearchBudget
+from ..agents.run_record import Result, RunClock
 from ..agents.universal import universal_scorer
 from ..env.sites import TraceLibrary
 from ..traces.atomic import replace_file
+from .run_records import this_command
 from .steps import progress_bar
 
 
@@ -31,6 +34,7 @@ def tune_library(
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("runs/library.json"),
 ) -> None:
     """Tune the scorer at each training site, from the universal vector; keep what is better."""
+    clock = RunClock()
     recordings = None if traces is None else TraceLibrary(traces)
     budget = SearchBudget(num_generations=generations, population=10, step_size=0.4, seed=seed)
     made = make_library(universal_scorer(), range(sites), recordings, LibraryConfig(budget=budget))
@@ -49,6 +53,26 @@ def tune_library(
     cpu_s = round(time.process_time() - started_s)
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, library_text(vectors, found_by=found_by, seed=seed, cpu_s=cpu_s).encode())
+    clock.record(
+        out.with_name(f"{out.stem}-run"),
+        title="Tuning the scorer at each training site",
+        command=this_command(),
+        seeds=[seed],
+        settings={"sites": sites, "generations": generations},
+        results=_results(vectors, sites),
+    )
     console = Console(highlight=False)
     console.print(f"{len(vectors)} of {sites} sites gave a better vector")
     console.print(f"wrote {out}", soft_wrap=True, markup=False)
+
+
+def _results(vectors: Sequence[LibraryVector], num_sites: int) -> list[Result]:
+    """Return at how many sites a better vector was found, and what it gained there."""
+    found = Result(
+        what="sites with a better vector", mean=len(vectors), unit="sites", count=num_sites
+    )
+    if not vectors:
+        return [found]
+    gains = [100 * (one.found_goodput - one.start_goodput) for one in vectors]
+    mean = round(sum(gains) / len(gains), 2)
+    return [found, Result(what="found - universal, at these sites", mean=mean, count=len(gains))]

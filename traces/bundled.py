@@ -4,6 +4,7 @@ Does not know: traces elsewhere; those are imported (`sources/`) or read from a 
 """
 
 from importlib.resources import as_file, files
+from pathlib import Path
 
 from .schema import RequestTrace
 from .sources.azure import read_azure
@@ -25,3 +26,8 @@ def load_bundled(name: str) -> RequestTrace:
     resource = files(__package__) / "data" / BUNDLED_FILES[name]
     with as_file(resource) as path:
         return read_azure(path).trace
+
+
+def bundled_path(name: str) -> Path:
+    """Return the file of a bundled trace, by its name."""
+    return Path(__file__).parent / "data" / BUNDLED_FILES[name]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from trimtab.agents.run_record import read_record
 from trimtab.agents.universal import universal_worth
 from trimtab.agents.value_file import load_value, value_bytes
 from trimtab.agents.value_training import (
@@ -95,3 +96,6 @@ def test_the_command_writes_weights_and_what_they_explain(tmp_path):
     report = json.loads((out / "value.json").read_text())
     assert report["num_labels"] > 100
     load_value(out / "value.safetensors")
+    record = read_record(out / "run.yaml")
+    assert record.settings == {"sites": 1, "rounds": 1, "epochs": 1, "own_only": False}
+    assert record.results[0].mean == pytest.approx(100 * report["trained_r2"], abs=0.01)

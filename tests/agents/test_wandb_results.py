@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from trimtab.agents.wandb_results import (
     table_rows,
     trace_manifest,
 )
+from trimtab.scripts.run_records import log_training, trace_files
 from trimtab.scripts.train import train
 
 RUNS = [
@@ -63,6 +65,32 @@ def test_a_manifest_names_every_file_with_size_and_hash(tmp_path):
         {"name": "inner/b.csv", "size_bytes": 2, "sha256": hashlib.sha256(b"22").hexdigest()},
     ]
     assert trace_manifest(None) == []
+    assert trace_manifest(tmp_path / "a.csv") == trace_manifest(tmp_path)[:1]
+
+
+def test_a_training_names_the_traces_that_it_read(tmp_path):
+    bundled = trace_files(None, tmp_path, is_over_sites=False)
+    assert [entry["name"] for path in bundled for entry in trace_manifest(path)] == [
+        "azure_code.csv.gz",
+        "azure_conv.csv.gz",
+    ]
+    assert trace_files("azure-conv", None, is_over_sites=False) == bundled[1:]
+    assert trace_files("a.trace", None, is_over_sites=False) == [Path("a.trace")]
+    assert trace_files(None, tmp_path, is_over_sites=True) == [tmp_path]
+    assert trace_files(None, None, is_over_sites=True) == []
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
+def test_a_training_leaves_its_settings_and_its_manifest_of_traces(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "a.csv").write_bytes(b"1")
+    (tmp_path / "out" / "bundle").mkdir(parents=True)
+    (tmp_path / "out" / "bundle" / "card.md").write_text("a card")
+    out = tmp_path / "out"
+    log_training(out, WandbMode.OFFLINE, {"seed": 3, "discount": 0.8}, [tmp_path / "store"])
+    assert yaml.safe_load((out / "settings.yaml").read_text()) == {"seed": 3, "discount": 0.8}
+    assert json.loads((out / "manifest.json").read_text()) == trace_manifest(tmp_path / "store")
+    assert list((out / "wandb").rglob("*.wandb"))
 
 
 @pytest.mark.skipif(not SWEEP.is_file(), reason="docs are not beside the tests")

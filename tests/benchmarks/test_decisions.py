@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from loading import load
 
+from trimtab.agents.run_record import Outcome, RunClock, read_record
 from trimtab.agents.value_file import value_bytes
 from trimtab.env.value.network import closed_form
 
@@ -15,6 +16,10 @@ contenders, jobs = load("decision_contest.contenders"), load("decision_contest.j
 results, table = load("decision_contest.results"), load("decision_contest.table")
 page = load("decision_contest.page")
 
+NO_KPIS = dict.fromkeys(
+    ("violations", "shed", "ttft_p50_s", "ttft_p99_s", "tpot_p99_s", "tokens_per_kwh",
+     "request_us"), 0.0,
+)  # fmt: skip
 FEW = ("least-requests", "llm-d-weighted", "universal-scorer", "marginal-value")
 
 
@@ -181,3 +186,18 @@ def test_the_page_shows_every_contender_and_who_is_absent(few, tmp_path):
     gain = result["sites"]["differences"]["marginal-value - universal-scorer"]
     by_shape = list(result["sites"]["by_shape"].values())
     assert by_shape[0]["differences"]["marginal-value - universal-scorer"] == gain
+
+
+def test_a_record_of_the_run_holds_every_paired_difference(tmp_path):
+    rows = make_rows([[0.5, 0.7], [0.2, 0.3]], "universal-scorer")
+    rows += make_rows([[0.6, 0.8], [0.3, 0.4]], "marginal-value")
+    differences = results.part_result([dict(row, **NO_KPIS) for row in rows])
+    arguments = decisions.parse(["--quick", "--out", str(tmp_path)])
+    decisions.write_run_record(RunClock(), arguments, {"sites": differences}, 7)
+    record = read_record(tmp_path / "run.yaml")
+    (gain,) = record.results
+    assert gain.what == "marginal-value - universal-scorer, 2 test sites"
+    assert (gain.mean, gain.low, gain.high, gain.count) == (10.0, 10.0, 10.0, 4)
+    assert record.settings["rows_kept"] == 7
+    assert record.settings["sites"] == 8
+    assert record.outcome is Outcome.MEASURED

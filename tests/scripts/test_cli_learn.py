@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from trimtab.agents.bundle import load_bundle
 from trimtab.agents.evaluation import Evaluation, PolicyResult
+from trimtab.agents.run_record import Outcome, read_record
 from trimtab.agents.tuning import TuningResult
 from trimtab.env.knobs import ANALYTIC_SCORER_KNOBS, TUNABLE_KNOBS
 from trimtab.env.kpis import Kpis
@@ -65,6 +66,13 @@ def test_tune_train_and_evaluate_a_trace(store, two_kinds, tmp_path):
     assert judged.exit_code == 1, judged.output
     assert "refused: the gain's lower bound is" in judged.output
     assert not load_bundle(out / "bundle").may_act
+    for directory in (tmp_path / "tuned-run", out, tmp_path / "gate"):
+        record = read_record(directory / "run.yaml")
+        assert record.seeds == (0,)
+        assert record.cpu_s is not None
+        assert record.cpu_s > 0.0
+    assert record.results[0].count == 30
+    assert record.outcome is Outcome.LEVEL
 
 
 def test_a_gate_without_a_bundle_is_told_in_one_line():
@@ -107,6 +115,8 @@ def test_tune_library_writes_what_is_better_than_the_universal_vector(tmp_path):
     assert f"wrote {out}" in printed
     content = json.loads(out.read_text())
     assert f"{len(content['vectors'])} of 1 sites" in printed
+    record = read_record(tmp_path / "new" / "library-run" / "run.yaml")
+    assert record.results[0].mean == len(content["vectors"])
     assert content["found_by"] == "trimtab tune-library --sites 1 --generations 1"
     refused = CliRunner().invoke(app, ["tune-library", "--sites", "0"])
     assert refused.exit_code == 2
