@@ -68,10 +68,17 @@ def train(
         float | None,
         typer.Option(min=2, help="Length of an episode, s; 60, or 240 over sites."),
     ] = None,
-    windows: Annotated[int, typer.Option(min=1, help="Windows of 2 s to train on.")] = 40_000,
-    envs: Annotated[int, typer.Option(min=1, help="Environments stepped together.")] = 48,
+    windows: Annotated[
+        int | None,
+        typer.Option(min=1, help="Windows to train on: 40000 of 2 s, or 150000 of 5 s over sites."),
+    ] = None,
+    envs: Annotated[
+        int | None, typer.Option(min=1, help="Environments stepped together; 48, or 64 over sites.")
+    ] = None,
     learning_rate: Annotated[float, typer.Option(help="Step size of Adam.")] = 5e-4,
-    discount: Annotated[float, typer.Option(help="Of the next window's reward.")] = 0.8,
+    discount: Annotated[
+        float | None, typer.Option(help="Of the next window's reward; 0.8, or 0.7 over sites.")
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over a rollout in an update.")] = 4,
     hidden_size: Annotated[int, typer.Option(min=1, help="Width of the graph encoder.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same policy.")] = 0,
@@ -80,7 +87,7 @@ def train(
 ) -> None:
     """Train a policy that moves a tuned scheduler's knobs: of one cluster, or of any site."""
     clock = RunClock()
-    settings: dict[str, Any] = {
+    given: dict[str, Any] = {
         "num_windows": windows,
         "num_envs": envs,
         "learning_rate": learning_rate,
@@ -89,6 +96,7 @@ def train(
         "hidden_size": hidden_size,
         "seed": seed,
     }
+    settings = {name: value for name, value in given.items() if value is not None}
     begun = None if start is None else load_bundle(bundle_directory(start))
     if begun is not None and knobs is not None:
         msg = "--start and --knobs exclude each other: a bundle has a base of its own"
@@ -96,7 +104,9 @@ def train(
     if sites > 0:
         base = universal_base(place_by) if knobs is None else read_knobs(knobs)
         base = base if begun is None else begun.base_knobs
-        episode = EpisodeConfig(num_windows=int((span or SITE_SPAN_S) / WINDOW_S))
+        window_s = SiteTrainingConfig().episode.window_s
+        num_windows = max(1, int((span or SITE_SPAN_S) / window_s))
+        episode = EpisodeConfig(window_s=window_s, num_windows=num_windows)
         plan = SiteTrainingConfig(**settings, episode=episode)
         result = train_on_sites_with_progress(
             base, out, plan, (sites, traces), wandb_mode=wandb, start=begun
@@ -126,7 +136,7 @@ def train(
         results=validation_results(result),
     )
     console = Console(highlight=False)
-    for num_windows, gain in result.validation:
-        console.print(f"validation at {num_windows} windows: {100 * gain:+.2f} points over base")
+    for trained, gain in result.validation:
+        console.print(f"validation at {trained} windows: {100 * gain:+.2f} points over base")
     console.print(f"wrote {out / 'bundle'}", soft_wrap=True, markup=False)
     console.print(f"next: {next_command}", soft_wrap=True, markup=False)
