@@ -58,3 +58,21 @@ def test_tests_have_no_packages_and_unique_names() -> None:
 )
 def test_data_is_shipped(place: str) -> None:
     assert files("trimtab").joinpath(place).is_file()
+
+
+@needs_checkout
+def test_data_files_ship_and_nothing_else_does() -> None:
+    """Patterns of the root would follow the link in `build` into itself, over and over."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = settings["tool"]["setuptools"]["package-data"]
+    assert patterns["trimtab"] == ["py.typed"]
+    assert "*" not in patterns
+    shipped = {
+        path
+        for package, globs in patterns.items()
+        for glob in globs
+        for path in ROOT.joinpath(*package.split(".")[1:]).glob(glob)
+    }
+    endings = {".yaml", ".json", ".npz", ".gz", ".safetensors"}
+    data = {path for room in ROOMS for path in (ROOT / room).rglob("*") if path.suffix in endings}
+    assert data <= shipped
